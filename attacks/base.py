@@ -1,0 +1,75 @@
+"""What every attack is: a frozen set of parameters with ``x_adv = attack(model, x, y)``."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.noise import Noise, drawing
+
+
+@contextmanager
+def guard(model: nn.Module) -> Iterator[None]:
+    """Gradients on, `model` in eval mode with frozen parameters; everything is put back, also after an exception."""
+    modes = [(m, m.training) for m in model.modules()]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            model.eval()
+            for p in trainable:
+                p.requires_grad_(False)
+            yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)
+        for m, training in modes:  # each module its own mode: some may have been frozen on purpose
+            m.training = training
+
+
+def check_images(x: Tensor) -> None:
+    """Raise ValueError unless `x` is a float batch (B, ...) with all values in [0, 1]."""
+    if not x.is_floating_point() or x.ndim < 2:
+        raise ValueError(f"images must be floats (B, C, H, W), not {x.dtype} {tuple(x.shape)}")
+    if x.numel() and not bool(((x >= 0) & (x <= 1)).all()):
+        low, high = float(x.min()), float(x.max())
+        raise ValueError(
+            f"images must lie in [0, 1], these in [{low:.4g}, {high:.4g}]: normalisation belongs into the network's "
+            "first layer (networks.Normalize), never into the data"
+        )
+
+
+class Attack(ABC):
+    """Base of all attacks; leaves are frozen dataclasses and write `perturb`, the paper's loop.
+
+    ``attack(model, x, y, noise)``: `model` maps images (B, C, H, W) in [0, 1] to logits (B, K); `y` holds labels (B,)
+    int64 (targets, for a targeted attack) or target probabilities (B, K); `noise` keyed per sample, or None for
+    torch's global generator. Returns images like `x`: same shape, dtype and device, in [0, 1]. A *budget* attack
+    returns a point of the ball, a *minimum-norm* attack the nearest adversarial point it found, or x itself;
+    a *corruption* has no ball.
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "budget"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise | None = None) -> Tensor:
+        check_images(x)
+        if len(y) != len(x):
+            raise ValueError(f"{len(x)} images came with {len(y)} labels")
+        noise = Noise.from_global(x) if noise is None else noise
+        with guard(model), drawing(model, noise.fork("defense")):
+            # Clones made here are no inference tensors, so autograd may keep them, labels too.
+            x, y = x.detach().clone(), y.detach().clone()
+            return self.perturb(model, x, y, noise).detach().clamp(0, 1)
+
+    @abstractmethod
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """The attack itself, inside the guard: `x` and `y` are its own copies."""
+
+
+def at_least(minimum: float, **settings: float) -> None:
+    """Raise ValueError naming the first of `settings` that is below `minimum` (or not a number)."""
+    for name, value in settings.items():
+        if not value >= minimum:
+            raise ValueError(f"{name} must be at least {minimum}, not {value}")

@@ -1,0 +1,50 @@
+"""Random corruptions that know no model: the weakest thing a defense must withstand."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.noise import Noise
+
+
+@dataclass(frozen=True)
+class GaussianNoise(Attack):
+    """x + N(0, std^2 I), clipped to [0, 1].
+
+    Args:
+        std: standard deviation in pixels of [0, 1].
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "corruption"
+    std: float = 0.1
+
+    def __post_init__(self) -> None:
+        at_least(0, std=self.std)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return x + self.std * noise.normal(x)
+
+
+@dataclass(frozen=True)
+class SaltAndPepper(Attack):
+    """Each pixel (all its channels) becomes black or white, with equal odds, with probability `density`.
+
+    On MNIST, density 0.25 gives mean l1 98.1 and l2 9.7 (MALADE, Fig. C.14).
+
+    Args:
+        density: expected share of the pixels replaced, in [0, 1].
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "corruption"
+    density: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.density <= 1:
+            raise ValueError(f"density must lie in [0, 1], not {self.density}")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        u = noise.uniform(x[:, :1])
+        return torch.where(u < self.density / 2, 0.0, torch.where(u < self.density, 1.0, x)).to(x.dtype)

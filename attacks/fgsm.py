@@ -1,0 +1,39 @@
+"""FGSM: one steepest step of the full radius (Goodfellow, Shlens and Szegedy 2015)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.gradient import input_gradient
+from attacks.noise import Noise
+from attacks.norms import NORMS, NormName
+from attacks.objectives import OBJECTIVES, ObjectiveName
+from attacks.radius import Radius
+
+
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """One step of length `eps` along the steepest direction of the norm (l2: the fast gradient method, FGM).
+
+    Args:
+        norm: norm of the ball.
+        eps: radius, in pixels of [0, 1].
+        loss: objective that the step increases.
+        targeted: decrease the objective for the target `y` instead.
+        samples: gradients averaged (EOT), for stochastic models.
+    """
+
+    norm: NormName = "linf"
+    eps: Radius = 0.3
+    loss: ObjectiveName = "ce"
+    targeted: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(0, eps=self.eps)
+        at_least(1, samples=self.samples)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        gradient, _ = input_gradient(model, x, y, OBJECTIVES[self.loss], self.samples)
+        return x + self.eps * NORMS[self.norm].steepest(-gradient if self.targeted else gradient, x)

@@ -1,0 +1,24 @@
+"""The gradient with respect to the input: taken here and nowhere else, so every gradient attack has EOT."""
+
+import torch
+from torch import Tensor, nn
+
+from attacks.objectives import Objective
+
+
+def input_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, objective: Objective, samples: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Gradient (like `x`) and value (B,) of the per-example `objective` at `x`, averaged over `samples` draws.
+
+    Expectation over transformation (Athalye et al. 2018) averages gradients, not logits; each further forward of a
+    stochastic model draws fresh numbers from the attacker's noise. Summed over the batch, never averaged: the gradient
+    of an example does not depend on how many others it is batched with.
+    """
+    x = x.detach().requires_grad_()
+    for draw in range(samples):
+        value = objective(model(x), y)
+        gradient = torch.autograd.grad(value.sum(), x)[0]
+        total = gradient if draw == 0 else total.add_(gradient)
+        values = value.detach() if draw == 0 else values + value.detach()
+    return (total, values) if samples == 1 else (total / samples, values / samples)

@@ -1,0 +1,105 @@
+"""Random numbers that are a property of the sample: a counter-based source keyed by (seed, sample index).
+
+A draw is ``mix(key + counter * golden)`` with the finaliser of splitmix64 (Steele, Lea and Flood 2014), computed on
+the device of the key, so results depend neither on batch size, nor on the number of processes, nor on what was drawn
+for other samples. The global generators of torch are never touched.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def _signed(value: int) -> int:
+    """The 64-bit pattern of `value` as a Python int in the range of torch.int64."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+_GOLDEN, _MIX1, _MIX2 = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _mix(z: Tensor) -> Tensor:
+    """splitmix64's finaliser on int64 (two's complement wraps; the masks make the shifts logical)."""
+    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * _MIX1
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * _MIX2
+    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+
+
+class Noise:
+    """One stream of random numbers for each row of a batch; drawing advances all rows alike.
+
+    `key` is int64 (B,). `fork` gives independent streams (restarts, EOT members, defender against attacker) and
+    leaves this one where it is; `noise[rows]` follows a selection of the batch's rows.
+    """
+
+    def __init__(self, key: Tensor, counter: int = 0) -> None:
+        self.key, self.counter = key, counter
+
+    @classmethod
+    def keyed(cls, seed: int, index: Tensor) -> "Noise":
+        """Streams for the samples `index` (int64 (B,)) under `seed`."""
+        start = _mix(torch.tensor(_signed(seed) ^ _GOLDEN, device=index.device))
+        return cls(_mix(_mix(index.long() * _GOLDEN) ^ start))
+
+    @classmethod
+    def from_global(cls, x: Tensor) -> "Noise":
+        """Streams seeded by one draw from torch's global CPU generator; for notebooks."""
+        seed = int(torch.randint(0, 2**62, ()))
+        return cls.keyed(seed, torch.arange(len(x), device=x.device))
+
+    def fork(self, name: int | str) -> "Noise":
+        """Independent streams, one for each `name`; the same name gives the same streams."""
+        number = name if isinstance(name, int) else zlib.crc32(name.encode()) + (1 << 32)
+        salt = _mix(torch.tensor(_signed((number + 1) * 0xD1B54A32D192ED03), device=self.key.device))
+        return Noise(_mix(self.key ^ salt))
+
+    def __getitem__(self, rows: Tensor | slice) -> "Noise":
+        return Noise(self.key[rows], self.counter)
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def _words(self, n: int) -> Tensor:
+        counters = torch.arange(self.counter + 1, self.counter + n + 1, device=self.key.device)
+        self.counter += n
+        return _mix(self.key[:, None] + counters * _GOLDEN)
+
+    def _check(self, like: Tensor) -> None:
+        if len(like) != len(self.key):
+            raise ValueError(f"noise for {len(self.key)} rows was asked to fill a batch of {len(like)}: use noise[rows]")
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Independent uniform numbers in [0, 1) with shape (B, ...), dtype and device of `like`."""
+        self._check(like)
+        words = self._words(math.prod(like.shape[1:]))
+        bits = 53 if like.dtype == torch.float64 else 24
+        return (((words >> (64 - bits)) & ((1 << bits) - 1)).to(like.dtype) * 2.0**-bits).view(like.shape)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Independent standard normal numbers with shape (B, ...), dtype and device of `like` (Box and Muller)."""
+        self._check(like)
+        n = math.prod(like.shape[1:])
+        words = self._words((n + 1) // 2)
+        dtype = like.dtype if like.dtype == torch.float64 else torch.float32
+        radius = (((words >> 32) & 0xFFFFFFFF).to(dtype) + 0.5).mul_(2.0**-32).log_().mul_(-2).clamp_(min=0).sqrt_()
+        angle = (words & 0xFFFFFFFF).to(dtype).mul_(2 * math.pi * 2.0**-32)
+        pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
+        return pairs[:, :n].to(like.dtype).reshape(like.shape)
+
+
+@contextmanager
+def drawing(model: nn.Module, noise: Noise) -> Iterator[None]:
+    """Let every stochastic module inside `model` (attribute ``stochastic`` true) draw from `noise` in this context."""
+    modules: Sequence[nn.Module] = [m for m in model.modules() if getattr(m, "stochastic", False)]
+    before = [getattr(m, "noise", None) for m in modules]
+    try:
+        for m in modules:
+            m.noise = noise  # type: ignore[assignment]
+        yield
+    finally:
+        for m, old in zip(modules, before, strict=True):
+            m.noise = old  # type: ignore[assignment]

@@ -1,0 +1,62 @@
+"""Projected gradient descent on the ball (Madry et al. 2018) and, with momentum, MIM (Dong et al. 2018)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.gradient import input_gradient
+from attacks.noise import Noise
+from attacks.norms import NORMS, NormName
+from attacks.objectives import OBJECTIVES, ObjectiveName
+from attacks.radius import Radius
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """`steps` steepest steps, each projected on the ball and the box; the last iterate is returned.
+
+    l1 takes the sparse steps of SLIDE (Tramèr and Boneh 2019). ``momentum=1, random_start=False`` is MIM.
+
+    Args:
+        norm: norm of the ball.
+        eps: radius, in pixels of [0, 1].
+        steps: number of gradient steps.
+        step_size: length of a step, in pixels of [0, 1]; none: 2.5 eps / steps.
+        random_start: start at a random point of the ball instead of the image.
+        loss: objective that the attack increases.
+        targeted: decrease the objective for the target `y` instead.
+        momentum: decay factor of MIM's accumulated gradient; 0 for PGD.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    norm: NormName = "linf"
+    eps: Radius = 0.3
+    steps: int = 40
+    step_size: Radius | None = None
+    random_start: bool = True
+    loss: ObjectiveName = "ce"
+    targeted: bool = False
+    momentum: float = 0.0
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(0, eps=self.eps, momentum=self.momentum, step_size=0 if self.step_size is None else self.step_size)
+        at_least(1, steps=self.steps, samples=self.samples)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        norm, objective = NORMS[self.norm], OBJECTIVES[self.loss]
+        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        z = (x + norm.random(x, self.eps, noise)).clamp_(0, 1) if self.random_start else x
+        g = torch.zeros_like(x)
+        for _ in range(self.steps):
+            gradient, _ = input_gradient(model, z, y, objective, self.samples)
+            if self.targeted:
+                gradient = -gradient
+            if self.momentum:
+                mean = gradient.flatten(1).abs().mean(1).clamp_min(1e-30)
+                gradient = g = self.momentum * g + gradient / mean.view(-1, *[1] * (x.ndim - 1))
+            z = z + step_size * norm.steepest(gradient, z)
+            z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
+        return z

@@ -1,0 +1,8 @@
+"""What happens around the loop. This file is the catalogue."""
+
+from callbacks.adversarial_images import AdversarialImages
+from callbacks.attack_evaluation import AttackEvaluation
+from callbacks.collapse_guard import CollapseGuard, TrainingCollapsed
+from callbacks.epsilon_warmup import EpsilonWarmup
+
+__all__ = ["AdversarialImages", "AttackEvaluation", "CollapseGuard", "EpsilonWarmup", "TrainingCollapsed"]

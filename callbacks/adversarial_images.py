@@ -1,0 +1,65 @@
+"""What the attack does, to look at: clean image, adversarial image and perturbation in TensorBoard."""
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image, ImageDraw
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from attacks import Attack, Noise, guard
+from lightning_modules.base import Batch, global_seed
+
+
+def caption(text: str, width: int, height: int = 12) -> Tensor:
+    """A strip (3, height, width) in [0, 1] with `text` in small white letters on black."""
+    image = Image.new("L", (width, height))
+    ImageDraw.Draw(image).text((1, 0), text, fill=255)
+    return torch.from_numpy(np.array(image)).float().div(255).expand(3, -1, -1)
+
+
+def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """A grid (3, H', W'): one column a sample, rows clean, adversarial, perturbation, and a strip label:clean>adversarial.
+
+    The perturbation is shown around grey, scaled to its own largest value.
+    """
+    d = z - x
+    shown = 0.5 + 0.5 * d / d.abs().amax().clamp_min(1e-12)
+    scale = max(1, -(-56 // x.shape[-1]))  # small images are enlarged so that the captions fit
+    rows = [t.expand(-1, 3, -1, -1).repeat_interleave(scale, 2).repeat_interleave(scale, 3) for t in (x, z, shown)]
+    texts = [f"{int(a)}: {int(b)}>{int(c)}" for a, b, c in zip(y, before, after, strict=True)]
+    strips = torch.stack([caption(t, rows[0].shape[-1]) for t in texts])
+    columns = torch.cat([*rows, strips], dim=2)
+    return make_grid(columns, nrow=len(x), padding=2)
+
+
+class AdversarialImages(pl.Callback):
+    """Logs a grid of attacked validation images; captions read ``label: clean prediction > adversarial prediction``.
+
+    Args:
+        attack: makes the adversarial images.
+        n: number of images (the first of the validation set).
+        every_n_epochs: epochs from one grid to the next.
+    """
+
+    def __init__(self, attack: Attack, n: int = 8, every_n_epochs: int = 1) -> None:
+        if n < 1 or every_n_epochs < 1:
+            raise ValueError(f"n ({n}) and every_n_epochs ({every_n_epochs}) must be at least 1")
+        self.attack, self.n, self.every_n_epochs = attack, n, every_n_epochs
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: None, batch: Batch, batch_idx: int, *_: int
+    ) -> None:
+        due = batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
+        if not due or trainer.current_epoch % self.every_n_epochs:
+            return
+        x, y, index = (t[: self.n] for t in batch)
+        network = pl_module.network
+        z = self.attack(network, x, y, Noise.keyed(global_seed(), index))
+        with guard(network), torch.no_grad():
+            before, after = network(x).argmax(1), network(z).argmax(1)
+        grid = picture(*(t.cpu() for t in (x, z, y, before, after)))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("val/adversarial", grid, trainer.global_step)

@@ -1,0 +1,111 @@
+"""Robust accuracy inside the loop: the same per-sample evaluation as evaluate.py's, on any number of processes."""
+
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch.distributed as dist
+
+from attacks import Attack, threat
+from evaluation.outcome import Outcome, evaluate_batch, robust
+from lightning_modules.base import Batch, global_seed
+
+
+def gather(outcomes: list[Outcome]) -> list[Outcome]:
+    """The outcomes of all processes, sorted by sample; every sample exactly once."""
+    if dist.is_available() and dist.is_initialized():
+        parts: list[list[Outcome]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, outcomes)
+        outcomes = [outcome for part in parts for outcome in part]
+    outcomes = sorted(outcomes, key=lambda o: o.index)
+    indices = [o.index for o in outcomes]
+    if len(set(indices)) != len(indices):
+        twice = sorted({i for i in indices if indices.count(i) > 1})[:5]
+        raise RuntimeError(f"samples {twice} were evaluated more than once: the sampler must not pad (datamodules do not)")
+    return outcomes
+
+
+class AttackEvaluation(pl.Callback):
+    """Attacks the first `limit` samples of the validation or test set and logs ``val/robust_acc/<name>``.
+
+    Noise is keyed by sample, so values are comparable between epochs and independent of batch size and number of
+    processes. In the epochs between, the last value is logged again, so that a checkpoint can be chosen by it.
+
+    Args:
+        attacks: what to evaluate, by name.
+        every_n_epochs: epochs from one evaluation during training to the next; the first and last always are evaluated.
+        limit: attack only the first samples of the set; none for all.
+    """
+
+    def __init__(self, attacks: dict[str, Attack], every_n_epochs: int = 1, limit: int | None = None) -> None:
+        if not attacks:
+            raise ValueError("attacks must name at least one attack")
+        if every_n_epochs < 1 or (limit is not None and limit < 1):
+            raise ValueError(f"every_n_epochs ({every_n_epochs}) and limit ({limit}) must be at least 1")
+        self.attacks, self.every_n_epochs, self.limit = attacks, every_n_epochs, limit
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.results: dict[str, dict[str, float]] = {"val": {}, "test": {}}
+        self._position = 0
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start()
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start()
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
+    ) -> None:
+        if self._due(trainer):
+            self._attack(trainer, pl_module, batch)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
+    ) -> None:
+        self._attack(trainer, pl_module, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._due(trainer):
+            self._finish("val")
+        self._log("val", pl_module)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._finish("test")
+        self._log("test", pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"val": self.results["val"]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.results["val"] = dict(state_dict["val"])
+
+    def _start(self) -> None:
+        self.outcomes = {name: [] for name in self.attacks}
+        self._position = 0
+
+    def _due(self, trainer: pl.Trainer) -> bool:
+        if trainer.state.fn != "fit":
+            return True
+        epoch, first = trainer.current_epoch + 1, not self.results["val"]
+        return first or epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+
+    def _attack(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch) -> None:
+        x, y, index = batch
+        # Row k of this process is sample rank + k * world_size of the set.
+        mine = None if self.limit is None else len(range(trainer.global_rank, self.limit, trainer.world_size))
+        left = len(x) if mine is None else mine - self._position
+        self._position += len(x)
+        if left <= 0:
+            return
+        x, y, index = x[:left], y[:left], index[:left]
+        for name, attack in self.attacks.items():
+            self.outcomes[name] += evaluate_batch(pl_module.network, attack, x, y, index, seed=global_seed(), name=name)
+
+    def _finish(self, stage: Literal["val", "test"]) -> None:
+        for name, attack in self.attacks.items():
+            outcomes = gather(self.outcomes[name])
+            stands = [robust(o, *threat(attack), attack.kind) for o in outcomes]
+            self.results[stage][name] = sum(stands) / len(stands) if stands else 0.0
+
+    def _log(self, stage: Literal["val", "test"], pl_module: pl.LightningModule) -> None:
+        for name, value in self.results[stage].items():
+            pl_module.log(f"{stage}/robust_acc/{name}", value, prog_bar=True, rank_zero_only=False)

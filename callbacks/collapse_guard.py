@@ -1,0 +1,64 @@
+"""Stops a training run that has died: accuracy at chance, or a loss that is no number."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_modules.base import Batch
+
+
+class TrainingCollapsed(RuntimeError):
+    """Training will not recover; the message says why and what to change."""
+
+
+class CollapseGuard(pl.Callback):
+    """Raises `TrainingCollapsed` when validation accuracy sits at chance, or as soon as a loss is not finite.
+
+    Adversarial training with a large radius from the start ends at chance; nothing that follows is worth its time.
+
+    Args:
+        patience: number of validation epochs in a row at chance.
+        margin: accuracy counts as chance up to 1 / num_classes + margin.
+        check_every_n_batches: how often the loss is looked at (each look waits for the device).
+    """
+
+    def __init__(self, patience: int = 5, margin: float = 0.05, check_every_n_batches: int = 10) -> None:
+        if patience < 1 or check_every_n_batches < 1:
+            raise ValueError(f"patience ({patience}) and check_every_n_batches ({check_every_n_batches}) must be >= 1")
+        self.patience, self.margin, self.check_every_n_batches = patience, margin, check_every_n_batches
+        self.at_chance = 0
+        self._finite: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        finite = outputs["loss"].detach().isfinite().all()
+        self._finite = finite if self._finite is None else self._finite & finite
+        if (batch_idx + 1) % self.check_every_n_batches and batch_idx + 1 != trainer.num_training_batches:
+            return
+        ok, self._finite = bool(self._finite), None
+        # All processes decide together: one that stopped alone would leave the others waiting.
+        if not trainer.strategy.reduce_boolean_decision(ok, all=True):
+            raise TrainingCollapsed(
+                f"the training loss is not finite (epoch {trainer.current_epoch}, within batches up to {batch_idx}): "
+                "lower the learning rate or warm it up; the checkpoints written before stay as they are"
+            )
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        accuracy = trainer.callback_metrics.get("val/acc")
+        if trainer.sanity_checking or trainer.state.fn != "fit" or accuracy is None:
+            return
+        classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None) or 10
+        self.at_chance = self.at_chance + 1 if float(accuracy) <= 1 / classes + self.margin else 0
+        if self.at_chance >= self.patience:
+            raise TrainingCollapsed(
+                f"validation accuracy has been at chance ({float(accuracy):.1%}) for {self.at_chance} epochs: training "
+                "has collapsed. Let the radius grow (callbacks.EpsilonWarmup), lower it, or lower the learning rate"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at_chance": self.at_chance}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.at_chance = state_dict["at_chance"]

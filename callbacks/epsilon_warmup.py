@@ -1,0 +1,44 @@
+"""A radius that grows during training: adversarial training on MNIST stays at chance without it."""
+
+import pytorch_lightning as pl
+
+from attacks import Attack, scale_eps
+from lightning_modules.base import Batch
+
+
+class EpsilonWarmup(pl.Callback):
+    """Raises the radius of the module's training attack linearly to its full value, batch by batch.
+
+    Every attribute of the module that is an attack is scaled, also the attacks inside combinations; steps sizes stay.
+    Evaluation attacks live in callbacks and keep their radius.
+
+    Args:
+        share: share of training (in batches) until the full radius, in (0, 1].
+        start: multiplier at the first batch, in [0, 1].
+    """
+
+    def __init__(self, share: float = 0.4, start: float = 0.0) -> None:
+        if not 0 < share <= 1 or not 0 <= start <= 1:
+            raise ValueError(f"share must lie in (0, 1] and start in [0, 1], not {share} and {start}")
+        self.share, self.start = share, start
+        self.full: dict[str, Attack] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.full = {name: value for name, value in vars(pl_module).items() if isinstance(value, Attack)}
+        if not self.full:
+            raise ValueError(f"EpsilonWarmup found no attack in {type(pl_module).__name__}: remove the callback")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        done = (trainer.current_epoch * trainer.num_training_batches + batch_idx) / (
+            self.share * max(trainer.max_epochs or 1, 1) * trainer.num_training_batches
+        )
+        factor = min(1.0, self.start + (1 - self.start) * done)
+        for name, attack in self.full.items():
+            setattr(pl_module, name, scale_eps(attack, factor) if factor < 1 else attack)
+        pl_module.log("train/eps_factor", factor)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for name, attack in self.full.items():
+            setattr(pl_module, name, attack)

@@ -1,0 +1,151 @@
+"""What all data sets have in common: the splits, the limits and the loaders."""
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from datamodules.images import Batch, IndexedImages, ready
+from datamodules.samplers import EpochShuffle, ResumableLoader, Shard
+
+Split = Literal["train", "val", "test"]
+
+
+class ImageData(LightningDataModule, ABC):
+    """Labelled images in [0, 1], split into train, val (held-out training images) and test.
+
+    A leaf states `num_classes` and `image_shape` (C, H, W) and reads its two sources in `source`. Batches are
+    `(x (B, C, H, W) float32 in [0, 1], y (B,) int64, index (B,) int64)`; `index` is the image's number in its source
+    (the training file for train and val, the test file for test), so it names the same image whatever the settings.
+    Nothing is normalised here: networks do that in their first layer. Every constructor argument is a plain value and
+    stays an attribute of the same name.
+
+    batch_size, eval_batch_size: images per process and step, in training and in evaluation.
+    val_size: number of training images held out; split_seed: which ones.
+    train_limit, test_limit: only the first so many images, in the order of their index.
+    workers: loader processes (0: the training process itself); pin_memory: page-locked batches, for a GPU.
+
+    Raises ValueError for settings that make no sense or leave a split empty, and for labels outside num_classes.
+    """
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int = 256,
+        val_size: int = 1000,
+        split_seed: int = 0,
+        train_limit: int | None = None,
+        test_limit: int | None = None,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        self.batch_size = _at_least("batch_size", batch_size, 1)
+        self.eval_batch_size = _at_least("eval_batch_size", eval_batch_size, 1)
+        self.val_size = _at_least("val_size", val_size, 1)
+        self.split_seed = _at_least("split_seed", split_seed, 0)
+        self.train_limit = None if train_limit is None else _at_least("train_limit", train_limit, 1)
+        self.test_limit = None if test_limit is None else _at_least("test_limit", test_limit, 1)
+        self.workers = _at_least("workers", workers, 0)
+        self.pin_memory = pin_memory
+        self._sources: dict[str, IndexedImages] = {}
+
+    @abstractmethod
+    def source(self, part: Literal["train", "test"]) -> IndexedImages:
+        """All training images (held-out ones included) or all test images, read from where they lie."""
+
+    def dataset(self, split: Split) -> IndexedImages:
+        """One split, ready to use: needs no Trainer and no setup. Sorted by index."""
+        if split == "test":
+            return self._source("test").select(torch.arange(len(self._source("test")))[: self.test_limit])
+        if split not in ("train", "val"):
+            raise ValueError(f"split is one of train, val, test; not {split!r}.")
+        images = self._source("train")
+        if self.val_size >= len(images):
+            raise ValueError(
+                f"val_size={self.val_size} holds out all of the {len(images)} training images of "
+                f"{type(self).__name__}: set it below {len(images)} (--data.init_args.val_size)."
+            )
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
+        if split == "val":
+            return images.select(order[: self.val_size].sort().values)
+        return images.select(order[self.val_size :].sort().values[: self.train_limit])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        data, (rank, world) = self.dataset("train"), self._place()
+        # An order of its own, not the global generator's: the same images again after a resume, and on any rank.
+        sampler = EpochShuffle(data, rank, world, seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))
+        loader = ResumableLoader(
+            data,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=ready,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=self._pinned(),
+        )
+        loader.trainer = self.trainer
+        _silence_worker_advice()
+        return loader
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: Split) -> DataLoader[Batch]:
+        data, (rank, world) = self.dataset(split), self._place()
+        _silence_worker_advice()
+        return DataLoader(
+            data,
+            batch_size=self.eval_batch_size,
+            sampler=Shard(data, rank, world),
+            collate_fn=ready,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=self._pinned(),
+        )
+
+    def _source(self, part: Literal["train", "test"]) -> IndexedImages:
+        """The source, read once and checked."""
+        if part not in self._sources:
+            images = self.source(part)
+            if not len(images):
+                raise ValueError(f"{type(self).__name__} has no {part} images: the source is empty.")
+            low, high = int(images.labels.min()), int(images.labels.max())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"{type(self).__name__} has {part} labels {low} .. {high}, but num_classes={self.num_classes} "
+                    f"allows 0 .. {self.num_classes - 1}: mend the labels or num_classes."
+                )
+            self._sources[part] = images
+        return self._sources[part]
+
+    def _place(self) -> tuple[int, int]:
+        """This process's rank and the number of processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _pinned(self) -> bool:
+        return self.pin_memory and torch.cuda.is_available()  # torch warns where there is nothing to pin for
+
+
+def _at_least(name: str, value: int, minimum: int) -> int:
+    if value < minimum:
+        raise ValueError(f"{name}={value} makes no sense: set it to {minimum} or more (--data.init_args.{name}).")
+    return value
+
+
+def _silence_worker_advice() -> None:
+    """Lightning advises more workers wherever there are few; images in memory are fastest with none."""
+    warnings.filterwarnings("ignore", message=r".*does not have many workers which may be a bottleneck")

@@ -1,0 +1,161 @@
+"""Any data set that lies on disk as folders of image files, one folder per class, packed or not."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import datasets
+from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
+
+from datamodules.archive import SUFFIXES, unpacked
+from datamodules.base import ImageData
+from datamodules.images import IndexedImages
+
+
+class FileImages(IndexedImages):
+    """Images decoded from files at every fetch: shorter side to `image_size`, centre crop, one channel (grey) or three.
+
+    Raises ValueError naming the file that cannot be decoded.
+    """
+
+    def __init__(
+        self, paths: list[str], all_labels: Tensor, image_size: int, channels: int, indices: Tensor | None = None
+    ) -> None:
+        super().__init__(all_labels, torch.arange(len(paths)) if indices is None else indices)
+        self.paths = paths
+        self.image_size = image_size
+        self.channels = channels
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        return torch.stack([self._decode(self.paths[index]) for index in indices.tolist()]).float().div_(255)
+
+    def _decode(self, path: str) -> Tensor:
+        """The image (C, H, W), uint8."""
+        try:
+            with Image.open(path) as image:
+                # PIL's own resize averages over all source pixels (antialias), which interpolation of tensors does not.
+                small = resize(image.convert("L" if self.channels == 1 else "RGB"), [self.image_size])
+                pixels: Tensor = pil_to_tensor(center_crop(small, [self.image_size, self.image_size]))
+                return pixels
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} is not a readable image ({error}): replace or remove the file.") from error
+
+
+class ImageFolder(ImageData):
+    """Folders of images, one per class, below `root`; or a .tar, .tar.gz or .tgz of that, unpacked on first use.
+
+    Layouts: `{train,test}/<class>/*` or `{train,val}/<class>/*` (val is then the test set); with only one of these
+    folders, or with class folders alone, the share `test_size` becomes a fixed test set, whatever the split seed.
+    One folder around it all is looked through. Images become `(channels, image_size, image_size)`.
+
+    Files are numbered in turns, the first of every class, then the second of every class ...: so the first N are
+    spread over the classes, and `train_limit` and `test_limit` mean what they say. `classes` lists the folder names,
+    label by label; `num_classes` may exceed their number (a sample of a larger set), never fall below it.
+    Raises FileNotFoundError where root is missing, ValueError for an unknown archive, an empty class, a corrupt image.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        num_classes: int | None = None,
+        image_size: int = 32,
+        channels: int = 3,
+        test_size: float = 0.2,
+        batch_size: int = 128,
+        eval_batch_size: int = 256,
+        val_size: int = 1000,
+        split_seed: int = 0,
+        train_limit: int | None = None,
+        test_limit: int | None = None,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__(
+            batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
+        )
+        if channels not in (1, 3) or image_size < 1:
+            raise ValueError(
+                f"channels={channels}, image_size={image_size} is no image: set channels to 1 (grey) or 3 (RGB) and "
+                "image_size to 1 or more (--data.init_args.channels, --data.init_args.image_size)."
+            )
+        if not 0 < test_size < 1:
+            raise ValueError(f"test_size={test_size} is no share: set it between 0 and 1 (--data.init_args.test_size).")
+        self.root = root
+        self.image_size = image_size
+        self.image_shape = (channels, image_size, image_size)
+        self.channels = channels
+        self.test_size = test_size
+        self.train_root, self.test_root = _parts(Path(root).expanduser())
+        self.classes = _subfolders(self.train_root)
+        if not self.classes:
+            raise ValueError(f"{self.train_root} holds no class folders: put every class's images in its own folder.")
+        self.num_classes = len(self.classes) if num_classes is None else num_classes
+        if self.num_classes < len(self.classes):
+            raise ValueError(
+                f"num_classes={num_classes}, but {self.train_root} holds {len(self.classes)} class folders: leave "
+                "num_classes out, or set it to their number or more (--data.init_args.num_classes)."
+            )
+
+    def source(self, part: Literal["train", "test"]) -> IndexedImages:
+        if self.test_root is not None:
+            paths, labels = self._files(self.train_root if part == "train" else self.test_root)
+            return FileImages(paths, labels, self.image_size, self.channels)
+        paths, labels = self._files(self.train_root)
+        count = max(1, round(self.test_size * len(paths)))
+        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
+        chosen = order[:count] if part == "test" else order[count:]
+        return FileImages(paths, labels, self.image_size, self.channels, chosen.sort().values)
+
+    def _files(self, folder: Path) -> tuple[list[str], Tensor]:
+        """All image files below the class folders, in turns, and their labels (M,) among `classes`."""
+        listing = _Listing(folder, allow_empty=True)
+        if strangers := sorted(set(listing.classes) - set(self.classes)):
+            raise ValueError(f"{folder / strangers[0]} is no class of {self.train_root}: rename or remove that folder.")
+        groups: dict[str, list[str]] = {name: [] for name in listing.classes}
+        for path, label in listing.samples:
+            groups[listing.classes[label]].append(path)
+        if empty := [name for name, paths in groups.items() if not paths]:
+            raise ValueError(f"{folder / empty[0]} holds no image files: fill or remove that class folder.")
+        turns = sorted(
+            (turn, self.classes.index(name), path) for name, paths in groups.items() for turn, path in enumerate(paths)
+        )
+        return [path for _, _, path in turns], torch.tensor([label for _, label, _ in turns])
+
+
+class _Listing(datasets.ImageFolder):
+    """torchvision's listing, blind for hidden folders (.ipynb_checkpoints and the like)."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        names = _subfolders(Path(directory))
+        return names, {name: label for label, name in enumerate(names)}
+
+
+def _parts(root: Path) -> tuple[Path, Path | None]:
+    """The folder of training classes and that of test classes, None where there is only one."""
+    if not root.exists():
+        raise FileNotFoundError(
+            f"there is nothing at {root.absolute()}: set --data.init_args.root to a folder of class folders "
+            f"(or of train/ and test/ with class folders in them), or to a {', '.join(SUFFIXES)} archive of one."
+        )
+    if not root.is_dir():
+        if not root.name.endswith(SUFFIXES):
+            raise ValueError(
+                f"{root} is neither a folder nor an archive that can be unpacked here ({', '.join(SUFFIXES)}): "
+                "unpack it yourself and set --data.init_args.root to the folder."
+            )
+        root = unpacked(root)
+    while True:
+        inside = _subfolders(root)
+        present = [root / name for name in ("train", "test", "val") if name in inside]
+        if present:
+            return (present[0], present[1]) if present[0].name == "train" and len(present) > 1 else (present[0], None)
+        # One folder around everything is not a class, if it holds folders itself.
+        if len(inside) != 1 or not _subfolders(root / inside[0]):
+            return root, None
+        root = root / inside[0]
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))

@@ -1,0 +1,80 @@
+"""Data sets of numbered images: every item is `(x, y, index)`, fetched in whole batches."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+# The position of the dummy: a process whose shard is empty takes one dummy, so that its loop runs like everybody's.
+DUMMY = -1
+
+
+class IndexedImages(Dataset[Batch], ABC):
+    """Some images of one source (a training file, a test file), each named by its number in that source.
+
+    `all_labels` (M,) are the labels of the whole source, `indices` (N,) the ascending numbers of the images held here.
+    Afterwards `indices` and `labels` are int64 tensors (N,), one entry per position.
+
+    `data[position]` is `(x (C, H, W) float32 in [0, 1], y (), index ())`; `data.__getitems__(positions)` is the same as
+    one ready batch with a leading dimension. Position -1 is a dummy, the first image under index -1: whoever consumes
+    batches drops rows with index < 0. Raises IndexError outside -1 .. N-1.
+    """
+
+    def __init__(self, all_labels: Tensor, indices: Tensor) -> None:
+        self.indices = indices.to(torch.int64)
+        self.labels = all_labels.to(torch.int64)[self.indices]
+
+    @abstractmethod
+    def fetch(self, indices: Tensor) -> Tensor:
+        """Images (B, C, H, W), float32 in [0, 1], by their numbers (B,) in the source."""
+
+    def select(self, positions: Tensor) -> "IndexedImages":
+        """The images at these positions; pixels are not copied."""
+        selected = copy.copy(self)
+        selected.indices, selected.labels = self.indices[positions], self.labels[positions]
+        return selected
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Batch:
+        x, y, index = self.__getitems__([position])
+        return x[0], y[0], index[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        where = torch.as_tensor(positions, dtype=torch.int64)
+        # Python's negative positions would quietly name the last images, where the dummy is meant.
+        if len(where) and not DUMMY <= int(where.min()) <= int(where.max()) < len(self):
+            raise IndexError(f"positions {int(where.min())} .. {int(where.max())} of a data set of {len(self)} images")
+        rows = where.clamp(min=0)
+        indices = self.indices[rows]
+        return self.fetch(indices), self.labels[rows], indices.masked_fill(where == DUMMY, DUMMY)
+
+
+class TensorImages(IndexedImages):
+    """Images kept in memory: `pixels` (M, C, H, W) holds the whole source, uint8 in 0 .. 255 or float32 in [0, 1].
+
+    uint8 becomes float per batch: a quarter of the memory, and no pass over the data at start.
+    `indices` defaults to all. Raises ValueError where pixels and labels do not fit.
+    """
+
+    def __init__(self, pixels: Tensor, all_labels: Tensor, indices: Tensor | None = None) -> None:
+        if pixels.ndim != 4 or len(pixels) != len(all_labels):
+            raise ValueError(f"pixels {tuple(pixels.shape)} and labels {tuple(all_labels.shape)} do not fit together")
+        super().__init__(all_labels, torch.arange(len(pixels)) if indices is None else indices)
+        self.pixels = pixels
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        images = self.pixels[indices]
+        return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def ready(batch: Any) -> Any:
+    """The collate function of batches that `__getitems__` has already put together."""
+    return batch

@@ -1,0 +1,67 @@
+"""The MNIST handwritten digits."""
+
+from pathlib import Path
+from typing import Literal
+
+from torchvision import datasets
+
+from datamodules.base import ImageData
+from datamodules.images import IndexedImages, TensorImages
+
+FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+
+class MNIST(ImageData):
+    """MNIST: 60,000 images to train and hold out, 10,000 to test, 28x28 grey.
+
+    `root` is torchvision's root: the four uncompressed idx files lie in `root/MNIST/raw`; `download` fetches them.
+    `index` is the number in the training file for train and val, in the test file for test.
+    Raises FileNotFoundError where the files are missing and ValueError where they cannot be read.
+    """
+
+    num_classes = 10
+    image_shape = (1, 28, 28)
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,
+        batch_size: int = 128,
+        eval_batch_size: int = 256,
+        val_size: int = 1000,
+        split_seed: int = 0,
+        train_limit: int | None = None,
+        test_limit: int | None = None,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__(
+            batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
+        )
+        self.root = root
+        self.download = download
+
+    def prepare_data(self) -> None:
+        """Download on one process only; Lightning calls this before all others read."""
+        if self.download:
+            self.source("test")
+
+    def source(self, part: Literal["train", "test"]) -> IndexedImages:
+        raw_folder = Path(self.root, "MNIST", "raw")
+        failure: Exception | None = None
+        try:
+            raw = datasets.MNIST(self.root, train=part == "train", download=self.download)
+            return TensorImages(raw.data.unsqueeze(1), raw.targets)
+        except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            failure = error  # torchvision has no exception of its own: what is on disk tells the two cases apart
+        if missing := [name for name in FILES if not (raw_folder / name).is_file()]:
+            tried = f" (downloading failed: {' '.join(str(failure).split())})" if self.download else ""
+            raise FileNotFoundError(
+                f"MNIST is missing: {', '.join(missing)} not found in {raw_folder.absolute()}{tried}. Fetch it with "
+                "--data.init_args.download=true, or place the uncompressed files there, or set "
+                "--data.init_args.root to the folder that holds MNIST/raw."
+            ) from failure
+        raise ValueError(
+            f"the MNIST files in {raw_folder.absolute()} cannot be read ({type(failure).__name__}: {failure}): "
+            "remove them and get them again (--data.init_args.download=true)."
+        ) from failure

@@ -1,0 +1,67 @@
+"""What stands in front of a classifier at test time: purifiers, images -> images, and the BPDA contract."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from attacks.noise import Noise
+
+
+class Purifier(nn.Module):
+    """Abstract base: images (B, C, H, W) in [0, 1] -> images of the same shape in [0, 1].
+
+    A purifier declares what an honest attacker must do: `differentiable` false -> the gradient goes through
+    `surrogate` instead (BPDA, Athalye et al. 2018); `stochastic` true -> EOT. A stochastic purifier takes all its random
+    numbers from `self.noise`, which whoever evaluates or attacks sets for each batch (`attacks.drawing`): the
+    attacker's draws and the defender's are then disjoint, and both are properties of the sample.
+    """
+
+    differentiable: bool = True
+    stochastic: bool = False
+    noise: Noise | None = None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """The purified images."""
+
+    def surrogate(self, x: Tensor) -> Tensor:
+        """A differentiable stand-in, used backwards where the purifier is not differentiable; default identity."""
+        return x
+
+    def draws(self, x: Tensor) -> Noise:
+        """The noise for this batch; fresh from torch's global generator where nobody set one."""
+        return Noise.from_global(x) if self.noise is None else self.noise
+
+
+class Purified(nn.Module):
+    """A classifier behind a purifier: again images in [0, 1] -> logits.
+
+    Args:
+        classifier: images -> logits.
+        purifier: stands in front of it.
+    """
+
+    def __init__(self, classifier: nn.Module, purifier: Purifier) -> None:
+        super().__init__()
+        self.classifier, self.purifier = classifier, purifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.purifier.differentiable:
+            z = self.purifier(x)
+        else:
+            with torch.no_grad():
+                p = self.purifier(x)
+            s = self.purifier.surrogate(x)
+            z = p + (s - s.detach())  # BPDA; this bracketing is exact forwards, bit for bit
+        logits: Tensor = self.classifier(z)
+        return logits
+
+
+def obligations(model: nn.Module) -> dict[str, bool]:
+    """What attacks on `model` must do to be honest: ``{"bpda": ..., "eot": ...}``."""
+    purifiers = [m for m in model.modules() if isinstance(m, Purifier)]
+    return {
+        "bpda": any(not p.differentiable for p in purifiers),
+        "eot": any(p.stochastic for p in purifiers),
+    }

@@ -1,0 +1,19 @@
+"""What the outcomes say: per-sample records, ledgers, worst cases, reports. Nothing here imports defenses or data."""
+
+from evaluation.campaign import Campaign
+from evaluation.checkpoint import build, catalogue, describe, load_network
+from evaluation.outcome import Outcome, evaluate_batch, robust
+from evaluation.report import compare, write_report
+
+__all__ = [
+    "Campaign",
+    "Outcome",
+    "build",
+    "catalogue",
+    "compare",
+    "describe",
+    "evaluate_batch",
+    "load_network",
+    "robust",
+    "write_report",
+]

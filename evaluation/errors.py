@@ -1,0 +1,126 @@
+"""What a user sees of an error: one paragraph that names the setting and the remedy; bugs keep their traceback."""
+
+import difflib
+import dis
+import inspect
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+_ROOT = Path(__file__).resolve().parent.parent
+# Lines of jsonargparse that say nothing about the cause.
+_NOISE = re.compile(
+    r"(- )?(Does not validate against|Subtypes: |Errors:$|Given value|Expected a <class 'NoneType'>|Not a valid subclass of"
+    r"|Subclass types expect|a class path \(str\)|a dict with|Expected a path but .* either not accessible)"
+)
+
+
+def exits(main: Callable[[], int | None]) -> int:
+    """Run `main`; its exit status, or 2 and a paragraph on stderr where it raised an error meant for the user."""
+    try:
+        return main() or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        paragraph = friendly(error)
+        if paragraph is None:
+            raise
+        print(f"error: {paragraph}", file=sys.stderr)
+        return 2
+
+
+def friendly(error: BaseException) -> str | None:
+    """One paragraph for an error that tells the user something, None for a bug.
+
+    Meant for users: what jsonargparse says about options and files (its true cause first), what the rooms of this
+    repository raise on purpose, and what the operating system refuses them.
+    """
+    if isinstance(error, ArgumentError):
+        return shorten(str(error))
+    if isinstance(error, ValueError | TypeError | OSError | RuntimeError | LookupError) and _ours(error.__traceback__, error):
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        return " ".join(text.split()) or None
+    return None
+
+
+def _ours(traceback: TracebackType | None, error: BaseException) -> bool:
+    """Whether the innermost frame is code of a room, at a ``raise`` or, for OSError, anywhere."""
+    if traceback is None:
+        return False
+    while traceback.tb_next:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code
+    try:
+        room = Path(code.co_filename).resolve().relative_to(_ROOT).parts[0]
+    except ValueError:
+        return False
+    if not (room.endswith(".py") or (_ROOT / room / "__init__.py").exists()):
+        return False
+    raised = dis.opname[code.co_code[traceback.tb_lasti]] == "RAISE_VARARGS"  # else a C function failed: a bug
+    return raised or isinstance(error, OSError)
+
+
+def shorten(message: str) -> str:
+    """jsonargparse's report of several lines as one paragraph, true cause first, then where.
+
+    The report is an indented tree; of a Union it lists the complaint of every member. The deepest complaint is that of
+    the member that was meant.
+    """
+    path: list[tuple[int, str, str]] = []  # (indentation, kind, name) of the ancestors of the current line
+    best: tuple[int, str, list[tuple[int, str, str]]] = (-1, "", [])
+    for line in message.splitlines():
+        text = line.strip()
+        if not text or _NOISE.match(text):
+            continue
+        depth = len(line) - len(line.lstrip())
+        path = [step for step in path if step[0] < depth]
+        while step := re.match(r"(?:- )?(Parser key|Problem with given class_path) ['\"]([^'\"]+)['\"]:\s*", text):
+            path.append((depth, "key" if step[1] == "Parser key" else "class", step[2]))
+            text = text[step.end() :]
+        text = re.sub(r"^- ", "", text)
+        if text and depth > best[0]:
+            best = (depth, text, list(path))
+    _, cause, where = best
+    if not cause:
+        return " ".join(message.split())
+    cause = re.sub(r"Got value: (.{200}).*", r"Got value: \1...", cause, flags=re.S)
+    given = re.search(r"^\s*Given value: (.{1,80})$", message, re.M)
+    if cause.startswith("Expected a <class") and "value" not in cause and given:
+        cause += f", not {given[1].strip()}"
+    owner = next((name for _, kind, name in reversed(where) if kind == "class"), "")
+    keys = ".".join(name for _, kind, name in where if kind == "key")
+    place = ", ".join(part for part in (f"in {keys}" if keys else "", f"of {owner}" if owner else "") if part)
+    return _plainer(cause, owner) + (f" ({place})" if place else "")
+
+
+def _plainer(cause: str, owner: str) -> str:
+    if found := re.match(r"(?:Expected a dot import path string|Unexpected import path format): (\S+?)\.?($| Got value)", cause):
+        name = found[1]
+        kind = "no such file" if name.endswith((".yaml", ".yml", ".json")) else "no such class"
+        return f"{name}: {kind}{_meant(name, _catalogue())}"
+    if found := re.match(r"Option '([^']+)' is not accepted", cause):
+        return f"{found[0]}{_meant(found[1], _parameters(owner))}"
+    if found := re.match(r"Expected a <class '\w+'>.*[:,] (?:not )?(\S+\.ya?ml)$", cause):
+        return f"{found[1]}: " + ("its content does not fit here" if Path(found[1]).exists() else "no such file")
+    return cause
+
+
+def _meant(name: str, candidates: list[str]) -> str:
+    close = difflib.get_close_matches(name.rpartition(".")[2], candidates, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _catalogue() -> list[str]:
+    """Names that the imported rooms list."""
+    rooms = [m for name, m in sys.modules.items() if "." not in name and (_ROOT / name / "__init__.py").exists()]
+    return sorted({name for room in rooms for name in getattr(room, "__all__", [])})
+
+
+def _parameters(path: str) -> list[str]:
+    module, _, name = path.rpartition(".")
+    cls = getattr(sys.modules.get(module), name, None)
+    return list(inspect.signature(cls).parameters) if inspect.isclass(cls) else []

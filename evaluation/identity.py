@@ -1,0 +1,91 @@
+"""What makes two evaluations the same campaign: a hash over everything that may change a number."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from attacks import Attack
+from evaluation.checkpoint import Spec, describe
+
+# Settings of a data module that choose how images are loaded, not which.
+_LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory")
+_LOOKED_AT = 16  # images whose pixels enter the fingerprint of the data
+
+
+def digest_file(path: str | Path) -> str:
+    """sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def suite_part(suite: Mapping[str, Attack]) -> Spec:
+    """The attacks by name, with all their settings, defaults included."""
+    return {name: describe(attack) for name, attack in suite.items()}
+
+
+def data_part(spec: Spec, images: Any) -> Spec:
+    """The data's spec, and a fingerprint of `images`: numbers and labels of all, pixels (8 bits) of a few."""
+    digest = hashlib.sha256()
+    for tensor in (images.indices, images.labels):
+        digest.update(torch.as_tensor(tensor, dtype=torch.int64).numpy().tobytes())
+    for position in range(0, len(images), max(1, len(images) // _LOOKED_AT)):
+        digest.update((images[position][0] * 255).round().to(torch.uint8).numpy().tobytes())
+    init_args = {name: value for name, value in spec["init_args"].items() if name not in _LOADING}
+    return {"class_path": spec["class_path"], "init_args": init_args, "fingerprint": digest.hexdigest()}
+
+
+def with_files(spec: Any) -> Any:
+    """`spec` with every string that names a file replaced by ``{"file": name, "sha256": ...}``."""
+    if isinstance(spec, Mapping):
+        return {name: with_files(value) for name, value in spec.items()}
+    if isinstance(spec, list | tuple):
+        return [with_files(value) for value in spec]
+    if isinstance(spec, str) and spec and Path(spec).is_file():
+        return {"file": Path(spec).name, "sha256": digest_file(spec)}
+    return spec
+
+
+def settle(folder: Path, parts: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+    """Make `folder` the home of the campaign with these `parts`, or recognise it; returns the campaign's identity.
+
+    The parts (checkpoint, suite, data, defenses, seed, limit) and `notes`, which are no part of the identity, are
+    written to ``campaign.json``. Raises ValueError, naming the parts, where the folder belongs to another campaign.
+    """
+    parts = json.loads(json.dumps(parts, sort_keys=True))  # as it will be read back
+    identity = hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "campaign.json"
+    with FileLock(folder / "campaign.lock", timeout=60):
+        if path.exists():
+            _compare(path, parts)
+        else:
+            write_whole(path, json.dumps({"schema": 1, "identity": identity, "parts": parts, **notes}, indent=2) + "\n")
+    return identity
+
+
+def _compare(path: Path, parts: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads(path.read_text())["parts"]
+        different = [name for name in parts if before[name] != parts[name]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): choose another --output") from error
+    if different:
+        raise ValueError(
+            f"{path.parent} holds another evaluation, with other {' and '.join(different)}: its outcomes would be mixed "
+            "with these. Choose another --output, or repeat the first command to resume that evaluation"
+        )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that nobody ever sees half of it."""
+    half = path.with_name(path.name + ".part")
+    half.write_text(text, encoding="utf-8")
+    half.replace(path)

@@ -1,0 +1,19 @@
+"""How a model is trained: one paper, one file. This file is the catalogue."""
+
+from lightning_modules.adversarial_training import AdversarialTraining
+from lightning_modules.atent import ATENT
+from lightning_modules.base import Classifier, LossClassifier
+from lightning_modules.schedules import Cosine, OneCycle, Schedule, Steps
+from lightning_modules.standard import Standard
+
+__all__ = [
+    "ATENT",
+    "AdversarialTraining",
+    "Classifier",
+    "Cosine",
+    "LossClassifier",
+    "OneCycle",
+    "Schedule",
+    "Standard",
+    "Steps",
+]

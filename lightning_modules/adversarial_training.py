@@ -1,0 +1,47 @@
+"""Adversarial training: the loss at the point that an attack found (Madry et al. 2018; Goodfellow et al. 2015)."""
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from attacks import Attack, Noise
+from lightning_modules.base import LossClassifier
+from lightning_modules.schedules import Schedule
+
+
+class AdversarialTraining(LossClassifier):
+    """Minimises (1 - clean_weight) CE(f(x'), y) + clean_weight CE(f(x), y), x' = attack(f, x, y).
+
+    With PGD and weight 0 this is PGD-AT; chosen by held-out robust accuracy, as ``best.ckpt`` is, it is PGD-AT(E)
+    (Rice, Wong and Kolter 2020). With FGSM and weight 0.5 it is the mixture of Goodfellow et al. (eq. 5 and after).
+    The attack sees the network in eval mode.
+
+    Args:
+        network: images in [0, 1] -> logits.
+        attack: finds x'.
+        clean_weight: share of the clean loss, in [0, 1).
+        optimizer: of the network's parameters.
+        schedule: of the learning rate; none: constant.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        attack: Attack,
+        clean_weight: float = 0.0,
+        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if not 0 <= clean_weight < 1:
+            raise ValueError(f"clean_weight must lie in [0, 1), not {clean_weight}; for clean training use Standard")
+        self.attack, self.clean_weight = attack, clean_weight
+
+    def losses(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
+        adversarial = F.cross_entropy(self(self.attack(self.network, x, y, noise)), y)
+        if not self.clean_weight:
+            return {"loss": adversarial}
+        clean = F.cross_entropy(self(x), y)
+        mixture = torch.lerp(adversarial, clean, self.clean_weight)
+        return {"loss": mixture, "adversarial": adversarial, "clean": clean}

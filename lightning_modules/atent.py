@@ -1,0 +1,113 @@
+"""ATENT: adversarial training by entropic regularisation of the data (Jagatap et al., Algorithms 1 and 2)."""
+
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from attacks import Langevin, guard
+from attacks.gradient import input_gradient
+from attacks.objectives import ce
+from lightning_modules.base import Batch, Classifier
+from lightning_modules.schedules import Schedule
+
+
+def ema_weights(steps: int, alpha: float) -> list[float]:
+    """Weight c_k of the loss at each iterate x'^0 ... x'^K in the final average mu (line 10 of Algorithm 1).
+
+    mu_k = (1 - alpha) mu_{k-1} + alpha L(x'^k), mu_0 = 0, so c_0 = 0, c_k = alpha (1 - alpha)^(K - k), and their sum
+    is 1 - (1 - alpha)^K: no bias correction.
+    """
+    return [0.0] + [alpha * (1 - alpha) ** (steps - k) for k in range(1, steps + 1)]
+
+
+class ATENT(Classifier):
+    """Descends on the moving average of the losses at K samples drawn near x by Langevin ascent.
+
+    The gradient of the average is the weighted sum of the gradients at the K iterates. Each is taken when its iterate
+    is visited, from the forward pass that the next Langevin step needs anyway: K + 1 forwards, and never more than one
+    graph in memory, for any K. Departures from the paper are those of the sampler (`attacks.Langevin`).
+
+    Args:
+        network: images in [0, 1] -> logits.
+        sampler: the Langevin sampler; its `eps` is the radius, 1/gamma in Algorithm 2.
+        alpha: weight of the newest loss in the average, in (0, 1]; 1 trains on the last sample only.
+        tail_tol: iterates whose weight in the average is at most this give no weight gradient; 0 for all.
+        sampler_mode: train shares the forward pass and lets dropout and batch statistics act while sampling, as the
+            authors do; eval samples from the network in eval mode, for up to twice the forwards.
+        optimizer: of the network's parameters.
+        schedule: of the learning rate; none: constant.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sampler: Langevin,
+        alpha: float = 0.9,
+        tail_tol: float = 1e-4,
+        sampler_mode: Literal["train", "eval"] = "train",
+        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alpha must lie in (0, 1], not {alpha}")
+        if not 0 <= tail_tol < alpha:
+            raise ValueError(f"tail_tol must lie in [0, alpha), not {tail_tol}: the last sample must count")
+        self.automatic_optimization = False
+        self.sampler, self.alpha, self.tail_tol, self.sampler_mode = sampler, alpha, tail_tol, sampler_mode
+        self.displacement: list[Tensor] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x, y, index = batch
+        noise, sampler = self.noise(index), self.sampler
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        z, mu = sampler.begin(x, noise), x.new_zeros(())
+        for k, c in enumerate(ema_weights(sampler.steps, self.alpha)):
+            if k == sampler.steps:
+                mu = mu + c * self.weight_gradient(z, y, c, sync=True)
+                break
+            gradient, loss = self.sample_gradient(z, y, c)
+            mu = mu + c * loss
+            z = sampler.step(z, gradient, x, noise, last=k == sampler.steps - 1)
+        optimizer.step()
+        if self.schedule is not None:
+            self.lr_schedulers().step()  # type: ignore[union-attr,call-arg]
+        self.displacement.append((z - x).flatten(1).norm(dim=1).mean())
+        self.log_dict({"train/loss": mu, "train/displacement": self.displacement[-1]})
+        return mu
+
+    def sample_gradient(self, z: Tensor, y: Tensor, c: float) -> tuple[Tensor, Tensor]:
+        """Gradient of the summed loss at the iterate `z`, and the mean loss; adds c times its weight gradient."""
+        counts = c > max(self.tail_tol, 1e-30)  # below, c is nothing beside 1 in any float
+        if self.sampler_mode == "eval" or not counts:
+            with guard(self.network) if self.sampler_mode == "eval" else nullcontext():
+                gradient, losses = input_gradient(self.network, z, y, ce)
+            return gradient, self.weight_gradient(z, y, c) if counts else losses.mean()
+        z = z.detach().requires_grad_()
+        loss = self.weight_gradient(z, y, c)
+        assert z.grad is not None
+        return z.grad * (len(z) / c), loss
+
+    def weight_gradient(self, z: Tensor, y: Tensor, c: float, sync: bool = False) -> Tensor:
+        """The mean loss at `z`; adds c times its gradient to the parameters' (and to z's, if it asks for one)."""
+        loss = F.cross_entropy(self.network(z), y)
+        blocked = getattr(self.trainer.strategy, "block_backward_sync", None)
+        with nullcontext() if sync or blocked is None else blocked():  # one exchange between processes a step
+            self.manual_backward(c * loss)
+        return loss.detach()
+
+    def on_train_epoch_end(self) -> None:
+        """Warn where l2 samples end far from the radius they are meant for: the pull needs calibration then."""
+        mean, radius = float(torch.stack(self.displacement or [torch.zeros(())]).mean()), self.sampler.eps
+        self.displacement.clear()
+        if self.sampler.norm == "l2" and not 0.7 * radius <= mean <= 1.3 * radius:
+            rank_zero_warn(
+                f"ATENT's l2 samples end {mean:.3g} from the image on average, outside 0.7 to 1.3 times the radius "
+                f"{radius:.3g}: calibrate sampler.pull (less pull, longer way) or sampler.step_size"
+            )

@@ -1,0 +1,127 @@
+"""What every training method shares: the network, its optimizer and schedule, keyed randomness, exact clean accuracy."""
+
+import os
+import warnings
+from abc import abstractmethod
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from attacks import Noise, check_images
+from evaluation.checkpoint import plain
+from lightning_modules.schedules import Schedule
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def global_seed() -> int:
+    """The seed of `seed_everything`, 0 where none was set."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+
+class Classifier(pl.LightningModule):
+    """Abstract base: images (B, C, H, W) in [0, 1] -> logits (B, K); batches are ``(x, y, index)``.
+
+    All randomness is a function of (seed, epoch, batch, sample): a run that was interrupted and resumed, from the
+    end of an epoch or its middle, ends with the bits of one that was not. Rows with index < 0 fill up the shard of a
+    process that has no sample and count nowhere.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: OptimizerCallable, schedule: Schedule | None) -> None:
+        super().__init__()
+        with warnings.catch_warnings():  # about a module among the arguments: the second call replaces it
+            warnings.simplefilter("ignore")
+            self.save_hyperparameters()
+        self.save_hyperparameters({name: _plain(value) for name, value in self.hparams.items()})
+        self.network, self.optimizer, self.schedule = network, optimizer, schedule
+        self.accuracy = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
+        self.mean_loss = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits
+
+    def noise(self, index: Tensor) -> Noise:
+        """Random numbers of the samples `index` in this epoch, the same on any number of processes."""
+        return Noise.keyed(global_seed(), index).fork(self.current_epoch)
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        have, need = getattr(self.network, "num_classes", None), getattr(data, "num_classes", None)
+        if have and need and have != need:
+            raise ValueError(
+                f"the data has {need} classes, the network {have} outputs: "
+                f"set model.init_args.network.init_args.num_classes to {need}"
+            )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            check_images(batch[0])
+        counters = (global_seed(), self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(sum(c * 1_000_003**i for i, c in enumerate(counters)) % 2**63)  # dropout and the like
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.schedule is None:
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        """The schedule's multiplier after `step` optimizer steps."""
+        assert self.schedule is not None
+        # Step 0 is asked for before a checkpoint is restored; the total would set up the data too early for that.
+        return self.schedule.factor(min(1.0, step / self.trainer.estimated_stepping_batches) if step else 0.0)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Logits and sample numbers of one batch."""
+        keep = batch[2] >= 0
+        return {"index": batch[2][keep], "logits": self(batch[0])[keep]}
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        x, y, index = batch
+        logits, counts = self(x), (index >= 0).float()
+        for metrics, name, value in (
+            (self.accuracy, "acc", (logits.argmax(1) == y).float()),
+            (self.mean_loss, "loss", F.cross_entropy(logits, y, reduction="none")),
+        ):
+            metrics[stage].update(value, counts)  # type: ignore[operator]
+            self.log(f"{stage}/{name}", metrics[stage], prog_bar=name == "acc", on_epoch=True)  # type: ignore[arg-type]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what evaluation needs to rebuild network and data, in plain values."""
+        data = getattr(self.trainer, "datamodule", None)
+        checkpoint["catalogue"] = {"network": _plain(self.network), "data": None if data is None else _plain(data)}
+
+
+class LossClassifier(Classifier):
+    """Abstract base of methods that are one loss: leaves write `losses`."""
+
+    @abstractmethod
+    def losses(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """Named scalars of one batch; ``loss`` is minimised, all are logged."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x, y, index = batch
+        losses = self.losses(x, y, self.noise(index))
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+        return losses["loss"]
+
+
+def _plain(value: Any) -> Any:
+    """`value` in plain types; by its repr where it has no description (an optimizer built in Python)."""
+    try:
+        return plain(value)
+    except ValueError:
+        return repr(value)

@@ -1,0 +1,108 @@
+"""The small networks of the papers: images (B, C, 28, 28) in [0, 1] -> logits (B, K)."""
+
+from torch import Tensor, nn
+
+from networks.normalize import Normalize
+
+
+def _first(mean: list[float] | None, std: list[float] | None) -> nn.Module:
+    return Normalize(mean or [0.0], std or [1.0]) if mean or std else nn.Identity()
+
+
+class SmallCNN(nn.Module):
+    """4 convolutions and 3 dense layers (TRADES; ATENT's "SmallCNN"): 312,202 parameters for 1x28x28 and 10 classes.
+
+    Kaiming-normal convolutions and a zero last layer, as in the TRADES repository: the first logits are exactly 0.
+
+    Args:
+        num_classes: number of logits.
+        channels: image channels.
+        dropout: probability before the second dense layer.
+        mean: normalisation of the first layer, one value a channel; none for raw pixels.
+        std: see mean.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        channels: int = 1,
+        dropout: float = 0.5,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.channels, self.dropout, self.mean, self.std = num_classes, channels, dropout, mean, std
+        self.features = nn.Sequential(
+            _first(mean, std),
+            *(nn.Conv2d(channels, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
+            nn.Flatten(),
+        )
+        last = nn.Linear(200, num_classes)
+        self.head = nn.Sequential(
+            *(nn.Linear(1024, 200), nn.ReLU(), nn.Dropout(dropout), nn.Linear(200, 200), nn.ReLU(), last)
+        )
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d) and m.bias is not None:
+                nn.init.kaiming_normal_(m.weight)
+                nn.init.zeros_(m.bias)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+class MadryCNN(nn.Module):
+    """2 convolutions and 2 dense layers (the MNIST challenge's net, ATENT's "LeNet5"): 3,274,634 parameters.
+
+    Args:
+        num_classes: number of logits.
+        channels: image channels.
+        mean: normalisation of the first layer, one value a channel; none for raw pixels.
+        std: see mean.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        channels: int = 1,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.channels, self.mean, self.std = num_classes, channels, mean, std
+        self.features = nn.Sequential(
+            _first(mean, std),
+            *(nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            nn.Flatten(),
+        )
+        self.head = nn.Sequential(nn.Linear(3136, 1024), nn.ReLU(), nn.Linear(1024, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them, on flattened images.
+
+    Args:
+        num_classes: number of logits.
+        features: number of values of an image, C x H x W.
+        hidden: widths of the hidden layers.
+    """
+
+    def __init__(self, num_classes: int = 10, features: int = 784, hidden: list[int] | None = None) -> None:
+        super().__init__()
+        self.num_classes, self.features, self.hidden = num_classes, features, [100] if hidden is None else hidden
+        layers: list[nn.Module] = [nn.Flatten()]
+        for n_in, n_out in zip([features, *self.hidden], self.hidden, strict=False):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear([features, *self.hidden][-1], num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x)
+        return logits

@@ -1,0 +1,376 @@
+"""One table of all attacks, and what each must do; the strongest test is a victim with a known optimum."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import nn
+from victims import BatchNormNet, Linear, at_distance
+
+import attacks
+from attacks import FGSM, PGD, Attack, GaussianNoise, Langevin, Noise, Restarts, SaltAndPepper, WorstOf, scale_eps, threat
+from attacks.base import Attack as AttackBase
+from attacks.norms import NORMS, distances
+from attacks.objectives import OBJECTIVES, ce, dlr, margin
+
+BALL = [
+    FGSM(norm="linf", eps=0.1),
+    FGSM(norm="l2", eps=0.1),
+    PGD(norm="linf", eps=0.1, steps=20),
+    PGD(norm="l2", eps=0.1, steps=20),
+    PGD(norm="l1", eps=0.1, steps=20),
+    PGD(norm="linf", eps=0.1, steps=10, loss="margin"),
+    PGD(norm="l2", eps=0.1, steps=10, loss="dlr", random_start=False),
+    PGD(norm="linf", eps=0.1, steps=10, momentum=1.0, random_start=False),
+    PGD(norm="l2", eps=0.1, steps=10, momentum=1.0, random_start=False),
+    Langevin(norm="linf", eps=0.1, steps=20, step_size=0.02),
+    Langevin(norm="linf", eps=0.1, steps=20, step_size=0.02, project="last"),
+    Langevin(norm="l2", eps=0.1, steps=20, step_size=0.02, start="uniform", pull=0.01),
+    Restarts(PGD(eps=0.1, steps=10), 2),
+    WorstOf([FGSM(eps=0.1), PGD(eps=0.1, steps=10)]),
+]
+CORRUPTIONS = [GaussianNoise(0.2), SaltAndPepper(0.3)]
+ALL = BALL + CORRUPTIONS
+SHAPES = [(1, 8, 8), (40,)]
+
+
+def ids(table: list[Attack]) -> list[str]:
+    return [f"{type(a).__name__}-{threat(a)[0]}-{i}" for i, a in enumerate(table)]
+
+
+def test_the_table_holds_every_attack_of_the_catalogue() -> None:
+    catalogue = {c for c in vars(attacks).values() if isinstance(c, type) and issubclass(c, Attack) and c is not Attack}
+    assert {type(a) for a in ALL} == catalogue
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("attack", BALL, ids=ids(BALL))
+def test_finds_the_optimum_of_a_linear_victim(attack: Attack, shape: tuple[int, ...], batch: int, targeted: bool) -> None:
+    """An adversarial point exists in the ball by 3 %, or is missing by 3 %."""
+    if targeted:
+        if isinstance(attack, Restarts | WorstOf):
+            inner = [attack.attack] if isinstance(attack, Restarts) else attack.attacks
+            attack = WorstOf([replace(a, targeted=True) for a in inner])
+        else:
+            attack = replace(attack, targeted=True)
+    model = Linear(shape)
+    norm, eps = threat(attack)
+    assert norm is not None and eps is not None
+    for distance, found in ((eps / 1.03, True), (eps * 1.03, False)):
+        x, y = at_distance(model, norm, distance, batch)
+        assert (model(x).argmax(1) == y).all()
+        z = attack(model, x, 1 - y if targeted else y, Noise.keyed(0, torch.arange(batch)))
+        assert ((model(z).argmax(1) != y) == found).all()
+        assert (NORMS[norm].distance(z - x) <= eps * (1 + 1e-6) + 6e-8).all()
+
+
+@pytest.mark.parametrize("attack", ALL, ids=ids(ALL))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_output_looks_like_the_input(attack: Attack, dtype: torch.dtype) -> None:
+    model = BatchNormNet().to(dtype)
+    x, y = torch.rand(6, 1, 8, 8, dtype=dtype).round(decimals=1), torch.arange(6) % 3
+    before = x.clone()
+    z = attack(model, x, y)
+    assert z.shape == x.shape and z.dtype == dtype and not z.requires_grad
+    assert 0 <= z.min() and z.max() <= 1
+    assert torch.equal(x, before)
+    assert not torch.equal(z, x)
+    norm, eps = threat(attack)
+    if norm is not None and eps is not None:
+        assert (NORMS[norm].distance(z - x) <= eps * (1 + 1e-6) + 6e-8).all()
+
+
+@pytest.mark.parametrize("attack", BALL, ids=ids(BALL))
+def test_radius_zero_is_the_identity(attack: Attack) -> None:
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4) % 3
+    assert torch.equal(scale_eps(attack, 0.0)(BatchNormNet(), x, y), x)
+
+
+@pytest.mark.parametrize("attack", ALL, ids=ids(ALL))
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_leaves_everything_as_it_was(attack: Attack, fails: bool, context: type) -> None:
+    model = BatchNormNet()
+    model.train()
+    model.layers[1].eval()  # frozen on purpose
+    model.layers[0].weight.requires_grad_(False)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 3.0)
+    buffers = {k: v.clone() for k, v in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    frozen = [p.requires_grad for p in model.parameters()]
+    state = torch.get_rng_state()
+    noise = Noise.keyed(0, torch.arange(4))
+    calls = []
+
+    def sometimes_raise(*_: object) -> None:
+        calls.append(1)
+        if fails:
+            raise RuntimeError("planted")
+
+    handle = model.register_forward_hook(sometimes_raise)
+    with context():
+        x, y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(4) % 3
+        if fails and not isinstance(attack, GaussianNoise | SaltAndPepper):
+            with pytest.raises(RuntimeError, match="planted"):
+                attack(model, x, y, noise)
+        else:
+            attack(model, x, y, noise)
+    handle.remove()
+    assert torch.equal(state, torch.get_rng_state())
+    assert modes == [m.training for m in model.modules()]
+    assert frozen == [p.requires_grad for p in model.parameters()]
+    assert all((p.grad == 3).all() for p in model.parameters())
+    assert all(torch.equal(v, buffers[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("attack", ALL, ids=ids(ALL))
+def test_a_row_does_not_depend_on_its_batch(attack: Attack) -> None:
+    model = BatchNormNet().double()
+    x, y, index = torch.rand(7, 1, 8, 8, dtype=torch.float64), torch.arange(7) % 3, torch.arange(10, 17)
+    whole = attack(model, x, y, Noise.keyed(5, index))
+    for rows in (torch.tensor([2]), torch.tensor([6, 0, 3])):
+        part = attack(model, x[rows], y[rows], Noise.keyed(5, index[rows]))
+        assert torch.allclose(part, whole[rows], atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_strength_grows_with_steps_and_restarts(norm: str) -> None:
+    """Loss of the last iterate, on a victim with curvature: more steps and more restarts never hurt (within 1 %)."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Tanh(), nn.Linear(30, 3, bias=False))
+    x, y = torch.rand(64, 1, 8, 8), torch.arange(64) % 3
+    noise = Noise.keyed(0, torch.arange(64))
+    eps = {"linf": 0.1, "l2": 0.5, "l1": 3.0}[norm]
+
+    def loss(attack: Attack) -> float:
+        return ce(net(attack(net, x, y, noise)), y).mean().item()
+
+    values = [loss(PGD(norm=norm, eps=eps, steps=steps, random_start=False)) for steps in (1, 3, 10, 30)]  # type: ignore[arg-type]
+    assert all(later >= earlier * 0.99 for earlier, later in zip(values, values[1:], strict=False)), values
+    assert values[-1] > ce(net(x), y).mean().item() + 0.01
+    few = PGD(norm=norm, eps=eps, steps=2, step_size=eps / 4)  # type: ignore[arg-type]
+    margins = [margin(net(Restarts(few, n)(net, x, y, noise)), y) for n in (1, 3)]
+    assert (margins[1] >= margins[0]).all() and (margins[1] > margins[0]).any()
+
+
+def test_worst_of_takes_the_strongest_for_each_row() -> None:
+    net, x, y = BatchNormNet(), torch.rand(16, 1, 8, 8), torch.arange(16) % 3
+    net.eval()
+    parts = [FGSM(eps=0.1), PGD(eps=0.1, steps=1, loss="margin")]
+    noise = Noise.keyed(0, torch.arange(16))
+    best = margin(net(WorstOf(list(parts))(net, x, y, noise)), y)
+    each = [margin(net(a(net, x, y, noise.fork(i))), y) for i, a in enumerate(parts)]
+    assert torch.allclose(best, torch.maximum(*each), atol=1e-6)
+
+
+def test_eot_averages_gradients_of_a_stochastic_model() -> None:
+    """On a model whose gradient is right only on average, one draw misleads PGD and many do not."""
+
+    class Jitter(nn.Module):
+        stochastic, noise = True, None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (1 + 20 * self.noise.normal(x))  # the gradient has the right mean and mostly the wrong sign
+
+    inner = Linear((30,))
+    x, y = at_distance(inner, "l2", 0.05, 8)
+    model = nn.Sequential(Jitter(), inner)
+    noise = Noise.keyed(0, torch.arange(8))
+    few = PGD(norm="l2", eps=0.1, steps=3, loss="margin", random_start=False)
+    gain = [margin(inner(a(model, x, y, noise)), y).mean() for a in (few, replace(few, samples=300))]
+    assert gain[1] > gain[0] + 0.05
+
+
+# --- norms -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_projection_is_the_nearest_point(norm: str) -> None:
+    """Against the variational inequality <d - Pd, v - Pd> <= 0 for all v in the ball, which only the nearest point meets."""
+    n, eps = NORMS[norm], 0.7
+    d = torch.randn(20, 6, dtype=torch.float64)
+    p = n.project(d, eps)
+    assert (n.distance(p) <= eps + 1e-12).all()
+    inside = n.distance(d) <= eps
+    assert torch.allclose(p[inside], d[inside])
+    for seed in range(50):
+        v = n.random(d, eps, Noise.keyed(seed, torch.arange(20)))
+        assert (n.distance(v) <= eps + 1e-9).all()
+        v = v * (eps / n.distance(v))[:, None]  # on the sphere
+        assert (((d - p) * (v - p)).sum(1) <= 1e-9).all()
+    assert not n.project(d, 0.0).any()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_steepest_step_has_length_one_and_the_dual_norm_as_gain(norm: str) -> None:
+    g, x = torch.randn(9, 40, dtype=torch.float64), torch.full((9, 40), 0.5, dtype=torch.float64)
+    u = NORMS[norm].steepest(g, x)
+    dual = {"linf": g.abs().sum(1), "l2": g.norm(dim=1), "l1": g.abs().amax(1)}[norm]
+    assert torch.allclose(NORMS[norm].distance(u), torch.ones(9, dtype=torch.float64))
+    assert torch.allclose((u * g).sum(1), dual)
+    zero = NORMS[norm].steepest(torch.zeros_like(g), x)
+    assert zero.isfinite().all() and not zero.any()
+    tiny = NORMS[norm].steepest(g.float() * 1e-30, x.float())
+    assert torch.allclose(tiny, u.float(), atol=1e-3)
+
+
+def test_sparse_l1_steps_do_not_push_against_the_box() -> None:
+    x = torch.tensor([[1.0, 0.5, 0.0]])
+    assert NORMS["l1"].steepest(torch.tensor([[3.0, 1.0, -2.0]]), x).tolist() == [[0.0, 1.0, 0.0]]
+
+
+def test_distances() -> None:
+    d = torch.tensor([[0.0, 3.0, -4.0], [0.0, 0.0, 0.0]])
+    assert {k: v.tolist() for k, v in distances(d).items()} == {"l0": [2, 0], "l1": [7, 0], "l2": [5, 0], "linf": [4, 0]}
+
+
+# --- objectives ------------------------------------------------------------------------------------------------------
+
+
+def test_objectives_by_hand() -> None:
+    logits, y = torch.tensor([[3.0, 1.0, 0.0, -1.0], [0.0, 2.0, 4.0, 1.0]]), torch.tensor([0, 1])
+    assert margin(logits, y).tolist() == [-2.0, 2.0]
+    assert torch.allclose(dlr(logits, y), torch.tensor([-2 / 3, 2 / 3]))
+    probabilities = logits.softmax(1)
+    assert torch.allclose(ce(logits, y), -probabilities[[0, 1], y].log())
+    soft = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]])
+    assert torch.allclose(OBJECTIVES["kl"](logits, soft), (soft * (soft.log() - probabilities.log())).sum(1), atol=1e-6)
+    assert torch.allclose(OBJECTIVES["kl"](logits, probabilities), torch.zeros(2), atol=1e-6)
+    with pytest.raises(ValueError, match="3 classes"):
+        dlr(logits[:, :2], y)
+    with pytest.raises(ValueError, match="target probabilities"):
+        OBJECTIVES["kl"](logits, y)
+
+
+# --- corruptions and the sampler -------------------------------------------------------------------------------------
+
+
+def test_corruptions_have_the_stated_size() -> None:
+    x, y = torch.full((200, 3, 20, 20), 0.5), torch.zeros(200, dtype=torch.long)
+    z = GaussianNoise(0.1)(nn.Identity(), x, y)
+    assert abs((z - x).std() - 0.1) < 1e-3
+    z = SaltAndPepper(0.25)(nn.Identity(), x, y)
+    changed = z != x
+    assert abs(changed.float().mean() - 0.25) < 5e-3 and abs((z == 1).float().mean() - 0.125) < 5e-3
+    assert (changed[:, 0] == changed[:, 1]).all() and z[changed].unique().tolist() == [0.0, 1.0]
+
+
+def test_noiseless_sampler_is_pgd_element_for_element() -> None:
+    net, x, y = BatchNormNet(), torch.rand(5, 1, 8, 8), torch.arange(5) % 3
+    for norm, eps in (("linf", 0.1), ("l2", 0.5)):
+        a = Langevin(norm=norm, eps=eps, steps=7, step_size=0.04, noise_scale=0, start="zero")  # type: ignore[arg-type]
+        b = PGD(norm=norm, eps=eps, steps=7, step_size=0.04, random_start=False)  # type: ignore[arg-type]
+        assert torch.equal(a(net, x, y), b(net, x, y))
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_sampler_pull_shrinks_by_its_share(coupled: bool) -> None:
+    """Zero gradient, no noise: each step leaves (1 - pull) of the displacement (of section 8, test 7)."""
+    x = torch.full((2, 1, 4, 4), 0.5, dtype=torch.float64)
+    s = Langevin(norm="l2", step_size=0.25, pull=0.2, coupled=coupled, noise_scale=0, project="never")
+    z = s.step(x + 0.1, torch.zeros_like(x), x, Noise.keyed(0, torch.arange(2)), last=False)
+    assert torch.allclose(z - x, torch.full_like(x, 0.1 * (1 - (0.05 if coupled else 0.2))))
+
+
+def test_sampler_noise_has_the_stated_size_and_its_own_stream() -> None:
+    x = torch.full((50, 1, 28, 28), 0.5)
+    s = Langevin(step_size=0.02, noise_scale=0.6, project="never")
+    z = s.step(x, torch.zeros_like(x), x, Noise.keyed(0, torch.arange(50)), last=False)
+    assert abs((z - x).std() - 0.12) < 1e-3  # sqrt(2 * 0.02) * 0.6
+    again = s.step(x, torch.zeros_like(x), x, Noise.keyed(0, torch.arange(50)), last=False)
+    assert torch.equal(z, again)
+
+
+def test_sampler_projects_the_whole_displacement_on_both_sides() -> None:
+    """Not the last increment (the paper's Eq. 14), and not z < -r to +r (its P as printed)."""
+    model, x, y = Linear((20,)), torch.full((3, 20), 0.5), torch.tensor([0, 1, 0])
+    for project in ("last", "every"):
+        z = Langevin(eps=0.1, steps=30, step_size=0.05, project=project)(model, x, y)  # type: ignore[arg-type]
+        assert ((z - x).abs() <= 0.1 + 1e-6).all()
+        assert (z - x).min() < -0.09 and (z - x).max() > 0.09
+    free = Langevin(eps=0.1, steps=30, step_size=0.05, project="never")(model, x, y)
+    assert (free - x).abs().max() > 0.3
+
+
+def test_sampler_l2_displacement_obeys_its_bound() -> None:
+    model, x, y = Linear((60,)), torch.full((4, 60), 0.5), torch.tensor([0, 1, 0, 1])
+    step, pull, steps, r0 = 0.05, 0.1, 25, 0.3
+    z = Langevin(norm="l2", eps=r0, steps=steps, step_size=step, pull=pull, noise_scale=0, project="never")(model, x, y)
+    bound = step / pull * (1 - (1 - pull) ** steps) + (1 - pull) ** steps * r0
+    assert ((z - x).norm(dim=1) <= bound + 1e-5).all() and ((z - x).norm(dim=1) > 0.8 * bound).all()
+
+
+@pytest.mark.parametrize("start,largest", [("edge", 0.1), ("uniform", 0.1), ("zero", 0.0)])
+def test_sampler_starts(start: str, largest: float) -> None:
+    x = torch.full((4, 1, 8, 8), 0.5)
+    noise = Noise.keyed(0, torch.arange(4))
+    d = Langevin(eps=0.1, start=start).begin(x, noise) - x  # type: ignore[arg-type]
+    assert d.abs().max() <= 0.1 + 1e-6
+    if start == "edge":
+        assert torch.allclose(d.abs(), torch.full_like(d, 0.1)) and d.min() < 0 < d.max()
+        sphere = Langevin(norm="l2", eps=0.5).begin(x, noise) - x
+        assert torch.allclose(sphere.flatten(1).norm(dim=1), torch.full((4,), 0.5))
+    if start == "zero":
+        assert not d.any()
+    spread = Langevin(start="gaussian", start_std=0.05).begin(x, noise) - x
+    assert abs(spread.std() - 0.05) < 0.01
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make,says",
+    [
+        (lambda: PGD(eps=-0.1), "eps"),
+        (lambda: PGD(eps=float("nan")), "eps"),
+        (lambda: PGD(steps=0), "steps"),
+        (lambda: PGD(step_size=-1.0), "step_size"),
+        (lambda: PGD(samples=0), "samples"),
+        (lambda: FGSM(eps=-1.0), "eps"),
+        (lambda: Langevin(steps=0), "steps"),
+        (lambda: Langevin(step_size=0.0), "step_size"),
+        (lambda: Langevin(pull=1.5), "pull"),
+        (lambda: Langevin(pull=-0.1), "pull"),
+        (lambda: Langevin(pull=3.0, coupled=True, step_size=0.5), "pull"),
+        (lambda: Langevin(noise_scale=-1.0), "noise_scale"),
+        (lambda: GaussianNoise(-1.0), "std"),
+        (lambda: SaltAndPepper(1.5), "density"),
+        (lambda: Restarts(PGD(), 0), "n "),
+        (lambda: WorstOf([]), "attacks"),
+    ],
+)
+def test_bad_settings_are_named(make: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "x,says",
+    [
+        (torch.full((2, 1, 8, 8), 1.5), r"\[0, 1\]"),
+        (torch.full((2, 1, 8, 8), -0.1), r"\[0, 1\]"),
+        (torch.full((2, 1, 8, 8), float("nan")), r"\[0, 1\]"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "floats"),
+        (torch.zeros(3, 1, 8, 8), "labels"),
+    ],
+)
+def test_bad_images_are_refused(x: torch.Tensor, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        PGD()(BatchNormNet(), x, torch.tensor([0, 1]))
+
+
+def test_attacks_are_frozen_values() -> None:
+    assert not isinstance(AttackBase, type(None)) and PGD() == PGD() and hash(PGD()) == hash(PGD())
+    for attack in ALL:
+        with pytest.raises(AttributeError):
+            setattr(attack, fields(attack)[0].name, 1)  # type: ignore[arg-type]
+
+
+def test_scale_eps_reaches_inside_combinations() -> None:
+    scaled = scale_eps(Restarts(WorstOf([PGD(eps=0.2), FGSM(eps=0.4)]), 2), 0.5)
+    assert scaled == Restarts(WorstOf([PGD(eps=0.1), FGSM(eps=0.2)]), 2)
+    assert threat(Restarts(PGD(norm="l2", eps=0.5))) == ("l2", 0.5) and threat(GaussianNoise()) == (None, None)
+    assert threat(WorstOf([PGD(eps=0.2), PGD(eps=0.3)])) == (None, None)

@@ -1,0 +1,70 @@
+"""Keyed noise: distribution, independence of the batch, forks."""
+
+import pytest
+import torch
+
+from attacks import Noise
+
+
+def draws(seed: int, index: list[int], kind: str = "uniform", dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return getattr(Noise.keyed(seed, torch.tensor(index)), kind)(torch.empty(len(index), 3, 5, dtype=dtype))
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_draw_belongs_to_the_sample(kind: str, dtype: torch.dtype) -> None:
+    whole = draws(1, [4, 7, 9, 11], kind, dtype)
+    for row, index in enumerate([4, 7, 9, 11]):
+        assert torch.equal(draws(1, [index], kind, dtype)[0], whole[row])
+    assert torch.equal(draws(1, [11, 4], kind, dtype), whole[[3, 0]])
+    assert whole.dtype == dtype
+    assert not torch.equal(draws(2, [4, 7, 9, 11], kind, dtype), whole)
+
+
+def test_known_values_stay() -> None:
+    """Results on disk depend on these numbers: a change of the generator must be noticed."""
+    u = Noise.keyed(0, torch.tensor([0, 1])).uniform(torch.empty(2, 2))
+    assert torch.allclose(u, torch.tensor([[0.3380525, 0.2691302], [0.8833108, 0.431528]]), atol=1e-7)
+
+
+def test_moments() -> None:
+    index, like = torch.arange(2000), torch.empty(2000, 101)
+    u, g = Noise.keyed(3, index).uniform(like), Noise.keyed(3, index).normal(like)
+    assert 0 <= u.min() and u.max() < 1
+    assert abs(u.mean() - 0.5) < 2e-3 and abs(u.var() - 1 / 12) < 1e-3
+    assert abs(g.mean()) < 5e-3 and abs(g.var() - 1) < 1e-2 and abs((g**4).mean() - 3) < 0.06
+    for z in (u - 0.5, g):  # neighbours: samples, elements, seeds, forks
+        scale = z.var()
+        assert abs((z[1:] * z[:-1]).mean() / scale) < 0.01
+        assert abs((z[:, 1:] * z[:, :-1]).mean() / scale) < 0.01
+    other = Noise.keyed(4, index).uniform(like) - 0.5
+    fork = Noise.keyed(3, index).fork(0).uniform(like) - 0.5
+    for z in (other, fork):
+        assert abs((z * (u - 0.5)).mean() * 12) < 0.01
+
+
+def test_successive_draws_and_forks_differ_and_forks_leave_the_parent() -> None:
+    noise, like = Noise.keyed(0, torch.arange(3)), torch.empty(3, 4)
+    twin = Noise.keyed(0, torch.arange(3))
+    forks = [noise.fork(name).uniform(like) for name in (0, 1, -1, "defender", "attacker")]
+    first, second = noise.uniform(like), noise.uniform(like)
+    assert torch.equal(first, twin.uniform(like))
+    everything = torch.stack([first, second, *forks])
+    for i in range(len(everything)):
+        for j in range(i):
+            assert not torch.equal(everything[i], everything[j])
+
+
+def test_rows_follow_a_selection() -> None:
+    noise, rows = Noise.keyed(0, torch.arange(5)), torch.tensor([3, 1])
+    noise.uniform(torch.empty(5, 2))
+    assert torch.equal(noise[rows].uniform(torch.empty(2, 4)), noise.uniform(torch.empty(5, 4))[rows])
+    with pytest.raises(ValueError, match=r"noise\[rows\]"):
+        noise.uniform(torch.empty(2, 4))
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    noise = Noise.keyed(0, torch.arange(3))
+    noise.normal(torch.empty(3, 7)), noise.fork("a").uniform(torch.empty(3, 7))
+    assert torch.equal(before, torch.get_rng_state())
