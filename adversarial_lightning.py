@@ -9,4 +9,4 @@ def main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import train
 
-    train.main()
+    train.run()

@@ -20,14 +20,16 @@ import datamodules
 import defenses
 import networks  # noqa: F401  (imported for its short class names)
 from attacks import Attack
-from evaluation.campaign import CLEAN, Campaign
-from evaluation.checkpoint import build, catalogue, describe, load_network, plain
+from evaluation import Campaign, build, catalogue, compare, describe, load_network, write_report
+from evaluation.campaign import CLEAN
+from evaluation.checkpoint import Spec, plain
 from evaluation.errors import exits
 from evaluation.identity import data_part, digest_file, settle, suite_part, with_files
 from evaluation.ledger import check_free
+from evaluation.merge import Incomplete
 from evaluation.processes import Place, behave, place, spawn, tell_parent
 from evaluation.progress import Bars
-from evaluation.report import Incomplete, compare, headlines, refusals, write_report
+from evaluation.report import headlines
 
 Wrap = Callable[[nn.Module], nn.Module]
 
@@ -35,18 +37,19 @@ Wrap = Callable[[nn.Module], nn.Module]
 def options() -> ArgumentParser:
     """What evaluate.py can be told."""
     parser = ArgumentParser(prog="evaluate.py", description=__doc__, exit_on_error=False)
-    parser.add_argument("--checkpoint", type=str, required=True, help="the .ckpt file of a training run")
-    parser.add_argument("--suite", type=dict[str, Attack], required=True, sub_configs=True, help="attacks by name (YAML)")
-    parser.add_argument("--data", type=datamodules.ImageData | None, sub_configs=True, help="other data than the training's")
-    parser.add_argument("--network", type=nn.Module | None, sub_configs=True, help="take only tensors from the checkpoint")
-    parser.add_argument("--defenses", type=list[Wrap], default=[], sub_configs=True, help="first: next to the classifier")
-    parser.add_argument("--limit", type=int | None, help="only the first so many test images")
-    parser.add_argument("--devices", type=int, default=1, help="number of processes")
-    parser.add_argument("--accelerator", type=Literal["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--batch_size", type=int, default=128, help="images per step and process; no effect on outcomes")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes for each process")
-    parser.add_argument("--seed", type=int, default=0, help="of all random draws, attackers' and defenders'")
-    parser.add_argument("--output", type=Path, required=True, help="folder of this evaluation")
+    add = parser.add_argument
+    add("--checkpoint", type=str, required=True, help="the .ckpt file of a training run")
+    add("--suite", type=dict[str, Attack], required=True, sub_configs=True, help="YAML file: attacks by name")
+    add("--data", type=datamodules.ImageData | None, sub_configs=True, help="YAML file; default: as in training")
+    add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
+    add("--defenses", type=list[Wrap], default=[], sub_configs=True, help="YAML list; first: next to the network")
+    add("--limit", type=int | None, help="only the first so many test images")
+    add("--devices", type=int, default=1, help="number of processes")
+    add("--accelerator", type=Literal["auto", "cpu", "cuda"], default="auto")
+    add("--batch_size", type=int, default=128, help="images per step and process; does not change outcomes")
+    add("--workers", type=int, default=0, help="loader processes for each process")
+    add("--seed", type=int, default=0, help="of all random draws, attackers' and defenders'")
+    add("--output", type=Path, required=True, help="folder of this evaluation")
     return parser
 
 
@@ -57,80 +60,72 @@ def evaluate(argv: list[str], here: Place) -> int:
     for name in ("devices", "batch_size"):
         if settings[name] < 1:
             raise ValueError(f"--{name} must be at least 1, not {settings[name]}")
-    objects = parser.instantiate(settings)
     device = _device(settings.accelerator, here)
-
-    model, recorded = load_network(settings.checkpoint, objects.network)
-    data = objects.data or _recorded_data(settings.checkpoint, recorded)
-    have, need = getattr(model, "num_classes", None), data.num_classes
-    if have is not None and have != need:
-        raise ValueError(f"the network has {have} outputs and {type(data).__name__} {need} classes: give other --data")
-    for wrap in objects.defenses:
-        model = wrap(model)
-    obligations = defenses.obligations(model)
-
-    images = data.dataset("test")
-    n = len(images) if settings.limit is None else min(settings.limit, len(images))
-    parts = _parts(settings, objects, data_part(describe(data), images), n)
-    identity = settle(settings.output, parts, {"checkpoint": settings.checkpoint})
-    campaign = Campaign(objects.suite, images, n, settings.seed, settings.output, identity)
-    command = shlex.join(["python", "evaluate.py", *argv])
-
-    def finish() -> int:
-        checkpoint = {"path": settings.checkpoint, "sha256": parts["checkpoint"]["sha256"]}
-        told = {"checkpoint": checkpoint, "data": parts["data"], "defenses": parts["defenses"]}
-        results = write_report(campaign, **told, obligations=obligations, command=command)
-        for sentence in headlines(results, set(refusals(campaign.suite, obligations))):
-            print(sentence)
-        for warning in results["warnings"]:
-            print(f"warning: {warning}")
-        print(f"report: {settings.output / 'report.md'}")
-        return 0
-
-    bars = Bars({name: len(campaign.units(name)) for name in (CLEAN, *campaign.suite)}, n)
+    model, campaign, parts = _prepare(settings, parser.instantiate(settings))
+    bars = Bars({name: len(campaign.units(name)) for name in (CLEAN, *campaign.suite)}, campaign.n)
     if here.world == 1 and settings.devices > 1:
-        check_free(settings.output, run="none")
+        check_free(campaign.folder, here.run)
         with bars:
             failed = spawn([sys.executable, str(Path(__file__).resolve()), *argv], settings.devices, bars.tell)
-        return failed or finish()
-    model.to(device)
-    how = {"rank": here.rank, "world": here.world, "run": here.run, "alive": here.alive}
-    batches = {"batch_size": settings.batch_size, "workers": settings.workers}
-    if here.spawned:
-        campaign.run(model, **how, **batches, tell=tell_parent)
-        return 0
-    with bars:
-        campaign.run(model, **how, **batches, tell=bars.tell)
+        if failed:
+            return failed
+    else:
+        model.to(device)
+        with bars:
+            tell = tell_parent if here.spawned else bars.tell
+            campaign.run(model, here, batch_size=settings.batch_size, workers=settings.workers, tell=tell)
+        if here.spawned:
+            return 0
     try:
-        return finish()
+        results, refused = write_report(
+            campaign,
+            checkpoint={"path": settings.checkpoint, "sha256": parts["checkpoint"]["sha256"]},
+            data=parts["data"],
+            defenses=parts["defenses"],
+            obligations=defenses.obligations(model),
+            command=shlex.join(["python", "evaluate.py", *argv]),
+        )
     except Incomplete:
         if here.world == 1:
             raise
         print(f"process {here.rank} of {here.world} is done; the last one writes the report")
         return 0
+    print("\n".join([*headlines(results, refused), *(f"warning: {text}" for text in results["warnings"])]))
+    print(f"report: {campaign.folder / 'report.md'}")
+    return 0
 
 
-def _recorded_data(checkpoint: str, spec: dict[str, Any] | None) -> Any:
+def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campaign, Spec]:
+    """The model behind its defenses, the campaign in its folder, and the parts of the campaign's identity."""
+    model, recorded = load_network(settings.checkpoint, objects.network)
+    data = objects.data or _recorded_data(settings.checkpoint, recorded)
+    have, need = getattr(model, "num_classes", None), data.num_classes
+    if have is not None and have != need:
+        raise ValueError(f"the network has {have} outputs and {type(data).__name__} {need} classes: give other --data")
+    for defense in objects.defenses:
+        model = defense(model)
+    images = data.dataset("test")
+    n = len(images) if settings.limit is None else min(settings.limit, len(images))
+    network = plain(settings.network.clone(with_meta=False).as_dict()) if settings.network else None
+    parts = {
+        "checkpoint": {"sha256": digest_file(settings.checkpoint), "network": network},
+        "suite": suite_part(objects.suite),
+        "data": data_part(describe(data), images),
+        "defenses": with_files([plain(entry.clone(with_meta=False).as_dict()) for entry in settings.defenses]),
+        "seed": settings.seed,
+        "limit": n,
+    }
+    identity = settle(settings.output, parts)
+    return model, Campaign(objects.suite, images, n, settings.seed, settings.output, identity), parts
+
+
+def _recorded_data(checkpoint: str, spec: Spec | None) -> Any:
     if spec is None:
         raise ValueError(f"{checkpoint} does not record its data: give --data, for example configs/data/digits.yaml")
     try:
         return build(spec, catalogue(datamodules))
     except ValueError as error:
         raise ValueError(f"{checkpoint} does not say how to load its data: {error}. Give --data") from error
-
-
-def _parts(settings: Namespace, objects: Namespace, data: dict[str, Any], n: int) -> dict[str, Any]:
-    """Everything that may change a number."""
-    network = plain(settings.network.as_dict()) if settings.network else None
-    given = [plain(entry.as_dict()) for entry in settings.defenses]
-    return {
-        "checkpoint": {"sha256": digest_file(settings.checkpoint), "network": network},
-        "suite": suite_part(objects.suite),
-        "data": data,
-        "defenses": with_files(given),
-        "seed": settings.seed,
-        "limit": n,
-    }
 
 
 def _device(accelerator: str, here: Place) -> torch.device:

@@ -1,10 +1,12 @@
 """How anything is run: ``lightning fit|validate|test|predict --config …``, or ``python train.py`` with the same words."""
 
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -15,21 +17,21 @@ import datamodules  # noqa: F401
 import defenses  # noqa: F401
 import lightning_modules  # noqa: F401
 import networks  # noqa: F401
-from evaluation.errors import Parser, friendly
+from evaluation.errors import exits
+
+# Lightning 2.6 on torch 2.15 says this once an epoch; it concerns neither us nor our users.
+warnings.filterwarnings("ignore", message=".*LeafSpec")
 
 BASE = Path(__file__).parent / "configs" / "base.yaml"
-
-
-class TrainingParser(Parser, LightningArgumentParser):
-    """Lightning's parser, whose errors name the true cause first."""
 
 
 class CLI(LightningCLI):
     """One folder a run (`trainer.default_root_dir`): config.yaml, checkpoints/{best,last}.ckpt, TensorBoard logs."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(RichProgressBar, "progress")
+        # Two callbacks: one that monitors writes `last` only where the best improves, and `best` on exceptions too.
+        parser.add_lightning_class_args(ModelCheckpoint, "best")
+        parser.add_lightning_class_args(ModelCheckpoint, "last")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let the checkpoint's hyper-parameters override what the command line says."""
@@ -44,37 +46,38 @@ class CLI(LightningCLI):
                 "folder with --trainer.default_root_dir, or remove it"
             )
         if config.trainer.logger in (None, True):
-            where = {"save_dir": str(root), "name": "", "version": ""}
+            where = {"save_dir": str(root), "name": "", "version": "", "default_hp_metric": False}
             config.trainer.logger = {"class_path": "pytorch_lightning.loggers.TensorBoardLogger", "init_args": where}
-        if config.checkpoint.dirpath is None:
-            config.checkpoint.dirpath = str(root / "checkpoints")
+        for checkpoint in (config.best, config.last):
+            checkpoint.dirpath = checkpoint.dirpath or str(root / "checkpoints")
         filename = "config.yaml" if fit else f"{self.subcommand}.yaml"
         self.save_config_kwargs = {"overwrite": True, "config_filename": filename}
 
 
 def main(args: list[str] | None = None) -> CLI:
-    """Run the command line; a user's mistake becomes one paragraph and status 2, SIGTERM status 143."""
-    defaults = {"default_config_files": [str(BASE)]}
+    """Run the command line; raises what goes wrong (`run` turns it into a message and a status)."""
+    kwargs: dict[str, Any] = {name: {"default_config_files": [str(BASE)]} for name in CLI.subcommands()}
+    for parser in (kwargs, *list(kwargs.values())):
+        parser["exit_on_error"] = False
+    return CLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        parser_kwargs=kwargs,
+        seed_everything_default=0,
+        args=args,
+    )
+
+
+def run() -> None:
+    """The command: a user's mistake becomes one paragraph and status 2, SIGTERM status 143, after a checkpoint."""
     try:
-        return CLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            parser_class=TrainingParser,
-            parser_kwargs={name: defaults for name in ("fit", "validate", "test", "predict")},
-            seed_everything_default=0,
-            args=args,
-        )
+        sys.exit(exits(main))
     except SIGTERMException:
         sys.exit(143)
-    except Exception as error:
-        message = friendly(error)
-        if message is None:
-            raise
-        sys.exit(f"error: {message}")
 
 
 if __name__ == "__main__":
-    main()
+    run()

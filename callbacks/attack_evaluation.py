@@ -108,4 +108,4 @@ class AttackEvaluation(pl.Callback):
 
     def _log(self, stage: Literal["val", "test"], pl_module: pl.LightningModule) -> None:
         for name, value in self.results[stage].items():
-            pl_module.log(f"{stage}/robust_acc/{name}", value, prog_bar=True, rank_zero_only=False)
+            pl_module.log(f"{stage}/robust_acc/{name}", value, prog_bar=True, sync_dist=True)  # equal on all processes

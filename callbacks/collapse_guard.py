@@ -40,6 +40,8 @@ class CollapseGuard(pl.Callback):
         ok, self._finite = bool(self._finite), None
         # All processes decide together: one that stopped alone would leave the others waiting.
         if not trainer.strategy.reduce_boolean_decision(ok, all=True):
+            for checkpoint in trainer.checkpoint_callbacks:
+                checkpoint.save_on_exception = False  # type: ignore[attr-defined]  # keep the last healthy one
             raise TrainingCollapsed(
                 f"the training loss is not finite (epoch {trainer.current_epoch}, within batches up to {batch_idx}): "
                 "lower the learning rate or warm it up; the checkpoints written before stay as they are"

@@ -1,6 +1,6 @@
 """An evaluation that survives a kill: every process attacks its own samples and journals every batch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 from attacks import Attack, Restarts, threat
 from evaluation.ledger import Ledger, read
 from evaluation.outcome import Outcome, evaluate_batch, robust
+from evaluation.processes import Place, Tell
 
 CLEAN = "clean"  # the name of the rows without an attack
 _PADDING = -1  # position of the data set's dummy image, whose index is negative
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -79,25 +79,21 @@ class Campaign:
     def run(
         self,
         model: nn.Module,
+        here: Place = Place(),  # noqa: B008 (frozen)
         *,
-        rank: int = 0,
-        world: int = 1,
-        run: str = "one process",
         batch_size: int = 128,
         workers: int = 0,
         tell: Tell = lambda name, done, fallen: None,
-        alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Do everything that process `rank` of `world` owns and no ledger holds; needs no other process.
+        """Do everything that the process `here` owns and no ledger holds; needs no other process.
 
-        `model` maps images in [0, 1] to logits, on the device where it lies. `run` names the run all processes belong
-        to. `tell(name, rows done, samples fallen)` hears of progress; `alive()` may raise before anything is written.
-        Raises ValueError where another run writes into the folder.
+        `model` maps images in [0, 1] to logits, on the device where it lies. `workers` processes load the data.
+        `tell` hears of progress. Raises ValueError where another run writes into the folder.
         """
         device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-        owned = self.samples[rank::world]
+        owned = self.samples[here.rank :: here.world]
         correct = owned
-        with Ledger(self.folder, rank, identity=self.identity, run=run) as ledger:
+        with Ledger(self.folder, here.rank, identity=self.identity, run=here.run) as ledger:
             for name in (CLEAN, *self.suite):
                 units = self.units(name)
                 standing = owned if name == CLEAN else correct
@@ -108,12 +104,15 @@ class Campaign:
                     self._tell(tell, unit, len(units), verdicts)
                     missing = [sample for sample in standing if sample not in verdicts]
                     for x, y, index in self._batches(missing, min(batch_size, self.n), workers):
+                        x, y, index = x.to(device), y.to(device), index.to(device)
                         batch = evaluate_batch(
-                            *(model, unit.attack, x.to(device), y.to(device), index.to(device)),
-                            **{"seed": self.seed, "name": name, "restart": unit.restart},
-                            clean=None if unit.attack is None else y.to(device),  # only standing samples are attacked
+                            *(model, unit.attack, x, y, index),
+                            seed=self.seed,
+                            name=name,
+                            restart=unit.restart,
+                            clean=None if unit.attack is None else y,  # only what stands is attacked
                         )
-                        alive()
+                        here.alive()
                         ledger.add(name, unit.restart, batch)
                         news = {o.index: self.stands(name, o) for o in batch}
                         self._tell(tell, unit, len(units), news)

@@ -1,8 +1,9 @@
 """Networks out of checkpoints that nobody has reviewed: only catalogue classes are built, nothing is ever imported.
 
-A checkpoint records `catalogue: {"network": spec, "data": spec or None}`. A spec is ``{"class_path": "networks.SmallCNN",
-"init_args": {...}}`` with plain values and nested specs. jsonargparse and Lightning would import whatever such a file
-names, also bare strings in class- or Callable-typed fields; here a name is looked up among given classes or refused.
+A checkpoint records `catalogue: {"network": spec, "data": spec or None}`. A spec is a dict of `class_path`, such as
+"networks.SmallCNN", and `init_args`: plain values and nested specs. jsonargparse and Lightning would import whatever
+such a file names, also bare strings in class- or Callable-typed fields; here a name is looked up among given classes,
+or refused.
 """
 
 import inspect
@@ -54,7 +55,9 @@ def describe(obj: object) -> Spec:
     try:
         parameters = list(inspect.signature(cls).parameters.values())
         if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY) for p in parameters):
-            raise ValueError(f"{cls.__name__} takes arguments without names")
+            raise ValueError("its constructor takes arguments without names")
+        if room in ("builtins", "functools"):
+            raise ValueError("it is a function")
         init_args = {p.name: plain(getattr(obj, p.name)) for p in parameters}
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{cls.__name__} cannot be described by plain constructor arguments: {error}") from error
@@ -88,7 +91,7 @@ def _build(spec: object, known: Mapping[str, type]) -> Any:
         raise ValueError(f"init_args of {path} must map names to values, not {_brief(given)}")
     if inspect.isabstract(cls):
         raise ValueError(f"{path} is abstract")
-    hints, parameters = get_type_hints(cls.__init__), inspect.signature(cls).parameters
+    hints, parameters = get_type_hints(inspect.getattr_static(cls, "__init__")), inspect.signature(cls).parameters
     if unknown := sorted(set(given) - set(parameters)):
         raise ValueError(f"{path} has no argument {', '.join(map(_brief, unknown))}")
     values = {name: _value(value, known) for name, value in given.items()}
@@ -139,7 +142,7 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _brief(value: object) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -160,7 +163,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             if code
             else "it is truncated, damaged or no checkpoint at all; copy or train it again"
         )
-        raise ValueError(f"{path} cannot be loaded: {reason} ({str(error).strip().splitlines()[0][:120]})") from error
+        raise ValueError(f"{path} cannot be loaded: {reason} ({_brief(error)})") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{path} is no Lightning checkpoint: it has no state_dict")
     return content
@@ -185,9 +188,7 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn
                 "describe the network in a YAML file of your own and pass it as --network; only tensors are then taken"
             ) from error
     prefix = "network."
-    tensors = {
-        name[len(prefix) :]: t for name, t in content["state_dict"].items() if str(name).startswith(prefix)
-    }
+    tensors = {name[len(prefix) :]: t for name, t in content["state_dict"].items() if str(name).startswith(prefix)}
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

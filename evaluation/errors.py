@@ -8,20 +8,21 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 _ROOT = Path(__file__).resolve().parent.parent
 # Lines of jsonargparse that say nothing about the cause.
 _NOISE = re.compile(
-    r"(- )?(Does not validate against|Subtypes: |Errors:$|Given value|Expected a <class 'NoneType'>|Not a valid subclass of"
-    r"|Subclass types expect|a class path \(str\)|a dict with|Expected a path but .* either not accessible)"
+    r"(- )?(Does not validate against|Subtypes: |Errors:$|Given value|Expected a <class 'NoneType'>"
+    r"|Not a valid subclass of|Subclass types expect|a class path \(str\)|a dict with"
+    r"|Expected a path but .* either not accessible)"
 )
 
 
-def exits(main: Callable[[], int | None]) -> int:
+def exits(main: Callable[[], object]) -> int:
     """Run `main`; its exit status, or 2 and a paragraph on stderr where it raised an error meant for the user."""
     try:
-        return main() or 0
+        status = main()
+        return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -39,16 +40,18 @@ def friendly(error: BaseException) -> str | None:
     Meant for users: what jsonargparse says about options and files (its true cause first), what the rooms of this
     repository raise on purpose, and what the operating system refuses them.
     """
-    if isinstance(error, ArgumentError):
+    # A constructor's ValueError inside a Union comes back wrapped by jsonargparse.
+    if isinstance(error, ArgumentError) or "Does not validate against any of the Union subtypes" in str(error):
         return shorten(str(error))
-    if isinstance(error, ValueError | TypeError | OSError | RuntimeError | LookupError) and _ours(error.__traceback__, error):
+    if isinstance(error, ValueError | TypeError | OSError | RuntimeError | LookupError) and _ours(error):
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         return " ".join(text.split()) or None
     return None
 
 
-def _ours(traceback: TracebackType | None, error: BaseException) -> bool:
+def _ours(error: BaseException) -> bool:
     """Whether the innermost frame is code of a room, at a ``raise`` or, for OSError, anywhere."""
+    traceback = error.__traceback__
     if traceback is None:
         return False
     while traceback.tb_next:
@@ -93,12 +96,15 @@ def shorten(message: str) -> str:
         cause += f", not {given[1].strip()}"
     owner = next((name for _, kind, name in reversed(where) if kind == "class"), "")
     keys = ".".join(name for _, kind, name in where if kind == "key")
-    place = ", ".join(part for part in (f"in {keys}" if keys else "", f"of {owner}" if owner else "") if part)
-    return _plainer(cause, owner) + (f" ({place})" if place else "")
+    text = _plainer(cause, owner)
+    place = [f"in {keys}"] * bool(keys) + [f"of {owner}"] * (bool(owner) and owner not in text)
+    return text + (f" ({', '.join(place)})" if place else "")
 
 
 def _plainer(cause: str, owner: str) -> str:
-    if found := re.match(r"(?:Expected a dot import path string|Unexpected import path format): (\S+?)\.?($| Got value)", cause):
+    if owner.endswith((".yaml", ".yml")):  # taken for a class, because there is no such file
+        return f"{owner}: no such file"
+    if found := re.match(r"(?:Expected a dot import path string|Unexpected import path format): (\S+?)(\.? |$)", cause):
         name = found[1]
         kind = "no such file" if name.endswith((".yaml", ".yml", ".json")) else "no such class"
         return f"{name}: {kind}{_meant(name, _catalogue())}"

@@ -53,11 +53,11 @@ def with_files(spec: Any) -> Any:
     return spec
 
 
-def settle(folder: Path, parts: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+def settle(folder: Path, parts: Mapping[str, Any]) -> str:
     """Make `folder` the home of the campaign with these `parts`, or recognise it; returns the campaign's identity.
 
-    The parts (checkpoint, suite, data, defenses, seed, limit) and `notes`, which are no part of the identity, are
-    written to ``campaign.json``. Raises ValueError, naming the parts, where the folder belongs to another campaign.
+    The parts (checkpoint, suite, data, defenses, seed, limit) are written to ``campaign.json``. Raises ValueError,
+    naming the parts, where the folder belongs to another campaign.
     """
     parts = json.loads(json.dumps(parts, sort_keys=True))  # as it will be read back
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -67,7 +67,7 @@ def settle(folder: Path, parts: Mapping[str, Any], notes: Mapping[str, Any]) -> 
         if path.exists():
             _compare(path, parts)
         else:
-            write_whole(path, json.dumps({"schema": 1, "identity": identity, "parts": parts, **notes}, indent=2) + "\n")
+            write_whole(path, json.dumps({"schema": 1, "identity": identity, "parts": parts}, indent=2) + "\n")
     return identity
 
 
@@ -79,8 +79,8 @@ def _compare(path: Path, parts: Mapping[str, Any]) -> None:
         raise ValueError(f"{path} is damaged ({error}): choose another --output") from error
     if different:
         raise ValueError(
-            f"{path.parent} holds another evaluation, with other {' and '.join(different)}: its outcomes would be mixed "
-            "with these. Choose another --output, or repeat the first command to resume that evaluation"
+            f"{path.parent} holds another evaluation, with other {' and '.join(different)}: its outcomes would be "
+            "mixed with these. Choose another --output, or repeat the first command to resume that evaluation"
         )
 
 

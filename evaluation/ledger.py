@@ -123,7 +123,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise OSError(f"{path} cannot be written or read: {error}. What is recorded is safe; run again to resume") from error
+        raise OSError(f"{path} cannot be used: {error}. What is recorded is safe; run again to resume") from error
     except sqlite3.IntegrityError:
         raise
     except (sqlite3.DatabaseError, TypeError) as error:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ class Outcome:
     `index` is its number in the source, `label` the true class; `clean` and `adversarial` are the predicted classes
     without and with the attack, -1 where logits or pixels are not finite. l0 counts changed values; l1, l2 and linf
     are lengths of the perturbation in pixels of [0, 1]. `forwards` and `backwards` are passes of this sample through
-    the model in the attack, `seconds` its share of the time. Without an attack, `adversarial` is `clean` and the rest 0.
+    the model in the attack, `seconds` its share of the time. Without an attack,
+    `adversarial` is `clean`, and lengths and passes are 0.
     """
 
     index: int
@@ -60,7 +62,7 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
     Raises ValueError where the logits are not (B, K) with K above all labels `y`.
     """
     with guard(model), torch.no_grad(), drawing(model, noise):
-        logits = model(x.clone())
+        logits: Tensor = model(x.clone())
     if logits.ndim != 2 or len(logits) != len(x):
         raise ValueError(f"{len(x)} images gave logits {tuple(logits.shape)}: a model returns (B, K), one row an image")
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
@@ -143,20 +145,22 @@ def evaluate_batch(
             adversarial = predict(model, z, y, defender.fork("verified")).masked_fill(~valid, -1)
         lengths = distances(z.double() - x.double())
     keep = index >= 0
-    rows = max(1, int(keep.sum()))
-    columns = [t[keep].tolist() for t in (index, y, clean, adversarial, *(lengths[k] for k in ("l0", "l1", "l2", "linf")))]
-    costs = (passes.forwards / len(x), passes.backwards / len(x), seconds / rows)
-    return [Outcome(*row, *costs) for row in zip(*columns, strict=True)]
+    columns = {"index": index, "label": y, "clean": clean, "adversarial": adversarial, **lengths}
+    listed = {key: column[keep].tolist() for key, column in columns.items()}
+    costs: dict[str, Any] = {"forwards": passes.forwards / len(x), "backwards": passes.backwards / len(x)}
+    costs["seconds"] = seconds / max(1, int(keep.sum()))
+    return [Outcome(**dict(zip(listed, row, strict=True)), **costs) for row in zip(*listed.values(), strict=True)]
 
 
 def _checked(z: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """`z` with the rows that are not finite put back to `x`, and which rows (B,) were finite."""
     if z.shape != x.shape or z.device != x.device:
-        raise ValueError(f"attack {name} returned {tuple(z.shape)} on {z.device} for images {tuple(x.shape)} on {x.device}")
+        raise ValueError(f"attack {name} made {tuple(z.shape)} on {z.device} of images {tuple(x.shape)} on {x.device}")
     valid = z.flatten(1).isfinite().all(1)
     z = torch.where(valid.view(-1, *[1] * (x.ndim - 1)), z.detach().float(), x)
     if not bool(((z >= 0) & (z <= 1)).all()):
-        raise ValueError(f"attack {name} returned pixels in [{float(z.min()):.4g}, {float(z.max()):.4g}], not in [0, 1]")
+        low, high = float(z.min()), float(z.max())
+        raise ValueError(f"attack {name} returned pixels in [{low:.4g}, {high:.4g}], not in [0, 1]")
     return z, valid
 
 

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation.campaign import Tell
+Tell = Callable[[str, int, int], None]  # name of the attack, rows done, samples fallen
 
 _PARENT, _RUN = "EVALUATION_PARENT", "EVALUATION_RUN"
 
@@ -25,10 +25,10 @@ class Place:
     `spawned` says that it is one of our own workers.
     """
 
-    rank: int
-    world: int
-    local: int
-    run: str
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    run: str = "one process"
     parent: int | None = None
     spawned: bool = False
 
@@ -55,7 +55,7 @@ def place(environ: Mapping[str, str] = os.environ) -> Place:
         run = "slurm " + " ".join(environ.get(name, "-") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
         rank, world = int(environ["SLURM_PROCID"]), int(environ["SLURM_NTASKS"])
         return Place(rank, world, int(environ.get("SLURM_LOCALID", rank)), run)
-    return Place(0, 1, 0, uuid.uuid4().hex)
+    return Place(run=uuid.uuid4().hex)
 
 
 def behave(here: Place) -> None:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class Bars:
-    """Context manager; `tell(name, rows done, samples fallen)` advances. On a terminal bars, elsewhere a line an attack.
+    """Context manager; `tell(name, rows done, samples fallen)` advances: on a terminal bars, else a line an attack.
 
     `runs` maps names to the number of runs, `n` is the number of samples.
     """

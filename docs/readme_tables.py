@@ -1,0 +1,130 @@
+"""Writes the README's tables: methods, attacks and data from the catalogues, figures from results/.
+
+    python docs/readme_tables.py           writes README.md
+    python docs/readme_tables.py --check   fails where README.md is not what it would write
+"""
+
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import attacks  # noqa: E402
+import datamodules  # noqa: E402
+import defenses  # noqa: E402
+import lightning_modules  # noqa: E402
+from attacks import Attack  # noqa: E402
+from evaluation.checkpoint import catalogue  # noqa: E402
+from evaluation.report import table  # noqa: E402
+
+RESULTS = ROOT / "results"
+
+
+def first_line(documented: object) -> str:
+    """The first line of a docstring, without its full stop."""
+    return (inspect.getdoc(documented) or "").splitlines()[0].rstrip(".")
+
+
+def where(cls: type) -> str:
+    """A link to the file of a class."""
+    path = Path(inspect.getfile(cls)).relative_to(ROOT)
+    return f"[{path}]({path})"
+
+
+def used_in(cls: type, room: str) -> str:
+    """The experiments that train with `cls`, by the method or data fragment that they name."""
+    found = []
+    for path in sorted((ROOT / "configs" / "experiments").glob("*.yaml")):
+        for fragment in re.findall(r"^(?:model|data): \.\./(\S+)", path.read_text(), re.M):
+            if f"class_path: {room}.{cls.__name__}\n" in (ROOT / "configs" / fragment).read_text():
+                found.append(f"[{path.stem}](configs/experiments/{path.name})")
+    return ", ".join(found)
+
+
+def methods() -> list[str]:
+    leaves = [c for c in catalogue(lightning_modules) if hasattr(c, "training_step") and not inspect.isabstract(c)]
+    leaves = [c for c in leaves if c.__name__ not in ("Classifier", "LossClassifier")]
+    rows = [[c.__name__, first_line(inspect.getmodule(c)), where(c), used_in(c, "lightning_modules")] for c in leaves]
+    return table(["method", "what it is (paper)", "file", "experiments"], rows)
+
+
+def attack_table() -> list[str]:
+    rows = []
+    for cls in catalogue(attacks):
+        if issubclass(cls, Attack) and cls is not Attack:
+            norm = inspect.get_annotations(cls, eval_str=True).get("norm")
+            norms = ", ".join(getattr(norm, "__args__", ())) if norm else ""
+            rows.append([cls.__name__, norms, cls.kind, first_line(inspect.getmodule(cls)), where(cls)])
+    return table(["attack", "norms", "kind", "what it is (paper)", "file"], rows)
+
+
+def data() -> list[str]:
+    leaves = [c for c in catalogue(datamodules) if not inspect.isabstract(c)]
+    rows = [[c.__name__, first_line(c), where(c), used_in(c, "datamodules")] for c in leaves]
+    return table(["data", "what it is", "file", "experiments"], rows)
+
+
+def defense_table() -> list[str]:
+    leaves = [c for c in catalogue(defenses) if issubclass(c, defenses.Purifier) and not inspect.isabstract(c)]
+    leaves = [c for c in leaves if c is not defenses.Purifier]
+    answer = {True: "yes", False: "no"}
+    rows = [[c.__name__, first_line(c), answer[c.differentiable], answer[c.stochastic], where(c)] for c in leaves]
+    return table(["purifier", "what it is", "differentiable", "stochastic", "file"], rows)
+
+
+def results() -> list[str]:
+    """One table for each folder of results/: models across, attacks down, every figure as evaluate.py wrote it."""
+    lines: list[str] = []
+    for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir() and any(p.glob("*/results.json"))):
+        runs = {p.parent.name: json.loads(p.read_text()) for p in sorted(folder.glob("*/results.json"))}
+        about = {name: json.loads((folder / name / "run.json").read_text()) for name in runs}
+        order = sorted(runs, key=lambda name: (name != "standard", name))
+        rows: dict[str, dict[str, str]] = {}
+        for name in order:
+            r = runs[name]
+            rows.setdefault("clean", {})[name] = f"{100 * r['clean_accuracy']:.1f}"
+            for a in r["attacks"]:
+                size = f" ({a['norm']} {a['eps']:g}, {a['restarts']} x)" if a["norm"] else ""
+                rows.setdefault(a["name"] + size, {})[name] = f"{100 * a['robust_accuracy']:.1f}"
+        for name in order:
+            for c in runs[name]["worst_case"]:
+                rows.setdefault(f"**worst case** ({c['norm']} {c['eps']:g})", {})[name] = f"{100 * c['robust_accuracy']:.1f}"
+        lines += [f"### {folder.name}", ""]
+        lines += table(["accuracy, %", *order], [[label, *(v.get(n, "") for n in order)] for label, v in rows.items()])
+        facts = sorted({f"n = {runs[n]['n']}, seed {runs[n]['seed']}, {about[n]['machine']}, {about[n]['date']}" for n in order})
+        lines += ["", "; ".join(facts) + "."]
+        lines += [f"{name}: {about[name]['note']}" for name in order if about[name]["note"]]
+        lines.append("")
+    return lines
+
+
+TABLES = {
+    "methods": methods,
+    "attacks": attack_table,
+    "defenses": defense_table,
+    "data": data,
+    "results": results,
+}
+
+
+def filled(text: str) -> str:
+    """`text` with every marked table written anew; a table without its markers is an error."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name}: generated -->", f"<!-- {name}: end -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"README.md needs {begin} and {end}, once each")
+        before, rest = text.split(begin)
+        text = before + "\n".join([begin, "", *make(), "", end]) + rest.split(end)[1]
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    if "--check" in sys.argv:
+        sys.exit(0 if filled(text) == text else "README.md is out of date: run make readme")
+    readme.write_text(filled(text))

@@ -1,0 +1,148 @@
+"""Callbacks: robust accuracy in the loop, warm-up, collapse, pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from small import Bare, adam, digits, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from attacks import FGSM, PGD, Noise, Restarts, WorstOf
+from callbacks import AdversarialImages, AttackEvaluation, CollapseGuard, EpsilonWarmup, TrainingCollapsed
+from callbacks.attack_evaluation import gather
+from evaluation.outcome import Outcome
+from lightning_modules import AdversarialTraining, Standard
+
+ATTACKS = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=3)}
+
+
+def by_hand(module: Standard, name: str, split: str, limit: int) -> float:
+    """Robust accuracy of the first `limit` samples, image by image."""
+    x, y, index = digits().dataset(split).__getitems__(list(range(limit)))  # type: ignore[arg-type]
+    module.eval()
+    stream = Noise.keyed(0, index).fork("attacker").fork(name).fork(0)
+    z = ATTACKS[name](module.network, x, y, stream)
+    with torch.no_grad():
+        return float(((module(x).argmax(1) == y) & (module(z).argmax(1) == y)).float().mean())
+
+
+@pytest.mark.parametrize("batch", [7, 64])
+@pytest.mark.parametrize("inference_mode", [True, False])
+def test_attack_evaluation_counts_what_a_hand_counts(batch: int, inference_mode: bool, tmp_path: Path) -> None:
+    module, data = Standard(Bare(), adam), digits(eval_batch_size=batch)
+    trainer(tmp_path, epochs=3).fit(module, data)
+    run = trainer(tmp_path, callbacks=[AttackEvaluation(ATTACKS, limit=30)], inference_mode=inference_mode)
+    for stage, split, call in (("val", "val", run.validate), ("test", "test", run.test)):
+        (logged,) = call(module, data, verbose=False)  # type: ignore[operator]
+        for name in ATTACKS:
+            assert logged[f"{stage}/robust_acc/{name}"] == pytest.approx(by_hand(module, name, split, 30))
+    assert 0 < logged["test/robust_acc/pgd"] < logged["test/acc"]
+
+
+def test_attack_evaluation_chooses_checkpoints_and_keeps_its_last_value(tmp_path: Path) -> None:
+    """Evaluated in epochs 0, 2, 4 (every third, first, last); logged in all; best.ckpt is chosen by it."""
+    seen: list[float] = []
+
+    class Watch(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+            seen.append(float(trainer.callback_metrics["val/robust_acc/pgd"]))
+
+    attack = AttackEvaluation({"pgd": ATTACKS["pgd"]}, every_n_epochs=3)
+    keep = ModelCheckpoint(tmp_path / "c", "best", monitor="val/robust_acc/pgd", mode="max")
+    run = trainer(tmp_path, 5, callbacks=[attack, keep, Watch()], enable_checkpointing=True)
+    run.fit(AdversarialTraining(Bare(), PGD(eps=0.1, steps=2), optimizer=adam), digits())
+    assert len(seen) == 5 and seen[1] == seen[0] and seen[3] == seen[2]
+    assert (tmp_path / "c" / "best.ckpt").exists()
+    assert float(keep.best_model_score or 0) == pytest.approx(max(seen))
+
+
+def test_gather_refuses_padding() -> None:
+    rows = [Outcome(i, 0, 0, 0, 0, 0.0, 0.0, 0.0, 1, 1, 0.0) for i in (3, 1, 2)]
+    assert [o.index for o in gather(rows)] == [1, 2, 3]
+    with pytest.raises(RuntimeError, match=r"\[2\].*more than once"):
+        gather([*rows, rows[2]])
+
+
+def test_epsilon_warmup_is_linear_and_reaches_inside(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            seen.append(pl_module.attack)
+
+    attack = WorstOf([FGSM(eps=0.2), Restarts(PGD(eps=0.1, steps=1), 2)])
+    module = AdversarialTraining(Bare(), attack, optimizer=adam)
+    trainer(tmp_path, 4, callbacks=[EpsilonWarmup(share=0.5, start=0.2), Watch()]).fit(module, digits())
+    n = len(seen)
+    for i, scaled in enumerate(seen):
+        factor = min(1.0, 0.2 + 0.8 * i / (0.5 * n))
+        assert scaled.attacks[0].eps == pytest.approx(0.2 * factor)
+        assert scaled.attacks[1].attack.eps == pytest.approx(0.1 * factor)
+    assert module.attack == attack
+
+
+def test_epsilon_warmup_without_an_attack_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no attack in Standard"):
+        trainer(tmp_path, callbacks=[EpsilonWarmup()]).fit(Standard(Bare(), adam), digits())
+
+
+def test_collapse_guard_stops_at_chance(tmp_path: Path) -> None:
+    def frozen(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=0.0)
+
+    net = Bare()
+    torch.nn.init.zeros_(net.layers[4].weight)
+    run = trainer(tmp_path, 10, callbacks=[CollapseGuard(patience=3)])
+    with pytest.raises(TrainingCollapsed, match="at chance .* for 3 epochs"):
+        run.fit(Standard(net, frozen), digits())
+    assert run.current_epoch == 2
+
+
+def test_collapse_guard_stops_at_nan_and_keeps_the_last_healthy_checkpoint(tmp_path: Path) -> None:
+    class Explode(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                trainer.optimizers[0].param_groups[0]["lr"] = 1e25
+
+    keep = ModelCheckpoint(tmp_path, "last", save_on_exception=True, enable_version_counter=False)
+    callbacks = [Explode(), CollapseGuard(check_every_n_batches=2), keep]
+    run = trainer(tmp_path, 10, callbacks=callbacks, enable_checkpointing=True)
+    with pytest.raises(TrainingCollapsed, match="not finite.*learning rate"):
+        run.fit(Standard(Bare(), adam), digits())
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["epoch"] == 0 and all(v.isfinite().all() for v in saved["state_dict"].values())
+
+
+def test_collapse_guard_lets_a_learning_model_be(tmp_path: Path) -> None:
+    trainer(tmp_path, 4, callbacks=[CollapseGuard(patience=3)]).fit(Standard(Bare(), adam), digits())
+
+
+def test_adversarial_images_are_logged(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(str(tmp_path), name="", version="")
+    images = AdversarialImages(PGD(eps=0.1, steps=1), n=5, every_n_epochs=2)
+    trainer(tmp_path, 3, logger=logger, log_every_n_steps=1, callbacks=[images]).fit(Standard(Bare(), adam), digits())
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    logged = events.Images("val/adversarial")
+    assert len(logged) == 2  # epochs 0 and 2
+    assert (logged[0].width, logged[0].height) == (5 * (56 + 2) + 2, 3 * 56 + 12 + 2 * 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AttackEvaluation({}),
+        lambda: AttackEvaluation(ATTACKS, limit=0),
+        lambda: AttackEvaluation(ATTACKS, every_n_epochs=0),
+        lambda: EpsilonWarmup(share=0),
+        lambda: CollapseGuard(patience=0),
+        lambda: AdversarialImages(FGSM(), n=0),
+    ],
+)
+def test_bad_settings(make: Any) -> None:
+    with pytest.raises(ValueError, match="must"):
+        make()

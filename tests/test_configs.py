@@ -1,0 +1,81 @@
+"""Every YAML file is what it says: fragments instantiate, experiments run one batch of everything."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+import train
+from attacks import Attack
+from datamodules.images import TensorImages
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
+SETS = [p for p in sorted((CONFIGS / "data").glob("*.yaml")) if p.stem != "image_folder"]  # that one needs a folder
+
+
+@pytest.fixture
+def generated_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MNIST without its files: random pixels under the same class."""
+    from datamodules import MNIST
+
+    def source(self: Any, part: str) -> TensorImages:
+        g = torch.Generator().manual_seed(0)
+        return TensorImages(torch.randint(0, 256, (1200, 1, 28, 28), generator=g, dtype=torch.uint8), torch.arange(1200) % 10)
+
+    monkeypatch.setattr(MNIST, "source", source)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_experiment_runs(path: Path, tmp_path: Path, generated_mnist: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of everything: what is tested is that the pieces fit."""
+    monkeypatch.setattr(sys, "argv", ["lightning"])  # Lightning warns about two command lines
+    cli = train.main(
+        ["fit", "--config", str(path), "--trainer.fast_dev_run", "true", "--trainer.default_root_dir", str(tmp_path)]
+        + ["--data.init_args.batch_size", "4", "--data.init_args.eval_batch_size", "4"]
+        + ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.accelerator", "cpu"]
+    )
+    assert cli.trainer.global_step == 1
+    assert cli.config.fit.best.monitor in cli.trainer.callback_metrics
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_experiment_opens_as_a_document(path: Path) -> None:
+    header = [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
+    text = "\n".join(header)
+    assert f"lightning fit --config configs/experiments/{path.name}" in text
+    assert re.search(r"^cost:", text, re.M) and re.search(r"^expected:", text, re.M)
+    own = yaml.safe_load(path.read_text())["trainer"]["default_root_dir"]
+    others = [yaml.safe_load(p.read_text())["trainer"]["default_root_dir"] for p in EXPERIMENTS if p != path]
+    assert own.startswith("runs/") and own not in others
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "methods").glob("*.yaml")), ids=lambda p: p.stem)
+def test_method_fragment_instantiates(path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--model", type=pl.LightningModule, sub_configs=True)
+    module = parser.instantiate(parser.parse_args(["--model", str(path)])).model
+    x = torch.rand(2, 1, 28, 28)
+    assert module(x).shape == (2, 10)
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("path", SETS, ids=lambda p: p.stem)
+def test_data_fragment_instantiates(path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data", type=pl.LightningDataModule, sub_configs=True)
+    assert parser.instantiate(parser.parse_args(["--data", str(path)])).data.num_classes == 10
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "attacks").glob("*.yaml")), ids=lambda p: p.stem)
+def test_attack_fragment_instantiates(path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--attack", type=Attack, sub_configs=True)
+    attack = parser.instantiate(parser.parse_args(["--attack", str(path)])).attack
+    assert isinstance(attack, Attack) and path.read_text().startswith("# ")

@@ -1,0 +1,839 @@
+"""What outcomes say: judged in one place, kept in ledgers, merged strictly, tied to a campaign; safe checkpoints."""
+
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from torch import Tensor, nn
+
+import datamodules
+import networks
+from attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, WorstOf
+from datamodules import Digits
+from defenses import MeanFilter, Purified, RandomQuantizer, obligations
+from evaluation import Campaign, Outcome, build, catalogue, compare, describe, evaluate_batch, load_network, robust
+from evaluation.errors import exits, friendly, shorten
+from evaluation.identity import data_part, settle, suite_part, with_files
+from evaluation.ledger import Ledger, check_free
+from evaluation.merge import Incomplete, merge, refusals
+from evaluation.processes import Place, place
+from evaluation.report import write_report
+
+SUITE: dict[str, Attack] = {
+    "fgsm": FGSM(eps=0.05),
+    "pgd": Restarts(PGD(eps=0.05, steps=4), n=3),
+    "small": PGD(eps=0.02, steps=3),
+    "gaussian": GaussianNoise(0.1),
+}
+
+
+@cache
+def trained() -> nn.Module:
+    """A small net that knows the digits a little."""
+    torch.manual_seed(0)
+    net = networks.MLP(10, 64, [32])
+    x, y, _ = Digits(size=8).dataset("train").__getitems__(list(range(800)))
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return net
+
+
+def save(path: Path, **changes: Any) -> Path:
+    """A checkpoint as training writes it, with some entries replaced."""
+    weights = {f"network.{name}": tensor for name, tensor in trained().state_dict().items()}
+    recorded = {"network": describe(trained()), "data": describe(Digits(size=8))}
+    torch.save({"state_dict": weights, "catalogue": recorded, **changes}, path)
+    return path
+
+
+def campaign(folder: Path, n: int = 40, suite: dict[str, Attack] = SUITE, seed: int = 0) -> Campaign:
+    return Campaign(suite, Digits(size=8).dataset("test"), n, seed, folder, "test")
+
+
+def records(c: Campaign) -> list[dict[str, Any]]:
+    """All rows of all ledgers without the seconds; lengths to 4 digits, because rounding depends on the batch shape."""
+    rows = []
+    for name in ("clean", *c.suite):
+        for unit in c.units(name):
+            for o in c.outcomes(unit):
+                row = {"name": name, "restart": unit.restart, **asdict(replace(o, seconds=0.0))}
+                rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+    return rows
+
+
+def numbers(results: dict[str, Any]) -> dict[str, Any]:
+    """The results without the seconds."""
+    attacks = [{k: v for k, v in attack.items() if k != "seconds"} for attack in results["attacks"]]
+    return {**results, "attacks": attacks}
+
+
+# --- outcomes ---------------------------------------------------------------------------------------------------------
+
+
+class Threshold(nn.Module):
+    """Class 1 where the mean pixel exceeds 1/2; logits NaN where it exceeds `broken_above`."""
+
+    def __init__(self, broken_above: float = 2.0) -> None:
+        super().__init__()
+        self.broken_above = broken_above
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        m = self.scale * (x.flatten(1).mean(1) - 0.5)
+        return torch.stack([-m, m], 1).masked_fill((m > self.broken_above - 0.5)[:, None], torch.nan)
+
+
+@dataclass(frozen=True)
+class Shift(Attack):
+    """x + by, whatever the model says; claims the ball of `eps`."""
+
+    by: float = 0.0
+    eps: float = 0.1
+    norm: str = "linf"
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return x + self.by
+
+
+class Nearest(Shift):
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+
+
+class Liar(Shift):
+    """Tampers with the model's mode and with what it may see, and returns the image itself."""
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        model.train()
+        with torch.no_grad():
+            assert (model(x).argmax(1) != y).all()  # "fooled"
+        return x
+
+
+class FlipsInTraining(Threshold):
+    def forward(self, x: Tensor) -> Tensor:
+        return -super().forward(x) if self.training else super().forward(x)
+
+
+class Escapes(Shift):
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise | None = None) -> Tensor:
+        return x + 3
+
+
+class Shrinks(Escapes):
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise | None = None) -> Tensor:
+        return x[..., :1]
+
+
+def one(attack: Attack | None, model: nn.Module, level: float = 0.45, label: int = 0) -> Outcome:
+    """The outcome of a grey 1x2x2 image."""
+    x = torch.full((1, 1, 2, 2), level)
+    (outcome,) = evaluate_batch(model, attack, x, torch.tensor([label]), torch.tensor([7]), seed=0, name="a")
+    return outcome
+
+
+# attack, model, level, label -> adversarial prediction, stands
+JUDGED: dict[str, tuple[Shift, nn.Module, float, int, int, bool]] = {
+    "inside the ball and wrong": (Shift(0.1), Threshold(), 0.45, 0, 1, False),
+    "inside the ball and right": (Shift(0.01), Threshold(), 0.45, 0, 0, True),
+    "outside the ball and wrong": (Shift(0.1001), Threshold(), 0.45, 0, 1, True),
+    "l2 is not linf": (Shift(0.1, norm="l2"), Threshold(), 0.45, 0, 1, True),
+    "wrong from the start": (Shift(0.01), Threshold(), 0.45, 1, 0, False),
+    "wrong from the start, healed by the attack": (Shift(0.1), Threshold(), 0.45, 1, 1, False),
+    "logits not finite": (Shift(0.01), Threshold(0.3), 0.45, 0, -1, False),
+    "logits not finite under attack": (Shift(0.04), Threshold(0.48), 0.45, 0, -1, False),
+    "pixels not finite": (Shift(float("nan")), Threshold(), 0.45, 0, -1, False),
+    "minimum norm at most eps": (Nearest(0.0625, eps=0.0625), Threshold(), 0.45, 0, 1, False),
+    "minimum norm a bit above eps": (Nearest(0.0625, eps=0.06249999), Threshold(), 0.45, 0, 1, True),
+    "no success in spite of the attack's view": (Liar(), FlipsInTraining(), 0.45, 0, 0, True),
+}
+
+
+@pytest.mark.parametrize("case", JUDGED)
+def test_judgement(case: str) -> None:
+    attack, model, level, label, adversarial, stands = JUDGED[case]
+    if isinstance(attack, Nearest):
+        level = 0.4375  # 0.4375 + 0.0625 = 0.5 exactly; any more is class 1
+        attack = Nearest(attack.by + 2**-10, attack.eps + 2**-10)
+    outcome = one(attack, model, level, label)
+    assert outcome.adversarial == adversarial
+    assert robust(outcome, attack.norm, attack.eps, attack.kind) is stands
+    corruption = robust(outcome, None, None, "corruption")  # has no outside
+    assert corruption is (outcome.clean == label == adversarial)
+
+
+def test_clean_rows_and_lengths() -> None:
+    clean = one(None, Threshold())
+    assert (clean.clean, clean.adversarial, clean.linf, clean.forwards) == (0, 0, 0, 0)
+    o = one(Shift(0.25), Threshold())
+    assert (o.index, o.label, o.l0) == (7, 0, 4)
+    assert (o.l1, o.l2, o.linf) == pytest.approx((1.0, 0.5, 0.25))
+
+
+@pytest.mark.parametrize("attack", [Escapes(), Shrinks()], ids=repr)
+def test_attacks_that_break_the_rules_are_named(attack: Attack) -> None:
+    with pytest.raises(ValueError, match="attack a "):
+        one(attack, Threshold())
+
+
+@pytest.mark.parametrize(("level", "label", "match"), [(1.5, 0, "must lie in"), (0.4, 2, "labels 2 .. 2")])
+def test_bad_data_is_refused(level: float, label: int, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        one(None, Threshold(), level, label)
+
+
+# attack -> forwards and backwards a sample
+PASSES: dict[str, tuple[Attack, int, int]] = {
+    "fgsm": (FGSM(eps=0.1), 1, 1),
+    "pgd": (PGD(eps=0.1, steps=5), 5, 5),
+    "eot": (PGD(eps=0.1, steps=5, samples=3), 15, 15),
+    "worst of": (WorstOf([FGSM(eps=0.1), PGD(eps=0.1, steps=3)]), 6, 4),
+    "noise": (GaussianNoise(), 0, 0),
+}
+
+
+@pytest.mark.parametrize("case", PASSES)
+def test_passes_are_counted_from_outside(case: str) -> None:
+    attack, forwards, backwards = PASSES[case]
+    outcome = one(attack, Threshold())
+    assert (outcome.forwards, outcome.backwards) == (forwards, backwards)
+
+
+def test_evaluation_leaves_everything_as_it_was() -> None:
+    """Any mode and context gives the same outcomes, and finds model, hooks and generators untouched."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Dropout(0.5), nn.Linear(32, 10))
+    model[1].weight.requires_grad_(False)
+    x, y, index = Digits(size=8).dataset("test").__getitems__(list(range(12)))
+    contexts: list[Callable[[], Any]] = [
+        torch.enable_grad,
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    ]
+    found = []
+    for training in (True, False):
+        for context in contexts:
+            model.train(training)
+            model[2].eval()
+            before = {name: t.clone() for name, t in model.state_dict().items()}
+            state = torch.get_rng_state()
+            with context():
+                outcomes = evaluate_batch(model, SUITE["pgd"], x.clone(), y.clone(), index, seed=1, name="pgd")
+            found.append([replace(o, seconds=0.0) for o in outcomes])
+            assert [m.training for m in model] == [training, training, False, training, training]
+            assert [p.requires_grad for p in model.parameters()] == [False, True, True, True, True, True]
+            assert all(p.grad is None for p in model.parameters()) and not model._forward_hooks
+            assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+            assert torch.equal(state, torch.get_rng_state())
+    assert all(outcomes == found[0] for outcomes in found)
+
+
+def test_draws_are_keyed_and_disjoint() -> None:
+    """Clean forward, attack, verification, names, restarts: all draw from different streams. Padding is dropped."""
+    keys: list[tuple[int, ...]] = []
+
+    class Recorder(RandomQuantizer):
+        def forward(self, x: Tensor) -> Tensor:
+            assert self.noise is not None
+            keys.append(tuple(self.noise.key.tolist()))
+            return super().forward(x)
+
+    model = Purified(trained(), Recorder())
+    x, y, index = Digits(size=8).dataset("test").__getitems__([3, 5, -1])
+    for name, restart in (("a", 0), ("a", 1), ("b", 0)):
+        outcomes = evaluate_batch(model, FGSM(eps=0.1), x, y, index, seed=0, name=name, restart=restart)
+        assert [o.index for o in outcomes] == index[:2].tolist()
+    assert len(keys) == 9 and len(set(keys)) == 9  # clean, attack, verification each time
+    assert len({key for row in keys for key in row[:2]}) == 18
+
+
+# --- campaigns --------------------------------------------------------------------------------------------------------
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "plain": trained,
+    "stochastic": lambda: Purified(trained(), RandomQuantizer()),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_outcomes_do_not_depend_on_the_execution(kind: str, tmp_path: Path) -> None:
+    """Batch size, processes, loader workers, interruptions: the same rows, the same results."""
+    model = MODELS[kind]()
+    whole = campaign(tmp_path / "whole")
+    whole.run(model, batch_size=64)
+    expected = records(whole)
+    assert len({(r["name"], r["restart"], r["index"]) for r in expected}) == len(expected) > 150
+
+    sliced = campaign(tmp_path / "sliced")
+    for rank in (2, 0, 1):
+        sliced.run(model, Place(rank, 3, run="a"), batch_size=7)
+    assert records(sliced) == expected
+
+    class Enough(Exception):
+        pass
+
+    broken = campaign(tmp_path / "broken")
+    for stop_after, world, batch_size in ((2, 1, 5), (3, 2, 7), (1, 3, 3), (10**9, 2, 64)):
+        for rank in range(world):
+            seen = 0
+
+            class Stops(Place):
+                def alive(self, stop_after: int = stop_after) -> None:
+                    nonlocal seen
+                    seen += 1
+                    if seen > stop_after:
+                        raise Enough
+
+            try:
+                broken.run(model, Stops(rank, world, run=f"{stop_after}"), batch_size=batch_size)
+            except Enough:
+                assert stop_after < 10**9
+    assert records(broken) == expected
+    assert numbers(merge(broken)) == numbers(merge(sliced)) == numbers(merge(whole))
+    whole.run(nn.Module())  # nothing is left to do: no model is ever called
+
+
+def test_loader_workers_and_more_processes_than_samples(tmp_path: Path) -> None:
+    few = campaign(tmp_path / "few", n=3, suite={"fgsm": FGSM(eps=0.05)})
+    for rank in range(5):
+        few.run(trained(), Place(rank, 5, run="a"))
+    loaded = campaign(tmp_path / "loaded", n=3, suite={"fgsm": FGSM(eps=0.05)})
+    loaded.run(trained(), workers=1)
+    assert records(few) == records(loaded) and len(records(few)) >= 3
+
+
+def test_another_seed_draws_differently(tmp_path: Path) -> None:
+    lengths = []
+    for seed in (0, 1):
+        c = campaign(tmp_path / str(seed), n=10, suite={"gaussian": GaussianNoise()}, seed=seed)
+        c.run(trained())
+        lengths.append([row["l2"] for row in records(c)])
+    assert lengths[0] != lengths[1]
+
+
+def test_progress_adds_up(tmp_path: Path) -> None:
+    """Rows done reach samples x runs also after a resume, and the samples that have not fallen are the robust ones."""
+    c = campaign(tmp_path)
+    for _ in range(2):
+        done, fallen = dict.fromkeys(("clean", *SUITE), 0), dict.fromkeys(("clean", *SUITE), 0)
+
+        def tell(name: str, rows: int, fell: int, done: dict[str, int] = done, fallen: dict[str, int] = fallen) -> None:
+            done[name] += rows
+            fallen[name] += fell
+
+        c.run(trained(), tell=tell)
+        assert done == {name: 40 * len(c.units(name)) for name in done}
+        accuracies = {a["name"]: a["robust_accuracy"] for a in merge(c)["attacks"]}
+        assert {name: 1 - fallen[name] / 40 for name in accuracies} == pytest.approx(accuracies)
+
+
+@pytest.mark.parametrize(
+    ("suite", "n", "match"),
+    [
+        ({}, 5, "names no attack"),
+        ({"clean": FGSM()}, 5, "called 'clean'"),
+        (SUITE, 0, "0 samples"),
+        (SUITE, 400, "360"),
+    ],
+)
+def test_impossible_campaigns(suite: dict[str, Attack], n: int, match: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=match):
+        campaign(tmp_path, n, suite)
+
+
+# --- ledgers and merging ----------------------------------------------------------------------------------------------
+
+
+def edit(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def copy_row(c: Campaign) -> None:
+    """Write sample rows of rank 0 into a second ledger too."""
+    outcome = next(o for o in c.outcomes(c.units("fgsm")[0]))
+    with Ledger(c.folder, 1, identity="test", run="a") as ledger:
+        ledger.add("fgsm", 0, [outcome])
+
+
+DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
+    "missing": (
+        lambda c: edit(
+            c.folder / "ledgers/rank0.sqlite", "DELETE FROM outcomes WHERE attack = 'small' AND sample < 30"
+        ),
+        Incomplete,
+        r"samples of small \(restart 0\) are not in the ledgers: \d+",
+    ),
+    "twice": (copy_row, ValueError, "is recorded twice, in .*rank0.sqlite and .*rank1.sqlite"),
+    "misnamed": (
+        lambda c: edit(c.folder / "ledgers/rank0.sqlite", "UPDATE outcomes SET attack = 'x' WHERE attack = 'pgd'"),
+        Incomplete,
+        "samples of pgd",
+    ),
+    "not asked for": (
+        lambda c: edit(
+            c.folder / "ledgers/rank0.sqlite",
+            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, l0, l1, l2, linf, forwards, "
+            "backwards, seconds FROM outcomes WHERE attack = 'small' LIMIT 1",
+        ),
+        ValueError,
+        "do not belong there: 99999",
+    ),
+    "no database": (
+        lambda c: (c.folder / "ledgers/rank0.sqlite").write_bytes(b"nonsense" * 1000) and None,  # type: ignore[func-returns-value]
+        ValueError,
+        "rank0.sqlite is damaged .*move it away",
+    ),
+    "cut off": (
+        lambda c: os.truncate(c.folder / "ledgers/rank0.sqlite", 5000),
+        ValueError,
+        "rank0.sqlite is damaged",
+    ),
+    "foreign": (
+        lambda c: edit(c.folder / "ledgers/rank0.sqlite", "UPDATE campaign SET identity = 'other'"),
+        ValueError,
+        "not written by this campaign",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_merge_is_strict(case: str, tmp_path: Path) -> None:
+    spoil, kind, match = DAMAGE[case]
+    c = campaign(tmp_path)
+    c.run(trained())
+    merge(c)
+    spoil(c)
+    with pytest.raises(kind, match=match) as caught:
+        merge(c)
+    assert friendly(caught.value)
+
+
+def test_an_empty_ledger_of_a_killed_process_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "ledgers").mkdir()
+    (tmp_path / "ledgers/rank3.sqlite").touch()
+    c = campaign(tmp_path, n=5)
+    c.run(trained())
+    assert merge(c)["n"] == 5
+
+
+def test_a_failed_batch_leaves_no_rows(tmp_path: Path) -> None:
+    with Ledger(tmp_path, 0, identity="test", run="a") as ledger:
+        outcome = one(None, Threshold())
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger.add("clean", 0, [outcome, outcome])
+    c = campaign(tmp_path)
+    assert list(c.outcomes(c.units("clean")[0])) == []
+
+
+def test_one_run_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of one run share a folder, those of another are refused, whatever their rank; afterwards it is free."""
+    monkeypatch.setattr("evaluation.ledger._GRACE", 0.2)
+    with Ledger(tmp_path, 0, identity="test", run="a"):
+        Ledger(tmp_path, 1, identity="test", run="a").close()
+        for rank in (0, 1):
+            with pytest.raises(
+                ValueError, match=f"another evaluation .pid {os.getpid()} on .* choose another --output"
+            ):
+                Ledger(tmp_path, rank, identity="test", run="b")
+        with pytest.raises(ValueError, match="another evaluation"):
+            Ledger(tmp_path, 0, identity="test", run="a")  # one rank, twice
+    check_free(tmp_path, "b")
+    Ledger(tmp_path, 1, identity="test", run="b").close()
+    with FileLock(tmp_path / "ledgers/rank1.lock"), pytest.raises(ValueError, match="another evaluation"):
+        check_free(tmp_path, "c")
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def invented(folder: Path, table: dict[str, dict[int, bool]], suite: dict[str, Attack], n: int = 6) -> Campaign:
+    """A campaign whose ledger says for each attack which samples (positions) stand."""
+    c = campaign(folder, n, suite)
+    base = one(None, Threshold())
+    with Ledger(folder, 0, identity="test", run="a") as ledger:
+        for name, stands in table.items():
+            cost = {} if name == "clean" else {"forwards": 40.0, "backwards": 20.0, "seconds": 1.5}
+            for position, ok in stands.items():
+                adversarial = 0 if ok else 1
+                row = replace(base, index=c.samples[position], clean=adversarial if name == "clean" else 0, **cost)
+                ledger.add(name, 0, [replace(row, adversarial=adversarial)])
+    return c
+
+
+def finish(c: Campaign, **obliged: bool) -> tuple[dict[str, Any], str]:
+    facts = {"checkpoint": {"path": "a.ckpt", "sha256": "0"}, "data": {"class_path": "Digits", "init_args": {}}}
+    results, _ = write_report(c, **facts, defenses=[], obligations=obliged, command="python evaluate.py")
+    assert json.loads((c.folder / "results.json").read_text()) == results
+    return results, (c.folder / "report.md").read_text()
+
+
+def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
+    suite: dict[str, Attack] = {
+        "a": FGSM(eps=0.1),
+        "b": PGD(eps=0.1),
+        "c": FGSM(norm="l2", eps=1),
+        "d": GaussianNoise(),
+    }
+    clean = {0: True, 1: True, 2: True, 3: True, 4: True, 5: False}
+    correct = range(5)
+    table = {
+        "clean": clean,
+        "a": {i: i not in (0, 1) for i in correct},
+        "b": {i: i not in (1, 2) for i in correct},
+        "c": {i: True for i in correct},
+        "d": {i: i != 4 for i in correct},
+    }
+    results, report = finish(invented(tmp_path, table, suite))
+    assert set(results) == {
+        *(
+            "schema",
+            "checkpoint",
+            "data",
+            "n",
+            "seed",
+            "clean_accuracy",
+            "attacks",
+            "worst_case",
+            "defenses",
+            "warnings",
+        )
+    }
+    assert (results["schema"], results["n"], results["clean_accuracy"]) == (1, 6, pytest.approx(5 / 6))
+    assert [(a["name"], a["norm"], a["eps"], round(6 * a["robust_accuracy"])) for a in results["attacks"]] == [
+        *(("a", "linf", 0.1, 3), ("b", "linf", 0.1, 3), ("c", "l2", 1.0, 5), ("d", None, None, 4))
+    ]
+    first = results["attacks"][0]
+    assert (first["n"], first["forwards"], first["backwards"], first["seconds"]) == (6, 200, 100, 7.5)
+    assert results["worst_case"] == [
+        {"norm": "linf", "eps": 0.1, "robust_accuracy": pytest.approx(2 / 6), "attacks": ["a", "b"]},
+        {"norm": "l2", "eps": 1.0, "robust_accuracy": pytest.approx(5 / 6), "attacks": ["c"]},
+    ]
+    assert "**33.33 % robust accuracy at linf 0.1 (worst case of a, b; n = 6); clean 83.33 %**" in report
+    assert "python evaluate.py" in report and "| b " in report
+
+
+EOT: dict[str, tuple[dict[str, Attack], bool]] = {
+    "none": ({"a": PGD(eps=0.1)}, True),
+    "plain": ({"a": PGD(eps=0.1), "b": PGD(eps=0.1, samples=10)}, False),
+    "nested": ({"a": Restarts(WorstOf([FGSM(eps=0.1), PGD(eps=0.1, samples=2)]))}, False),
+    "of another threat": ({"a": PGD(eps=0.1), "b": PGD(eps=0.2, samples=10)}, True),
+}
+
+
+@pytest.mark.parametrize("case", EOT)
+def test_no_headline_without_the_honest_attack(case: str, tmp_path: Path) -> None:
+    suite, refused = EOT[case]
+    obliged = obligations(Purified(trained(), RandomQuantizer()))
+    assert (("linf", 0.1) in refusals(suite, obliged)) is refused
+    assert not refusals(suite, obligations(Purified(trained(), MeanFilter())))
+    suite = {name: a.attack if isinstance(a, Restarts) else a for name, a in suite.items()}
+    table = {name: {0: True} for name in ("clean", *suite)}
+    results, report = finish(invented(tmp_path, table, suite, n=1), **obliged)
+    assert ("robust accuracy at linf 0.1 (" in report) is not refused
+    assert ("no headline for linf 0.1" in " ".join(results["warnings"])) is refused
+    assert results["attacks"][0]["robust_accuracy"] == 1  # the number itself is listed
+
+
+def test_warnings_name_what_was_odd(tmp_path: Path) -> None:
+    suite: dict[str, Attack] = {"far": Shift(0.3, eps=0.1), "broken": Shift(float("nan"), eps=0.1)}
+    c = campaign(tmp_path, 4, suite)
+    c.run(trained())
+    far, broken = merge(c)["warnings"]
+    assert "far: 4 adversarial images left the ball" in far or "far:" in far
+    assert broken.startswith("broken: ") and "not finite" in broken
+
+
+def test_compare(tmp_path: Path) -> None:
+    for name, stands, n in (("one", True, 1), ("two", False, 1)):
+        table = {"clean": {0: True}, "a": {0: stands}}
+        finish(invented(tmp_path / name, table, {"a": FGSM(eps=0.1)}, n))
+    text = compare([tmp_path / "one", tmp_path / "two"])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert lines[0] == ["accuracy under", "one", "two"]
+    assert ["a (linf 0.1)", "100.00 %", "0.00 %"] in lines and ["clean", "100.00 %", "100.00 %"] in lines
+    with pytest.raises(ValueError, match="holds no results"):
+        compare([tmp_path])
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def parts(**changes: Any) -> dict[str, Any]:
+    data = Digits(size=8)
+    base = {
+        "checkpoint": {"sha256": "a"},
+        "suite": suite_part(SUITE),
+        "data": data_part(describe(data), data.dataset("test")),
+        **{"defenses": [], "seed": 0, "limit": 10},
+    }
+    return {**base, **changes}
+
+
+def other_labels() -> Any:
+    images = Digits(size=8).dataset("test")
+    images.labels = images.labels.flip(0)
+    return images
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "checkpoint": {"checkpoint": {"sha256": "b"}},
+    "suite": {"suite": suite_part({**SUITE, "fgsm": FGSM(eps=0.06)})},
+    "data": {"data": data_part(describe(Digits(size=8)), other_labels())},
+    "defenses": {"defenses": [{"class_path": "defenses.Purified"}]},
+    "seed": {"seed": 1},
+    "limit": {"limit": 11},
+}
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_another_campaign_is_refused_by_name(part: str, tmp_path: Path) -> None:
+    identity = settle(tmp_path, parts())
+    assert settle(tmp_path, parts()) == identity  # a resume
+    loading = describe(Digits(size=8, batch_size=3, eval_batch_size=5, workers=2))
+    assert settle(tmp_path, parts(data=data_part(loading, Digits(size=8).dataset("test")))) == identity
+    with pytest.raises(ValueError, match=f"with other {part}: .*--output"):
+        settle(tmp_path, parts(**CHANGES[part]))
+    assert settle(tmp_path / "else", parts(**CHANGES[part])) != identity
+
+
+def test_files_count_by_their_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "sdae.ckpt"
+    file.write_bytes(b"one")
+    spec = [{"class_path": "defenses.X", "init_args": {"checkpoint": str(file), "levels": 3}}]
+    before = with_files(spec)
+    assert before[0]["init_args"]["levels"] == 3 and before != spec
+    file.write_bytes(b"two")
+    assert with_files(spec) != before
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module on the path that leaves a mark when it is imported; the test fails where it does."""
+    mark = tmp_path / "imported"
+    (tmp_path / "planted_module.py").write_text(
+        f"open({str(mark)!r}, 'w').close()\nimport torch\nclass Net(torch.nn.Module): pass\n"
+    )
+    (tmp_path / "planted.yaml").write_text("class_path: planted_module.Net\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert not mark.exists() and "planted_module" not in sys.modules
+
+
+class Bomb:
+    """Pickled as a call."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch imported",)
+
+
+MLP = {"class_path": "networks.MLP", "init_args": {"num_classes": 10, "features": 64, "hidden": [32]}}
+
+
+def changed(**init_args: Any) -> dict[str, Any]:
+    return {**MLP, "init_args": {**MLP["init_args"], **init_args}}  # type: ignore[dict-item]
+
+
+PLANTED: dict[str, Any] = {
+    "class": {"class_path": "planted_module.Net"},
+    "nested class": changed(hidden={"class_path": "planted_module.Net"}),
+    "class in a list": changed(hidden=[{"class_path": "planted_module.Net", "init_args": {}}]),
+    "bare string": "planted_module.Net",
+    "string for a list": changed(hidden="planted_module.Net"),
+    "string in a list": changed(hidden=["planted_module.Net"]),
+    "string for a number": changed(num_classes="planted_module.Net"),
+    "callable": {"class_path": "os.system", "init_args": {"command": "touch imported"}},
+    "module attribute": {"class_path": "networks.mnist.nn.Sequential"},
+    "name outside the catalogue": {"class_path": "networks.mnist.Normalize.__init__"},
+    "yaml path": "planted.yaml",
+    "yaml path as class": {"class_path": "planted.yaml"},
+    "yaml path as value": changed(hidden="planted.yaml"),
+    "extra key": {**MLP, "dict_kwargs": {"x": "planted_module.Net"}},
+    "extra argument": changed(activation="planted_module.Net"),
+    "no name": {"class_path": ["networks.MLP"]},
+    "nothing": None,
+    "does not fit": changed(num_classes=True),
+    "absurd": changed(num_classes=10**15),
+    "data class": {"class_path": "datamodules.Digits"},
+}
+
+
+@pytest.mark.parametrize("case", PLANTED)
+def test_checkpoints_build_nothing_foreign(case: str, planted: Path) -> None:
+    file = save(planted / "a.ckpt", catalogue={"network": PLANTED[case], "data": None})
+    with pytest.raises(ValueError, match="ckpt does not say how to build its network") as caught:
+        load_network(file)
+    assert "\n" not in (friendly(caught.value) or "\n")
+
+
+class Wrapper(nn.Module):
+    """Takes what catalogue classes may take one day."""
+
+    def __init__(self, inner: nn.Module, act: Callable[[Tensor], Tensor] | None = None, name: str = "") -> None:
+        super().__init__()
+        self.inner, self.act, self.name = inner, act, name
+
+
+@pytest.mark.parametrize(
+    "init_args",
+    [
+        {"inner": "planted_module.Net"},
+        {"inner": {"class_path": "planted_module.Net"}},
+        {"inner": "planted.yaml"},
+        {"inner": MLP, "act": "os.system"},
+        {"inner": MLP, "act": {"class_path": "os.system"}},
+        {"inner": MLP, "name": 3},
+        {"inner": {"class_path": "datamodules.Digits"}},
+    ],
+)
+def test_modules_and_callables_are_never_strings(init_args: dict[str, Any], planted: Path) -> None:
+    classes = [*catalogue(networks), Wrapper]
+    path = f"{Wrapper.__module__}.Wrapper"
+    built = build({"class_path": path, "init_args": {"inner": MLP, "name": "planted_module.Net"}}, classes)
+    assert isinstance(built.inner, networks.MLP) and built.name == "planted_module.Net"  # a name is only a name
+    with pytest.raises(ValueError):
+        build({"class_path": path, "init_args": init_args}, classes)
+
+
+def write(path: Path, content: Any) -> None:
+    torch.save(content, path)
+
+
+UNREADABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda p: None, "there is no checkpoint"),
+    "folder": (lambda p: p.mkdir(), "there is no checkpoint"),
+    "truncated": (lambda p: os.truncate(save(p), 3000), "truncated"),
+    "empty": (lambda p: p.touch(), "truncated"),
+    "text": (lambda p: p.write_text("hello"), "truncated"),
+    "pickle bomb": (lambda p: write(p, {"state_dict": {}, "hyper_parameters": Bomb()}), "can run code"),
+    "bomb as weight": (lambda p: write(p, {"state_dict": {"network.a": Bomb()}}), "can run code"),
+    "no checkpoint": (lambda p: write(p, [1, 2]), "no state_dict"),
+    "other weights": (lambda p: save(p, state_dict={"network.a": torch.zeros(2)}), "do not fit MLP"),
+    "no weights": (lambda p: save(p, state_dict={}), "do not fit MLP"),
+    "no tensors": (lambda p: save(p, state_dict={f"network.{k}": 3 for k in trained().state_dict()}), "do not fit MLP"),
+    "no catalogue": (lambda p: save(p, catalogue=None), "--network"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_unreadable_checkpoints_are_named(case: str, planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    make, match = UNREADABLE[case]
+    make(planted / "a.ckpt")
+    with pytest.raises((ValueError, FileNotFoundError), match=match) as caught:
+        load_network(planted / "a.ckpt")
+    text = friendly(caught.value)
+    assert text and "a.ckpt" in text and "\n" not in text
+
+
+DESCRIBED: dict[str, Any] = {
+    "mlp": lambda: networks.MLP(3, 5, [7, 8]),
+    "small": lambda: networks.SmallCNN(mean=[0.1], std=[0.3]),
+    "madry": lambda: networks.MadryCNN(),
+    "digits": lambda: Digits(size=9, test_limit=30),
+}
+
+
+@pytest.mark.parametrize("case", DESCRIBED)
+def test_describe_is_the_inverse_of_build(case: str) -> None:
+    obj = DESCRIBED[case]()
+    spec = describe(obj)
+    assert json.loads(json.dumps(spec)) == spec
+    twin = build(spec, catalogue(networks) + catalogue(datamodules))
+    assert type(twin) is type(obj) and describe(twin) == spec
+    long = {**spec, "class_path": f"{type(obj).__module__}.{type(obj).__name__}"}
+    assert describe(build(long, catalogue(networks) + catalogue(datamodules))) == spec
+
+
+def test_describe_refuses_what_it_cannot_say() -> None:
+    for obj in (nn.Sequential(), Wrapper(nn.ReLU(), torch.tanh), networks.Normalize([0.0], [1.0])):
+        with pytest.raises(ValueError, match="cannot be described"):
+            describe(obj)
+
+
+def test_network_of_a_reviewed_config_takes_tensors_only(planted: Path) -> None:
+    file = save(planted / "a.ckpt", catalogue={"network": "planted_module.Net", "data": "planted.yaml"})
+    network, data = load_network(file, networks.MLP(10, 64, [32]))
+    assert data is None and not network.training
+    x = torch.rand(3, 64)
+    assert torch.equal(network(x), trained()(x))
+
+
+# --- errors and processes ---------------------------------------------------------------------------------------------
+
+
+def test_only_errors_for_users_are_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    def of(make: Callable[[], Any]) -> str | None:
+        try:
+            make()
+        except Exception as error:
+            return friendly(error)
+        raise AssertionError("no error")
+
+    assert of(lambda: PGD(steps=0)) == "steps must be at least 1, not 0"
+    assert of(lambda: Digits(size=3))
+    assert of(lambda: torch.zeros(2) + torch.zeros(3)) is None  # fails in a library: a bug
+    assert of(lambda: json.loads("{")) is None
+    assert of(lambda: evaluate_batch(None, None, *[torch.zeros(1, 1)] * 3, seed=0, name="")) is None  # type: ignore[arg-type]
+    assert exits(lambda: PGD(steps=0) and None) == 2  # type: ignore[func-returns-value]
+    assert capsys.readouterr().err == "error: steps must be at least 1, not 0\n"
+    with pytest.raises(ZeroDivisionError):
+        exits(lambda: 1 // 0)
+
+
+UNION = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'LightningModule'>, <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'attacks.Restarts':
+        Parser key "attack":
+          Problem with given class_path 'attacks.PGD':
+            Option 'epss' is not accepted
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'dict'>
+  Given value: {'class_path': 'PGD'}"""
+
+
+def test_the_deepest_complaint_comes_first() -> None:
+    assert shorten(UNION) == "Option 'epss' is not accepted; did you mean eps? (in model.attack, of attacks.PGD)"
+
+
+PLACES: dict[str, tuple[dict[str, str], tuple[int, int, int]]] = {
+    "alone": ({}, (0, 1, 0)),
+    "torchrun": ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (3, 8, 1)),
+    "slurm": ({"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}, (3, 8, 1)),
+    "batch script outside srun": ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "5"}, (0, 1, 0)),
+    "torchrun inside slurm": ({"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "9"}, (1, 2, 1)),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_place(case: str) -> None:
+    environ, (rank, world, local) = PLACES[case]
+    here = place(environ)
+    assert (here.rank, here.world, here.local) == (rank, world, local)
+    here.alive()
+
+
+def test_a_process_without_its_parent_stops() -> None:
+    with pytest.raises(SystemExit):
+        Place(0, 2, parent=os.getpid()).alive()

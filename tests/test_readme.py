@@ -1,0 +1,64 @@
+"""What the documents say is what the code and the recorded results are."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "docs" / "readme_tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_tables_are_up_to_date() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert generator().filled(text) == text, "run make readme"
+
+
+def test_a_stale_table_is_noticed() -> None:
+    text = (ROOT / "README.md").read_text()
+    stale = text.replace("| ATENT ", "| ATENTION ")
+    assert stale != text and generator().filled(stale) == text
+    with pytest.raises(ValueError, match="once each"):
+        generator().filled(text.replace("<!-- attacks: end -->", ""))
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "results/QUEUE.md"])
+def test_links_and_named_files_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    named = re.findall(r"`((?:configs|docs|tests|benchmarks|results)/[\w./-]+\.(?:yaml|py|md))`", text)
+    base = (ROOT / document).parent
+    missing = [p for p in links if not (base / p).exists()] + [p for p in named if not (ROOT / p).exists()]
+    assert not missing and (links or named)
+
+
+def test_recorded_results_are_complete() -> None:
+    """Every recorded run has its configuration, figures, seed, machine kind and date, and no path of a machine."""
+    folders = [p.parent for p in (ROOT / "results").glob("*/*/results.json")]
+    assert folders
+    for folder in folders:
+        results = json.loads((folder / "results.json").read_text())
+        about = json.loads((folder / "run.json").read_text())
+        config = (folder / "config.yaml").read_text()
+        assert results["schema"] == 1 and results["n"] > 0 and results["attacks"]
+        assert {"date", "machine", "versions", "epoch", "note"} == set(about)
+        assert re.search(r"^seed_everything: \d+", config, re.M)
+        assert not re.search(r"[: ]/\w", config + json.dumps(results["data"]))
+
+
+def test_pgd_is_explained_in_250_lines() -> None:
+    """Lines of code, without blank lines and docstrings, of all that PGD needs (the keyed noise not counted)."""
+    files = ["pgd", "base", "norms", "objectives", "gradient"]
+    text = "\n".join((ROOT / "attacks" / f"{name}.py").read_text() for name in files)
+    code = re.sub(r'"""[\s\S]*?"""', "", text)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 250
