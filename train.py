@@ -1,4 +1,4 @@
-"""How anything is run: ``lightning fit|validate|test|predict --config …``, or ``python train.py`` with the same words."""
+"""How anything is run: ``lightning fit|validate|test|predict --config …``, or ``python train.py …`` alike."""
 
 import sys
 import warnings

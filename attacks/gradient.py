@@ -16,9 +16,9 @@ def input_gradient(
     of an example does not depend on how many others it is batched with.
     """
     x = x.detach().requires_grad_()
-    for draw in range(samples):
+    gradients, values = torch.zeros_like(x), x.new_zeros(len(x))
+    for _ in range(samples):
         value = objective(model(x), y)
-        gradient = torch.autograd.grad(value.sum(), x)[0]
-        total = gradient if draw == 0 else total.add_(gradient)
-        values = value.detach() if draw == 0 else values + value.detach()
-    return (total, values) if samples == 1 else (total / samples, values / samples)
+        gradients += torch.autograd.grad(value.sum(), x)[0]
+        values += value.detach()
+    return gradients / samples, values / samples

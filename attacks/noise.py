@@ -70,7 +70,9 @@ class Noise:
 
     def _check(self, like: Tensor) -> None:
         if len(like) != len(self.key):
-            raise ValueError(f"noise for {len(self.key)} rows was asked to fill a batch of {len(like)}: use noise[rows]")
+            raise ValueError(
+                f"noise for {len(self.key)} rows was asked to fill a batch of {len(like)}: use noise[rows]"
+            )
 
     def uniform(self, like: Tensor) -> Tensor:
         """Independent uniform numbers in [0, 1) with shape (B, ...), dtype and device of `like`."""

@@ -56,7 +56,8 @@ class Linf(Norm):
 
 class L2(Norm):
     def distance(self, d: Tensor) -> Tensor:
-        return d.flatten(1).norm(dim=1)
+        lengths: Tensor = torch.linalg.vector_norm(d.flatten(1), dim=1)
+        return lengths
 
     def project(self, d: Tensor, eps: float) -> Tensor:
         return d * _column(eps / self.distance(d).clamp_min(max(eps, 1e-12)), d)

@@ -14,10 +14,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from timing import ratios, table  # noqa: E402
+from timing import ratios, table
 
-from attacks import PGD, Noise  # noqa: E402
-from networks import SmallCNN  # noqa: E402
+from attacks import PGD, Noise
+from networks import SmallCNN
 
 
 def contestants(batch: int, steps: int) -> dict[str, Callable[[], object]]:

@@ -1,6 +1,6 @@
 """Put a run on record: its configuration, figures, seed, machine and date go to results/TABLE/NAME.
 
-    python benchmarks/record.py --training runs/x --evaluation DIR --table mnist_linf --name atent [--note TEXT]
+python benchmarks/record.py --training runs/x --evaluation DIR --table mnist_linf --name atent [--note TEXT]
 """
 
 import argparse
@@ -8,7 +8,6 @@ import datetime
 import json
 import os
 import platform
-import shutil
 from pathlib import Path
 
 import pytorch_lightning
@@ -37,7 +36,9 @@ def record(training: Path, evaluation: Path, folder: Path, note: str) -> None:
     # Paths belong to the machine, not to the experiment.
     results["checkpoint"]["path"] = Path(results["checkpoint"]["path"]).name
     results["data"]["init_args"].pop("root", None)
-    config = [line for line in (training / "config.yaml").read_text().splitlines() if not line.strip().startswith("root:")]
+    config = [
+        line for line in (training / "config.yaml").read_text().splitlines() if not line.strip().startswith("root:")
+    ]
     (folder / "config.yaml").write_text("\n".join(config) + "\n")
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     about = {

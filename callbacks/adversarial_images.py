@@ -1,5 +1,7 @@
 """What the attack does, to look at: clean image, adversarial image and perturbation in TensorBoard."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from attacks import Attack, Noise, guard
-from lightning_modules.base import Batch, global_seed
+from lightning_modules.base import Batch, Classifier, global_seed
 
 
 def caption(text: str, width: int, height: int = 12) -> Tensor:
@@ -20,7 +22,7 @@ def caption(text: str, width: int, height: int = 12) -> Tensor:
 
 
 def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """A grid (3, H', W'): one column a sample, rows clean, adversarial, perturbation, and a strip label:clean>adversarial.
+    """A grid (3, H', W'): a column for each sample, rows clean, adversarial, perturbation, and a caption.
 
     The perturbation is shown around grey, scaled to its own largest value.
     """
@@ -31,7 +33,8 @@ def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> T
     texts = [f"{int(a)}: {int(b)}>{int(c)}" for a, b, c in zip(y, before, after, strict=True)]
     strips = torch.stack([caption(t, rows[0].shape[-1]) for t in texts])
     columns = torch.cat([*rows, strips], dim=2)
-    return make_grid(columns, nrow=len(x), padding=2)
+    grid: Tensor = make_grid(columns, nrow=len(x), padding=2)
+    return grid
 
 
 class AdversarialImages(pl.Callback):
@@ -49,13 +52,13 @@ class AdversarialImages(pl.Callback):
         self.attack, self.n, self.every_n_epochs = attack, n, every_n_epochs
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: None, batch: Batch, batch_idx: int, *_: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
         due = batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
         if not due or trainer.current_epoch % self.every_n_epochs:
             return
         x, y, index = (t[: self.n] for t in batch)
-        network = pl_module.network
+        network = cast(Classifier, pl_module).network
         z = self.attack(network, x, y, Noise.keyed(global_seed(), index))
         with guard(network), torch.no_grad():
             before, after = network(x).argmax(1), network(z).argmax(1)

@@ -1,13 +1,13 @@
 """Robust accuracy inside the loop: the same per-sample evaluation as evaluate.py's, on any number of processes."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch.distributed as dist
 
 from attacks import Attack, threat
 from evaluation.outcome import Outcome, evaluate_batch, robust
-from lightning_modules.base import Batch, global_seed
+from lightning_modules.base import Batch, Classifier, global_seed
 
 
 def gather(outcomes: list[Outcome]) -> list[Outcome]:
@@ -20,7 +20,9 @@ def gather(outcomes: list[Outcome]) -> list[Outcome]:
     indices = [o.index for o in outcomes]
     if len(set(indices)) != len(indices):
         twice = sorted({i for i in indices if indices.count(i) > 1})[:5]
-        raise RuntimeError(f"samples {twice} were evaluated more than once: the sampler must not pad (datamodules do not)")
+        raise RuntimeError(
+            f"samples {twice} were evaluated more than once: the sampler must not pad (datamodules do not)"
+        )
     return outcomes
 
 
@@ -97,8 +99,9 @@ class AttackEvaluation(pl.Callback):
         if left <= 0:
             return
         x, y, index = x[:left], y[:left], index[:left]
+        network = cast(Classifier, pl_module).network
         for name, attack in self.attacks.items():
-            self.outcomes[name] += evaluate_batch(pl_module.network, attack, x, y, index, seed=global_seed(), name=name)
+            self.outcomes[name] += evaluate_batch(network, attack, x, y, index, seed=global_seed(), name=name)
 
     def _finish(self, stage: Literal["val", "test"]) -> None:
         for name, attack in self.attacks.items():

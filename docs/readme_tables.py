@@ -1,7 +1,7 @@
 """Writes the README's tables: methods, attacks and data from the catalogues, figures from results/.
 
-    python docs/readme_tables.py           writes README.md
-    python docs/readme_tables.py --check   fails where README.md is not what it would write
+python docs/readme_tables.py           writes README.md
+python docs/readme_tables.py --check   fails where README.md is not what it would write
 """
 
 import inspect
@@ -53,12 +53,15 @@ def methods() -> list[str]:
 
 
 def attack_table() -> list[str]:
+    leaves = [c for c in catalogue(attacks) if issubclass(c, Attack) and c is not Attack]
+    files = [c.__module__ for c in leaves]
     rows = []
-    for cls in catalogue(attacks):
-        if issubclass(cls, Attack) and cls is not Attack:
-            norm = inspect.get_annotations(cls, eval_str=True).get("norm")
-            norms = ", ".join(getattr(norm, "__args__", ())) if norm else ""
-            rows.append([cls.__name__, norms, cls.kind, first_line(inspect.getmodule(cls)), where(cls)])
+    for cls in leaves:
+        alone = files.count(cls.__module__) == 1
+        what = first_line(inspect.getmodule(cls) if alone else cls)
+        norm = inspect.get_annotations(cls, eval_str=True).get("norm")
+        norms = ", ".join(getattr(norm, "__args__", ())) if norm else ""
+        rows.append([cls.__name__, norms, cls.kind, what, where(cls)])
     return table(["attack", "norms", "kind", "what it is (paper)", "file"], rows)
 
 
@@ -92,10 +95,14 @@ def results() -> list[str]:
                 rows.setdefault(a["name"] + size, {})[name] = f"{100 * a['robust_accuracy']:.1f}"
         for name in order:
             for c in runs[name]["worst_case"]:
-                rows.setdefault(f"**worst case** ({c['norm']} {c['eps']:g})", {})[name] = f"{100 * c['robust_accuracy']:.1f}"
+                rows.setdefault(f"**worst case** ({c['norm']} {c['eps']:g})", {})[name] = (
+                    f"{100 * c['robust_accuracy']:.1f}"
+                )
         lines += [f"### {folder.name}", ""]
         lines += table(["accuracy, %", *order], [[label, *(v.get(n, "") for n in order)] for label, v in rows.items()])
-        facts = sorted({f"n = {runs[n]['n']}, seed {runs[n]['seed']}, {about[n]['machine']}, {about[n]['date']}" for n in order})
+        facts = sorted(
+            {f"n = {runs[n]['n']}, seed {runs[n]['seed']}, {about[n]['machine']}, {about[n]['date']}" for n in order}
+        )
         lines += ["", "; ".join(facts) + "."]
         lines += [f"{name}: {about[name]['note']}" for name in order if about[name]["note"]]
         lines.append("")

@@ -77,7 +77,7 @@ class ATENT(Classifier):
             z = sampler.step(z, gradient, x, noise, last=k == sampler.steps - 1)
         optimizer.step()
         if self.schedule is not None:
-            self.lr_schedulers().step()  # type: ignore[union-attr,call-arg]
+            self.lr_schedulers().step()  # type: ignore[union-attr]
         self.displacement.append((z - x).flatten(1).norm(dim=1).mean())
         self.log_dict({"train/loss": mu, "train/displacement": self.displacement[-1]})
         return mu

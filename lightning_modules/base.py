@@ -1,4 +1,4 @@
-"""What every training method shares: the network, its optimizer and schedule, keyed randomness, exact clean accuracy."""
+"""What every training method shares: network, optimizer, schedule, keyed randomness, exact clean accuracy."""
 
 import os
 import warnings

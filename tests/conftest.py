@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT, ROOT / "tests"):
     sys.path.insert(0, str(folder))
 torch.set_num_threads(1)
-os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # LightningCLI 2.6 calls a method that jsonargparse 4.49 renamed
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = (
+    "off"  # LightningCLI 2.6 calls a method that jsonargparse 4.49 renamed
+)
 
 
 @pytest.fixture(autouse=True)

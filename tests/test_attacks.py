@@ -1,5 +1,6 @@
 """One table of all attacks, and what each must do; the strongest test is a victim with a known optimum."""
 
+import itertools
 from dataclasses import fields, replace
 
 import pytest
@@ -8,7 +9,19 @@ from torch import nn
 from victims import BatchNormNet, Linear, at_distance
 
 import attacks
-from attacks import FGSM, PGD, Attack, GaussianNoise, Langevin, Noise, Restarts, SaltAndPepper, WorstOf, scale_eps, threat
+from attacks import (
+    FGSM,
+    PGD,
+    Attack,
+    GaussianNoise,
+    Langevin,
+    Noise,
+    Restarts,
+    SaltAndPepper,
+    WorstOf,
+    scale_eps,
+    threat,
+)
 from attacks.base import Attack as AttackBase
 from attacks.norms import NORMS, distances
 from attacks.objectives import OBJECTIVES, ce, dlr, margin
@@ -47,7 +60,9 @@ def test_the_table_holds_every_attack_of_the_catalogue() -> None:
 @pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("attack", BALL, ids=ids(BALL))
-def test_finds_the_optimum_of_a_linear_victim(attack: Attack, shape: tuple[int, ...], batch: int, targeted: bool) -> None:
+def test_finds_the_optimum_of_a_linear_victim(
+    attack: Attack, shape: tuple[int, ...], batch: int, targeted: bool
+) -> None:
     """An adversarial point exists in the ball by 3 %, or is missing by 3 %."""
     if targeted:
         if isinstance(attack, Restarts | WorstOf):
@@ -74,7 +89,7 @@ def test_output_looks_like_the_input(attack: Attack, dtype: torch.dtype) -> None
     before = x.clone()
     z = attack(model, x, y)
     assert z.shape == x.shape and z.dtype == dtype and not z.requires_grad
-    assert 0 <= z.min() and z.max() <= 1
+    assert z.min() >= 0 and z.max() <= 1
     assert torch.equal(x, before)
     assert not torch.equal(z, x)
     norm, eps = threat(attack)
@@ -148,7 +163,7 @@ def test_strength_grows_with_steps_and_restarts(norm: str) -> None:
         return ce(net(attack(net, x, y, noise)), y).mean().item()
 
     values = [loss(PGD(norm=norm, eps=eps, steps=steps, random_start=False)) for steps in (1, 3, 10, 30)]  # type: ignore[arg-type]
-    assert all(later >= earlier * 0.99 for earlier, later in zip(values, values[1:], strict=False)), values
+    assert all(later >= earlier * 0.99 for earlier, later in itertools.pairwise(values)), values
     assert values[-1] > ce(net(x), y).mean().item() + 0.01
     few = PGD(norm=norm, eps=eps, steps=2, step_size=eps / 4)  # type: ignore[arg-type]
     margins = [margin(net(Restarts(few, n)(net, x, y, noise)), y) for n in (1, 3)]
@@ -188,7 +203,7 @@ def test_eot_averages_gradients_of_a_stochastic_model() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_projection_is_the_nearest_point(norm: str) -> None:
-    """Against the variational inequality <d - Pd, v - Pd> <= 0 for all v in the ball, which only the nearest point meets."""
+    """Only the nearest point of the ball meets <d - Pd, v - Pd> <= 0 for all v in the ball."""
     n, eps = NORMS[norm], 0.7
     d = torch.randn(20, 6, dtype=torch.float64)
     p = n.project(d, eps)
@@ -223,7 +238,12 @@ def test_sparse_l1_steps_do_not_push_against_the_box() -> None:
 
 def test_distances() -> None:
     d = torch.tensor([[0.0, 3.0, -4.0], [0.0, 0.0, 0.0]])
-    assert {k: v.tolist() for k, v in distances(d).items()} == {"l0": [2, 0], "l1": [7, 0], "l2": [5, 0], "linf": [4, 0]}
+    assert {k: v.tolist() for k, v in distances(d).items()} == {
+        "l0": [2, 0],
+        "l1": [7, 0],
+        "l2": [5, 0],
+        "linf": [4, 0],
+    }
 
 
 # --- objectives ------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def test_collapse_guard_stops_at_chance(tmp_path: Path) -> None:
     net = Bare()
     torch.nn.init.zeros_(net.layers[4].weight)
     run = trainer(tmp_path, 10, callbacks=[CollapseGuard(patience=3)])
-    with pytest.raises(TrainingCollapsed, match="at chance .* for 3 epochs"):
+    with pytest.raises(TrainingCollapsed, match=r"at chance .* for 3 epochs"):
         run.fit(Standard(net, frozen), digits())
     assert run.current_epoch == 2
 
@@ -111,7 +111,7 @@ def test_collapse_guard_stops_at_nan_and_keeps_the_last_healthy_checkpoint(tmp_p
     keep = ModelCheckpoint(tmp_path, "last", save_on_exception=True, enable_version_counter=False)
     callbacks = [Explode(), CollapseGuard(check_every_n_batches=2), keep]
     run = trainer(tmp_path, 10, callbacks=callbacks, enable_checkpointing=True)
-    with pytest.raises(TrainingCollapsed, match="not finite.*learning rate"):
+    with pytest.raises(TrainingCollapsed, match=r"not finite.*learning rate"):
         run.fit(Standard(Bare(), adam), digits())
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["epoch"] == 0 and all(v.isfinite().all() for v in saved["state_dict"].values())

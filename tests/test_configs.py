@@ -27,7 +27,9 @@ def generated_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def source(self: Any, part: str) -> TensorImages:
         g = torch.Generator().manual_seed(0)
-        return TensorImages(torch.randint(0, 256, (1200, 1, 28, 28), generator=g, dtype=torch.uint8), torch.arange(1200) % 10)
+        return TensorImages(
+            torch.randint(0, 256, (1200, 1, 28, 28), generator=g, dtype=torch.uint8), torch.arange(1200) % 10
+        )
 
     monkeypatch.setattr(MNIST, "source", source)
 
@@ -36,11 +38,11 @@ def generated_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_experiment_runs(path: Path, tmp_path: Path, generated_mnist: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One batch of everything: what is tested is that the pieces fit."""
     monkeypatch.setattr(sys, "argv", ["lightning"])  # Lightning warns about two command lines
-    cli = train.main(
-        ["fit", "--config", str(path), "--trainer.fast_dev_run", "true", "--trainer.default_root_dir", str(tmp_path)]
-        + ["--data.init_args.batch_size", "4", "--data.init_args.eval_batch_size", "4"]
-        + ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.accelerator", "cpu"]
-    )
+    small = {"data.init_args.batch_size": 4, "data.init_args.eval_batch_size": 4, "trainer.accelerator": "cpu"}
+    quiet = {"trainer.enable_progress_bar": "false", "trainer.enable_model_summary": "false"}
+    settings = {"trainer.fast_dev_run": "true", "trainer.default_root_dir": tmp_path, **small, **quiet}
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    cli = train.main(["fit", "--config", str(path), *words])
     assert cli.trainer.global_step == 1
     assert cli.config.fit.best.monitor in cli.trainer.callback_metrics
 

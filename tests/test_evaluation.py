@@ -279,7 +279,9 @@ def test_outcomes_do_not_depend_on_the_execution(kind: str, tmp_path: Path) -> N
 
     sliced = campaign(tmp_path / "sliced")
     for rank in (2, 0, 1):
+        held = {row["index"] for row in records(sliced)}
         sliced.run(model, Place(rank, 3, run="a"), batch_size=7)
+        assert {row["index"] for row in records(sliced)} - held == set(sliced.samples[rank::3])
     assert records(sliced) == expected
 
     class Enough(Exception):
@@ -313,6 +315,18 @@ def test_loader_workers_and_more_processes_than_samples(tmp_path: Path) -> None:
     loaded = campaign(tmp_path / "loaded", n=3, suite={"fgsm": FGSM(eps=0.05)})
     loaded.run(trained(), workers=1)
     assert records(few) == records(loaded) and len(records(few)) >= 3
+
+
+def test_all_batches_have_one_shape(tmp_path: Path) -> None:
+    """Rounding depends on the shape, so the last batch is filled up; with fewer samples than that, all fit into one."""
+    shapes = set()
+    net = nn.Sequential(trained())
+    net.register_forward_hook(lambda _module, inputs, _logits: shapes.add(tuple(inputs[0].shape)))
+    campaign(tmp_path / "a").run(net, batch_size=16)
+    assert shapes == {(16, 1, 8, 8)}
+    shapes.clear()
+    campaign(tmp_path / "b", n=5).run(net, batch_size=16)
+    assert shapes == {(5, 1, 8, 8)}
 
 
 def test_another_seed_draws_differently(tmp_path: Path) -> None:
@@ -793,6 +807,7 @@ def test_only_errors_for_users_are_shortened(capsys: pytest.CaptureFixture[str])
     assert of(lambda: Digits(size=3))
     assert of(lambda: torch.zeros(2) + torch.zeros(3)) is None  # fails in a library: a bug
     assert of(lambda: json.loads("{")) is None
+    assert of(lambda: networks.Normalize([], [])) is None  # ours, but nobody raised it on purpose
     assert of(lambda: evaluate_batch(None, None, *[torch.zeros(1, 1)] * 3, seed=0, name="")) is None  # type: ignore[arg-type]
     assert exits(lambda: PGD(steps=0) and None) == 2  # type: ignore[func-returns-value]
     assert capsys.readouterr().err == "error: steps must be at least 1, not 0\n"
@@ -808,6 +823,7 @@ UNION = """Parser key "model":
         Parser key "attack":
           Problem with given class_path 'attacks.PGD':
             Option 'epss' is not accepted
+    - Expected a <class 'str'>
     - Expected a <class 'NoneType'>
   Given value type: <class 'dict'>
   Given value: {'class_path': 'PGD'}"""

@@ -19,7 +19,17 @@ import lightning_modules
 from attacks import FGSM, PGD, Langevin, Noise
 from datamodules import Digits
 from evaluation.checkpoint import build, catalogue, load_network
-from lightning_modules import ATENT, AdversarialTraining, Classifier, Cosine, LossClassifier, OneCycle, Schedule, Standard, Steps
+from lightning_modules import (
+    ATENT,
+    AdversarialTraining,
+    Classifier,
+    Cosine,
+    LossClassifier,
+    OneCycle,
+    Schedule,
+    Standard,
+    Steps,
+)
 from lightning_modules.atent import ema_weights
 
 SAMPLER = Langevin(eps=0.1, steps=3, step_size=0.05)
@@ -175,7 +185,7 @@ def test_adversarial_training_is_its_formula() -> None:
         AdversarialTraining(net, attack, clean_weight=1.0)
 
 
-# --- ATENT: section 8 of its specification -------------------------------------------------------------------------------
+# --- ATENT: section 8 of its specification ---------------------------------------------------------------------------
 
 
 def atent_step(module: ATENT, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,8 +225,12 @@ def doubles(n: int = 6) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("alpha,tail_tol,tolerance", [(0.9, 0.0, 1e-10), (0.3, 0.0, 1e-10), (0.9, 1e-4, 1e-3), (1.0, 0.0, 1e-10)])
-def test_atent_gradient_is_that_of_the_average(norm: Any, mode: Any, alpha: float, tail_tol: float, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    "alpha,tail_tol,tolerance", [(0.9, 0.0, 1e-10), (0.3, 0.0, 1e-10), (0.9, 1e-4, 1e-3), (1.0, 0.0, 1e-10)]
+)
+def test_atent_gradient_is_that_of_the_average(
+    norm: Any, mode: Any, alpha: float, tail_tol: float, tolerance: float
+) -> None:
     sampler = Langevin(norm=norm, eps=0.2, steps=6, step_size=0.05, pull=0.1 if norm == "l2" else 0.0, noise_scale=0.01)
     module = ATENT(Bare().double(), sampler, alpha=alpha, tail_tol=tail_tol, sampler_mode=mode)
     x, y = doubles()
@@ -251,7 +265,7 @@ def test_atent_weights_sum_as_the_recursion_says(alpha: float) -> None:
 
 
 def test_atent_clean_limits() -> None:
-    """linf radius 0 with projection: c_sum times the clean gradient; l2 with pull 1 and no noise: back at x in one step."""
+    """linf radius 0 with projection: c_sum times the clean gradient; l2 with pull 1, no noise: x after one step."""
     x, y = doubles()
     module = ATENT(Bare().double(), replace(SAMPLER, eps=0.0), tail_tol=0.0)
     _, gradient = atent_step(module, x, y)

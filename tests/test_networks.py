@@ -11,7 +11,9 @@ from networks import MLP, MadryCNN, Normalize, SmallCNN
 COUNTS = [(SmallCNN(), 312_202), (MadryCNN(), 3_274_634), (MLP(), 79_510), (MLP(features=48, hidden=[5, 6]), 351)]
 
 
-@pytest.mark.parametrize("network,count", COUNTS, ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else str(v))
+@pytest.mark.parametrize(
+    "network,count", COUNTS, ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else str(v)
+)
 def test_parameter_counts(network: nn.Module, count: int) -> None:
     assert sum(p.numel() for p in network.parameters()) == count
 

@@ -188,12 +188,14 @@ def test_sigterm_leaves_a_checkpoint_and_143_and_resume_is_exact(trained: Path, 
     ],
     ids=lambda v: v if isinstance(v, str) else v[-1],
 )
-def test_mistakes_are_one_paragraph(words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_one_paragraph(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import train
     from evaluation.errors import friendly
 
     monkeypatch.setattr(sys, "argv", ["lightning"])
-    small = command([], "fit", tmp_path)[: 5]
+    small = command([], "fit", tmp_path)[:5]
     with pytest.raises(Exception) as caught:
         train.main([*small, *words, "--trainer.accelerator", "cpu"])
     message = friendly(caught.value)
@@ -221,7 +223,17 @@ def tensorboard(trained: Path) -> Iterator[str]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    words = [sys.executable, "-m", "tensorboard.main", "--logdir", str(trained), "--port", str(port), "--host", "127.0.0.1"]
+    words = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(trained),
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+    ]
     process = subprocess.Popen(
         [*words, "--load_fast", "false"], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -35,7 +35,7 @@ def at_distance(model: Linear, norm: str, distance: float, n: int, seed: int = 0
     side = torch.arange(n) % 2 * 2 - 1
     up = NORMS[norm].steepest(w.expand_as(x), x) if norm != "l1" else _largest(w).expand_as(x)
     x = x + distance * side[:, None] * up
-    assert 0 < x.min() and x.max() < 1
+    assert x.min() > 0 and x.max() < 1
     return x.view(n, *model.shape), (side > 0).long()
 
 
@@ -52,7 +52,14 @@ class BatchNormNet(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.layers = nn.Sequential(
-            *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(144, num_classes))
+            *(
+                nn.Conv2d(1, 4, 3),
+                nn.BatchNorm2d(4),
+                nn.ReLU(),
+                nn.Dropout(0.3),
+                nn.Flatten(),
+                nn.Linear(144, num_classes),
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:
