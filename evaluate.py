@@ -62,7 +62,11 @@ def evaluate(argv: list[str], here: Place) -> int:
             raise ValueError(f"--{name} must be at least 1, not {settings[name]}")
     device = _device(settings.accelerator, here)
     model, campaign, parts = _prepare(settings, parser.instantiate(settings))
-    bars = Bars({name: len(campaign.units(name)) for name in (CLEAN, *campaign.suite)}, campaign.n)
+    bars = Bars(
+        {name: len(campaign.units(name)) for name in (CLEAN, *campaign.suite)},
+        campaign.n,
+        quiet=here.rank > 0 or here.spawned,
+    )
     if here.world == 1 and settings.devices > 1:
         check_free(campaign.folder, here.run)
         with bars:

@@ -11,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 class Bars:
     """Context manager; `tell(name, rows done, samples fallen)` advances: on a terminal bars, else a line an attack.
 
-    `runs` maps names to the number of runs, `n` is the number of samples.
+    `runs` maps names to the number of runs, `n` is the number of samples; `quiet` shows nothing.
     """
 
-    def __init__(self, runs: Mapping[str, int], n: int) -> None:
-        self.n = n
+    def __init__(self, runs: Mapping[str, int], n: int, quiet: bool = False) -> None:
+        self.n, self.quiet = n, quiet
         self.left = {name: n * times for name, times in runs.items()}
         self.standing = dict.fromkeys(runs, n)
-        self.live = sys.stderr.isatty()
+        self.live = sys.stderr.isatty() and not quiet
         columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         standing = TextColumn("{task.fields[standing]}")
         self.progress = Progress(*columns, standing, console=Console(stderr=True), disable=not self.live)
@@ -38,5 +38,5 @@ class Bars:
         self.standing[name] -= fallen
         standing = f"{100 * self.standing[name] / self.n:.1f} % standing"
         self.progress.update(self.tasks[name], advance=done, standing=standing)
-        if not self.live and done and self.left[name] <= 0:
+        if not (self.live or self.quiet) and done and self.left[name] <= 0:
             print(f"{name}: {standing} of {self.n} samples", file=sys.stderr, flush=True)
