@@ -22,7 +22,7 @@ import networks  # noqa: F401  (imported for its short class names)
 from attacks import Attack
 from evaluation import Campaign, build, catalogue, compare, describe, load_network, write_report
 from evaluation.campaign import CLEAN
-from evaluation.checkpoint import Spec, plain
+from evaluation.checkpoint import Spec, check_fit, plain
 from evaluation.errors import exits
 from evaluation.identity import data_part, digest_file, settle, suite_part, with_files
 from evaluation.ledger import check_free
@@ -103,9 +103,7 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
     """The model behind its defenses, the campaign in its folder, and the parts of the campaign's identity."""
     model, recorded = load_network(settings.checkpoint, objects.network)
     data = objects.data or _recorded_data(settings.checkpoint, recorded)
-    have, need = getattr(model, "num_classes", None), data.num_classes
-    if have is not None and have != need:
-        raise ValueError(f"the network has {have} outputs and {type(data).__name__} {need} classes: give other --data")
+    check_fit(model, data)
     for defense in objects.defenses:
         model = defense(model)
     images = data.dataset("test")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import networks
+from attacks import guard
 
 Spec = dict[str, Any]
 
@@ -196,3 +197,22 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn
         raise ValueError(f"the weights in {path} do not fit {type(network).__name__}: {detail[:400]}") from error
     data = recorded.get("data")
     return network.eval(), data if isinstance(data, dict) else None
+
+
+def check_fit(network: nn.Module, data: Any) -> None:
+    """Raise ValueError unless `network` maps images of `data` (image_shape, num_classes) to one logit a class."""
+    name, shape = type(data).__name__, tuple(data.image_shape)
+    parameter = next(network.parameters(), torch.zeros(()))
+    with guard(network), torch.no_grad():
+        try:
+            logits = network(torch.zeros(2, *shape, dtype=parameter.dtype, device=parameter.device))
+        except RuntimeError as error:
+            raise ValueError(
+                f"{type(network).__name__} cannot take the images {shape} of {name}: choose a network for that shape "
+                f"(--model.init_args.network) or other data ({str(error).splitlines()[0][:150]})"
+            ) from error
+    if logits.ndim != 2 or logits.shape[1] != data.num_classes:
+        raise ValueError(
+            f"{name} has {data.num_classes} classes, {type(network).__name__} gives {tuple(logits.shape[1:])} logits: "
+            f"set model.init_args.network.init_args.num_classes to {data.num_classes}"
+        )

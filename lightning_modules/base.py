@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from attacks import Noise, check_images
-from evaluation.checkpoint import plain
+from evaluation.checkpoint import check_fit, plain
 from lightning_modules.schedules import Schedule
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -52,12 +52,8 @@ class Classifier(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        have, need = getattr(self.network, "num_classes", None), getattr(data, "num_classes", None)
-        if have and need and have != need:
-            raise ValueError(
-                f"the data has {need} classes, the network {have} outputs: "
-                f"set model.init_args.network.init_args.num_classes to {need}"
-            )
+        if hasattr(data, "num_classes") and hasattr(data, "image_shape"):
+            check_fit(self.network, data)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:

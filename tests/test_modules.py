@@ -124,9 +124,11 @@ def lightning_modules_network() -> nn.Module:
     return MLP(hidden=[5])
 
 
-def test_class_mismatch_is_named(tmp_path: Path) -> None:
+def test_a_network_that_does_not_fit_the_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_classes to 10"):
         trainer(tmp_path).fit(Standard(Bare(7), adam), digits())
+    with pytest.raises(ValueError, match=r"Bare cannot take the images \(1, 20, 20\) of Digits"):
+        trainer(tmp_path).fit(Standard(Bare(), adam), digits(size=20))
 
 
 def test_images_outside_the_box_are_refused_in_training(tmp_path: Path) -> None:
