@@ -24,7 +24,7 @@ from evaluation import Campaign, build, catalogue, compare, describe, load_netwo
 from evaluation.campaign import CLEAN
 from evaluation.checkpoint import Spec, check_fit, plain
 from evaluation.errors import exits
-from evaluation.identity import data_part, digest_file, settle, suite_part, with_files
+from evaluation.identity import data_part, digest_file, identify, settle, suite_part, with_files
 from evaluation.ledger import check_free
 from evaluation.merge import Incomplete
 from evaluation.processes import Place, behave, place, spawn, tell_parent
@@ -117,15 +117,19 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
         "seed": settings.seed,
         "limit": n,
     }
-    identity = settle(settings.output, parts)
-    return model, Campaign(objects.suite, images, n, settings.seed, settings.output, identity), parts
+    campaign = Campaign(objects.suite, images, n, settings.seed, settings.output, identify(parts))
+    settle(settings.output, parts)  # after everything that may be a mistake: it claims the folder
+    return model, campaign, parts
 
 
 def _recorded_data(checkpoint: str, spec: Spec | None) -> Any:
     if spec is None:
         raise ValueError(f"{checkpoint} does not record its data: give --data, for example configs/data/digits.yaml")
     try:
-        return build(spec, catalogue(datamodules))
+        data = build(spec, catalogue(datamodules))
+        if hasattr(data, "download"):
+            data.download = False  # a file does not decide what is fetched
+        return data
     except ValueError as error:
         raise ValueError(f"{checkpoint} does not say how to load its data: {error}. Give --data") from error
 
@@ -135,8 +139,6 @@ def _device(accelerator: str, here: Place) -> torch.device:
         raise ValueError("--accelerator cuda: torch sees no GPU here; use --accelerator cpu, or auto")
     if accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
-    torch.backends.cudnn.deterministic = True
     return torch.device("cuda", here.local % torch.cuda.device_count())
 
 

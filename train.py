@@ -17,6 +17,7 @@ import datamodules  # noqa: F401
 import defenses  # noqa: F401
 import lightning_modules  # noqa: F401
 import networks  # noqa: F401
+from evaluation.checkpoint import load_checkpoint
 from evaluation.errors import exits
 
 # Lightning 2.6 on torch 2.15 says this once an epoch; it concerns neither us nor our users.
@@ -48,6 +49,9 @@ class CLI(LightningCLI):
         if config.trainer.logger in (None, True):
             where = {"save_dir": str(root), "name": "", "version": "", "default_hp_metric": False}
             config.trainer.logger = {"class_path": "pytorch_lightning.loggers.TensorBoardLogger", "init_args": where}
+        config.weights_only = True  # explicit: wins over the environment, which may allow code in checkpoints
+        if config.ckpt_path not in (None, "last", "best", "hpc"):
+            load_checkpoint(config.ckpt_path)  # for its errors: Lightning's are tracebacks
         for checkpoint in (config.best, config.last):
             checkpoint.dirpath = checkpoint.dirpath or str(root / "checkpoints")
         filename = "config.yaml" if fit else f"{self.subcommand}.yaml"

@@ -1,7 +1,7 @@
 """What a model must withstand: ``x_adv = attack(model, x, y, noise)``. This file is the catalogue."""
 
 from attacks.base import Attack, check_images, guard
-from attacks.compose import Restarts, WorstOf, members, scale_eps, threat
+from attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
 from attacks.corruptions import GaussianNoise, SaltAndPepper
 from attacks.fgsm import FGSM
 from attacks.langevin import Langevin
@@ -19,6 +19,7 @@ __all__ = [
     "Radius",
     "Restarts",
     "SaltAndPepper",
+    "Within",
     "WorstOf",
     "check_images",
     "drawing",

@@ -8,15 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, at_least
+from attacks.closest import fools
 from attacks.noise import Noise
+from attacks.norms import distance
 from attacks.objectives import ce, margin
+from attacks.radius import Radius
 
 
 def threat(attack: Attack) -> tuple[str | None, float | None]:
     """Norm and radius of an attack; None where it has none, or where the parts of a combination disagree."""
     parts = {threat(part) for part in members(attack)}
     if parts:
-        return parts.pop() if len(parts) == 1 else (None, None)
+        norm, eps = parts.pop() if len(parts) == 1 else (None, None)
+        return norm, getattr(attack, "eps", eps)
     return getattr(attack, "norm", None), getattr(attack, "eps", None)
 
 
@@ -44,29 +48,52 @@ def scale_eps(attack: Attack, factor: float) -> Attack:
 
 
 def strongest(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor, noises: Sequence[Noise]) -> Tensor:
-    """For each row the result with the largest margin (smallest for targeted attacks); the first of equals."""
-    score = margin if y.ndim == 1 else ce
+    """For each row the best result; the first of equals.
+
+    Of budget attacks that with the largest margin (for targeted ones, the smallest to the target), of minimum-norm
+    attacks the nearest that fools.
+    """
     best, best_score = x, x.new_full((len(x),), -torch.inf)
     for attack, noise in zip(attacks, noises, strict=True):
         z = attack.perturb(model, x, y, noise).detach().clamp(0, 1)
         with torch.no_grad():
-            value = score(model(z), y)
-        value = (-value if getattr(attack, "targeted", False) else value).nan_to_num(nan=-torch.inf)
+            value = _score(attack, model(z), z - x, y).nan_to_num(nan=-torch.inf)
         better = value > best_score
         best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), z, best)
         best_score = torch.where(better, value, best_score)
     return best
 
 
-def _check_budget(attacks: Sequence[Attack]) -> None:
+def _score(attack: Attack, logits: Tensor, d: Tensor, y: Tensor) -> Tensor:
+    targeted = bool(getattr(attack, "targeted", False))
+    if attack.kind == "minimum-norm":
+        length = distance(str(threat(attack)[0]), d).to(logits.dtype)
+        return torch.where(fools(logits, y, targeted), -length, -torch.inf)
+    value = margin(logits, y) if y.ndim == 1 else ce(logits, y)
+    return -value if targeted else value
+
+
+def _check(attacks: Sequence[Attack]) -> None:
     if not attacks:
         raise ValueError("attacks must name at least one attack")
-    if any(a.kind == "minimum-norm" for a in attacks):
-        raise ValueError("combinations choose by margin, which means nothing for minimum-norm attacks")
+    if len({a.kind for a in attacks}) > 1:
+        raise ValueError("budget attacks are compared by margin, minimum-norm ones by length: combine one kind only")
+
+
+class Combination(Attack):
+    """Abstract base of attacks made of attacks: the parts decide the kind, and whether it is targeted."""
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return members(self)[0].kind
+
+    @property
+    def targeted(self) -> bool:
+        return any(getattr(part, "targeted", False) for part in members(self))
 
 
 @dataclass(frozen=True)
-class Restarts(Attack):
+class Restarts(Combination):
     """The strongest of `n` runs of one attack with independent noise. Evaluation records each run by itself.
 
     Args:
@@ -79,14 +106,13 @@ class Restarts(Attack):
 
     def __post_init__(self) -> None:
         at_least(1, n=self.n)
-        _check_budget([self.attack])
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         return strongest([self.attack] * self.n, model, x, y, [noise.fork(i) for i in range(self.n)])
 
 
 @dataclass(frozen=True)
-class WorstOf(Attack):
+class WorstOf(Combination):
     """For each image the strongest result of several attacks.
 
     Args:
@@ -96,7 +122,28 @@ class WorstOf(Attack):
     attacks: list[Attack]
 
     def __post_init__(self) -> None:
-        _check_budget(self.attacks)
+        _check(self.attacks)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         return strongest(self.attacks, model, x, y, [noise.fork(i) for i in range(len(self.attacks))])
+
+
+@dataclass(frozen=True)
+class Within(Combination):
+    """A minimum-norm attack judged at one radius: it succeeds where what it finds is no longer than `eps`.
+
+    Args:
+        attack: the minimum-norm attack.
+        eps: radius, in pixels of [0, 1] (l0: number of values).
+    """
+
+    attack: Attack
+    eps: Radius
+
+    def __post_init__(self) -> None:
+        at_least(0, eps=self.eps)
+        if self.attack.kind != "minimum-norm":
+            raise ValueError(f"Within judges minimum-norm attacks; {type(self.attack).__name__} has its own eps")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return self.attack.perturb(model, x, y, noise)

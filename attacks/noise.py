@@ -78,8 +78,9 @@ class Noise:
         """Independent uniform numbers in [0, 1) with shape (B, ...), dtype and device of `like`."""
         self._check(like)
         words = self._words(math.prod(like.shape[1:]))
-        bits = 53 if like.dtype == torch.float64 else 24
-        return (((words >> (64 - bits)) & ((1 << bits) - 1)).to(like.dtype) * 2.0**-bits).view(like.shape)
+        bits, dtype = (53, torch.float64) if like.dtype == torch.float64 else (24, torch.float32)
+        u = ((words >> (64 - bits)) & ((1 << bits) - 1)).to(dtype) * 2.0**-bits
+        return u.to(like.dtype).clamp_(max=1 - torch.finfo(like.dtype).eps / 2).view(like.shape)
 
     def normal(self, like: Tensor) -> Tensor:
         """Independent standard normal numbers with shape (B, ...), dtype and device of `like` (Box and Muller)."""

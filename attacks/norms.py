@@ -116,6 +116,11 @@ def l0_distance(d: Tensor) -> Tensor:
     return (d.flatten(1) != 0).sum(1)
 
 
+def distance(norm: str, d: Tensor) -> Tensor:
+    """Length (B,) of each row of `d` in l0, l1, l2 or linf."""
+    return l0_distance(d) if norm == "l0" else NORMS[norm].distance(d)
+
+
 def distances(d: Tensor) -> dict[str, Tensor]:
     """All four lengths of each row of `d`: l0, l1, l2 and linf, (B,) each."""
-    return {"l0": l0_distance(d), **{name: NORMS[name].distance(d) for name in ("l1", "l2", "linf")}}
+    return {name: distance(name, d) for name in ("l0", "l1", "l2", "linf")}

@@ -4,5 +4,13 @@ from callbacks.adversarial_images import AdversarialImages
 from callbacks.attack_evaluation import AttackEvaluation
 from callbacks.collapse_guard import CollapseGuard, TrainingCollapsed
 from callbacks.epsilon_warmup import EpsilonWarmup
+from callbacks.predictions import Predictions
 
-__all__ = ["AdversarialImages", "AttackEvaluation", "CollapseGuard", "EpsilonWarmup", "TrainingCollapsed"]
+__all__ = [
+    "AdversarialImages",
+    "AttackEvaluation",
+    "CollapseGuard",
+    "EpsilonWarmup",
+    "Predictions",
+    "TrainingCollapsed",
+]

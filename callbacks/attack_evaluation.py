@@ -3,6 +3,7 @@
 from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
+import torch
 import torch.distributed as dist
 
 from attacks import Attack, threat
@@ -48,6 +49,10 @@ class AttackEvaluation(pl.Callback):
         self.results: dict[str, dict[str, float]] = {"val": {}, "test": {}}
         self._position = 0
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in pl_module.parameters()):
+            raise ValueError("attacks are evaluated in float32: use --trainer.precision bf16-mixed, not a half network")
+
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start()
 
@@ -74,11 +79,16 @@ class AttackEvaluation(pl.Callback):
         self._finish("test")
         self._log("test", pl_module)
 
+    @property
+    def state_key(self) -> str:
+        """One for each set of attacks, so that several of these callbacks can work side by side."""
+        return f"AttackEvaluation[{', '.join(sorted(self.attacks))}]"
+
     def state_dict(self) -> dict[str, Any]:
         return {"val": self.results["val"]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.results["val"] = dict(state_dict["val"])
+        self.results["val"] = {k: v for k, v in state_dict["val"].items() if k in self.attacks}
 
     def _start(self) -> None:
         self.outcomes = {name: [] for name in self.attacks}

@@ -19,14 +19,14 @@ class CollapseGuard(pl.Callback):
 
     Args:
         patience: number of validation epochs in a row at chance.
-        margin: accuracy counts as chance up to 1 / num_classes + margin.
+        factor: accuracy counts as chance up to factor / num_classes.
         check_every_n_batches: how often the loss is looked at (each look waits for the device).
     """
 
-    def __init__(self, patience: int = 5, margin: float = 0.05, check_every_n_batches: int = 10) -> None:
+    def __init__(self, patience: int = 5, factor: float = 1.5, check_every_n_batches: int = 10) -> None:
         if patience < 1 or check_every_n_batches < 1:
             raise ValueError(f"patience ({patience}) and check_every_n_batches ({check_every_n_batches}) must be >= 1")
-        self.patience, self.margin, self.check_every_n_batches = patience, margin, check_every_n_batches
+        self.patience, self.factor, self.check_every_n_batches = patience, factor, check_every_n_batches
         self.at_chance = 0
         self._finite: torch.Tensor | None = None
 
@@ -52,7 +52,7 @@ class CollapseGuard(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or accuracy is None:
             return
         classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None) or 10
-        self.at_chance = self.at_chance + 1 if float(accuracy) <= 1 / classes + self.margin else 0
+        self.at_chance = self.at_chance + 1 if float(accuracy) <= self.factor / classes else 0
         if self.at_chance >= self.patience:
             raise TrainingCollapsed(
                 f"validation accuracy has been at chance ({float(accuracy):.1%}) for {self.at_chance} epochs: training "

@@ -9,7 +9,7 @@ from lightning_modules.base import Batch
 class EpsilonWarmup(pl.Callback):
     """Raises the radius of the module's training attack linearly to its full value, batch by batch.
 
-    Every attribute of the module that is an attack is scaled, also the attacks inside combinations; steps sizes stay.
+    Every attribute of the module that is an attack is scaled, also the attacks inside combinations; step sizes stay.
     Evaluation attacks live in callbacks and keep their radius.
 
     Args:
@@ -31,9 +31,8 @@ class EpsilonWarmup(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        done = (trainer.current_epoch * trainer.num_training_batches + batch_idx) / (
-            self.share * max(trainer.max_epochs or 1, 1) * trainer.num_training_batches
-        )
+        batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        done = (trainer.current_epoch * trainer.num_training_batches + batch_idx) / (self.share * batches)
         factor = min(1.0, self.start + (1 - self.start) * done)
         for name, attack in self.full.items():
             setattr(pl_module, name, scale_eps(attack, factor) if factor < 1 else attack)

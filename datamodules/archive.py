@@ -44,6 +44,8 @@ def unpacked(archive: Path) -> Path:
 
 
 def _extract(archive: Path, folder: Path) -> None:
+    if not hasattr(tarfile, "data_filter"):
+        raise ValueError(f"{archive} cannot be unpacked safely by this Python: use 3.10.12, 3.11.4 or newer.")
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")

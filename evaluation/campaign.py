@@ -33,9 +33,9 @@ class Campaign:
     """What is evaluated: `suite` (attacks by name) on the first `n` of `data`, journaled in `folder` under `identity`.
 
     `data` is a data set of numbered images: `indices`, and batches ``(x, y, index)`` by position, where position -1
-    is a dummy with a negative index. A `Restarts` at the top of the suite becomes as many runs, each with its rows;
-    a later run sees only the samples that the earlier ones have left standing. Raises ValueError for an empty suite,
-    an attack called "clean", and an n without samples.
+    is a dummy with a negative index. A `Restarts` of a budget attack at the top of the suite becomes as many runs,
+    each with its rows; a later run sees only the samples that the earlier ones have left standing. Raises ValueError
+    for an empty suite, an attack called "clean", and an n without samples.
     """
 
     suite: Mapping[str, Attack]
@@ -62,7 +62,7 @@ class Campaign:
     def units(self, name: str) -> list[Unit]:
         """The runs of one attack of the suite, or of `CLEAN`."""
         attack = None if name == CLEAN else self.suite[name]
-        if isinstance(attack, Restarts):
+        if isinstance(attack, Restarts) and attack.kind == "budget":
             return [Unit(name, restart, attack.attack) for restart in range(attack.n)]
         return [Unit(name, 0, attack)]
 

@@ -43,6 +43,8 @@ def friendly(error: BaseException) -> str | None:
     # A constructor's ValueError inside a Union comes back wrapped by jsonargparse.
     if isinstance(error, ArgumentError) or "Does not validate against any of the Union subtypes" in str(error):
         return shorten(str(error))
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's own word for a mistake in the settings
+        return " ".join(str(error).split())
     if isinstance(error, ValueError | TypeError | OSError | RuntimeError | LookupError) and _ours(error):
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         return " ".join(text.split()) or None

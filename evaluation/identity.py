@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from filelock import FileLock
 from attacks import Attack
 from evaluation.checkpoint import Spec, describe
 
-# Settings of a data module that choose how images are loaded, not which.
-_LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory")
+# Settings of a data module that do not choose test images, or only say where they lie: the fingerprint knows them.
+_LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download")
+_TRAINING = ("val_size", "split_seed", "train_limit")
 _LOOKED_AT = 16  # images whose pixels enter the fingerprint of the data
 
 
@@ -27,8 +29,9 @@ def digest_file(path: str | Path) -> str:
 
 
 def suite_part(suite: Mapping[str, Attack]) -> Spec:
-    """The attacks by name, with all their settings, defaults included."""
-    return {name: describe(attack) for name, attack in suite.items()}
+    """The attacks by name, with all their settings, defaults included; files that they name by their bytes."""
+    part: Spec = with_files({name: describe(attack) for name, attack in suite.items()})
+    return part
 
 
 def data_part(spec: Spec, images: Any) -> Spec:
@@ -38,7 +41,7 @@ def data_part(spec: Spec, images: Any) -> Spec:
         digest.update(torch.as_tensor(tensor, dtype=torch.int64).numpy().tobytes())
     for position in range(0, len(images), max(1, len(images) // _LOOKED_AT)):
         digest.update((images[position][0] * 255).round().to(torch.uint8).numpy().tobytes())
-    init_args = {name: value for name, value in spec["init_args"].items() if name not in _LOADING}
+    init_args = {name: value for name, value in spec["init_args"].items() if name not in _LOADING + _TRAINING}
     return {"class_path": spec["class_path"], "init_args": init_args, "fingerprint": digest.hexdigest()}
 
 
@@ -53,14 +56,19 @@ def with_files(spec: Any) -> Any:
     return spec
 
 
+def identify(parts: Mapping[str, Any]) -> str:
+    """The identity of the campaign with these parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def settle(folder: Path, parts: Mapping[str, Any]) -> str:
     """Make `folder` the home of the campaign with these `parts`, or recognise it; returns the campaign's identity.
 
     The parts (checkpoint, suite, data, defenses, seed, limit) are written to ``campaign.json``. Raises ValueError,
     naming the parts, where the folder belongs to another campaign.
     """
-    parts = json.loads(json.dumps(parts, sort_keys=True))  # as it will be read back
-    identity = hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    identity = identify(parts)
+    parts = json.loads(json.dumps(parts))  # as it will be read back
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "campaign.json"
     with FileLock(folder / "campaign.lock", timeout=60):
@@ -86,6 +94,6 @@ def _compare(path: Path, parts: Mapping[str, Any]) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that nobody ever sees half of it."""
-    half = path.with_name(path.name + ".part")
+    half = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # several processes may write the same report
     half.write_text(text, encoding="utf-8")
     half.replace(path)

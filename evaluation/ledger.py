@@ -45,9 +45,12 @@ class Ledger:
             self._lock = stack.enter_context(_claimed(self.path, run))
             with _explained(self.path):
                 self._connection = stack.enter_context(closing(_connect(self.path)))
+                # One transaction, because siblings read at any moment: tables never stand without the identity.
                 with self._connection:
-                    self._connection.executescript(_CREATE)
-                    self._connection.execute("INSERT OR IGNORE INTO campaign VALUES (?)", (identity,))
+                    for statement in ("BEGIN IMMEDIATE", *_CREATE.strip().split(";\n")):
+                        self._connection.execute(statement)
+                    if not self._connection.execute("SELECT 1 FROM campaign").fetchone():
+                        self._connection.execute("INSERT INTO campaign VALUES (?)", (identity,))
                 _check(self._connection, self.path, identity)
             self._stack = stack.pop_all()
 

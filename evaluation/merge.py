@@ -1,7 +1,8 @@
 """The ledgers of a finished campaign merged strictly: robust accuracies, worst cases per sample, costs."""
 
+import bisect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attacks import Attack, members, threat
@@ -50,6 +51,9 @@ def merge(campaign: Campaign) -> Results:
             sums = {key: _number(math.fsum(values)) for key, values in costs.items()}
             entry = {"name": name, "norm": norm, "eps": eps, "robust_accuracy": len(left) / campaign.n, "n": campaign.n}
             attacks.append({**entry, **sums, "restarts": len(units)})
+            if campaign.suite[name].kind == "minimum-norm" and norm is not None:
+                found = [float(getattr(o, norm)) for o in outcomes if o.adversarial != o.label]
+                attacks[-1] |= lengths(found, len(standing[CLEAN]), campaign.n)
     return {
         "schema": 1,
         "n": campaign.n,
@@ -66,6 +70,25 @@ def merge(campaign: Campaign) -> Results:
             for (norm, eps), names in threat_models(campaign.suite).items()
         ],
         "warnings": notes,
+    }
+
+
+def lengths(found: Sequence[float], attacked: int, n: int) -> Results:
+    """What one run of a minimum-norm attack says at all radii at once.
+
+    `found` are the lengths of the successes among `attacked` samples of `n`. "mean_norm" is over the successes,
+    "median_norm" over all attacked with failures as infinite (None where that is the median); "curve" is the robust
+    accuracy at radii from 0 to the largest length.
+    """
+    ordered = sorted(found)
+    middle = (attacked - 1) // 2
+    radii = [ordered[-1] * i / 40 for i in range(41)] if ordered else [0.0]
+    left = [attacked - bisect.bisect_right(ordered, r) for r in radii]
+    return {
+        "found": len(ordered),
+        "mean_norm": _number(math.fsum(ordered) / len(ordered)) if ordered else None,
+        "median_norm": _number(ordered[middle]) if 0 <= middle < len(ordered) else None,
+        "curve": {"eps": [round(r, 6) for r in radii], "robust_accuracy": [k / n for k in left]},
     }
 
 

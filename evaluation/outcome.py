@@ -127,7 +127,7 @@ def evaluate_batch(
     keyed = Noise.keyed(seed, index)
     attacker = keyed.fork("attacker").fork(name).fork(restart)
     defender = keyed.fork("defender").fork(name).fork(restart)
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), _exact():
         x = x.detach().float().clone()
         check_images(x)
         if clean is None:
@@ -143,13 +143,24 @@ def evaluate_batch(
             z, valid = _checked(z, x, name)
             # An image that is not finite is nothing to attack with, but the model or its gradient broke: it fell.
             adversarial = predict(model, z, y, defender.fork("verified")).masked_fill(~valid, -1)
-        lengths = distances(z.double() - x.double())
-    keep = index >= 0
+        lengths = distances(z.cpu().double() - x.cpu().double())  # not every device has doubles
+    keep = (index >= 0).cpu()
     columns = {"index": index, "label": y, "clean": clean, "adversarial": adversarial, **lengths}
-    listed = {key: column[keep].tolist() for key, column in columns.items()}
+    listed = {key: column.cpu()[keep].tolist() for key, column in columns.items()}
     costs: dict[str, Any] = {"forwards": passes.forwards / len(x), "backwards": passes.backwards / len(x)}
     costs["seconds"] = seconds / max(1, int(keep.sum()))
     return [Outcome(**dict(zip(listed, row, strict=True)), **costs) for row in zip(*listed.values(), strict=True)]
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """float32 means float32 and the same bits again: neither TF32 nor nondeterministic kernels in cuDNN."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = before
 
 
 def _checked(z: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.campaign import Campaign
+from evaluation.curves import draw
 from evaluation.identity import write_whole
 from evaluation.merge import Refused, Results, merge, refusals
 
@@ -31,6 +32,7 @@ def write_report(
         merged["warnings"].append(f"no headline for {norm} {eps:g}: {reason}")
     results = {"schema": 1, "checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **merged}
     write_whole(campaign.folder / "results.json", json.dumps(results, indent=2) + "\n")
+    draw(results, campaign.folder / "curves.png")
     write_whole(campaign.folder / "report.md", markdown(results, refused, command))
     return results, refused
 
@@ -61,6 +63,13 @@ def markdown(results: Results, refused: Refused, command: str) -> str:
     head = ["attack", "norm", "eps", "restarts", "robust accuracy", "forward / backward passes", "seconds"]
     lines += [*table(head, rows), ""]
     lines += ["A sample counts as robust where the model is right without the attack and after every run of it.", ""]
+    curved = [a for a in results["attacks"] if "curve" in a]
+    if curved:
+        lines += ["## Shortest adversarial perturbations", "", "![robust accuracy over the radius](curves.png)", ""]
+        rows = [
+            [a["name"], a["norm"], str(a["found"]), _length(a["mean_norm"]), _length(a["median_norm"])] for a in curved
+        ]
+        lines += [*table(["attack", "norm", "found", "mean length", "median length (failures infinite)"], rows), ""]
     if results["worst_case"]:
         lines += ["## Worst case per sample", ""]
         cases = [
@@ -120,6 +129,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.2f} %"
+
+
+def _length(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _eps(entry: Results) -> str:

@@ -58,9 +58,18 @@ class ATENT(Classifier):
             raise ValueError(f"alpha must lie in (0, 1], not {alpha}")
         if not 0 <= tail_tol < alpha:
             raise ValueError(f"tail_tol must lie in [0, alpha), not {tail_tol}: the last sample must count")
+        if sampler.samples != 1 or sampler.targeted:
+            raise ValueError("ATENT samples from the loss of the label itself: sampler.samples is 1, targeted false")
         self.automatic_optimization = False
         self.sampler, self.alpha, self.tail_tol, self.sampler_mode = sampler, alpha, tail_tol, sampler_mode
-        self.displacement: list[Tensor] = []
+        self.reach: list[Tensor] = []  # of each batch, mean l2 displacement over the radius
+
+    def on_fit_start(self) -> None:
+        if self.trainer.precision == "16-mixed":
+            raise ValueError(
+                "ATENT takes input and weight gradients from one backward pass, which the loss scaling of 16-mixed "
+                "would mix up: use --trainer.precision bf16-mixed or 32-true"
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y, index = batch
@@ -78,8 +87,10 @@ class ATENT(Classifier):
         optimizer.step()
         if self.schedule is not None:
             self.lr_schedulers().step()  # type: ignore[union-attr]
-        self.displacement.append((z - x).flatten(1).norm(dim=1).mean())
-        self.log_dict({"train/loss": mu, "train/displacement": self.displacement[-1]})
+        displacement = (z - x).flatten(1).norm(dim=1).mean()
+        if sampler.eps:
+            self.reach.append(displacement / sampler.eps)
+        self.log_dict({"train/loss": mu, "train/displacement": displacement})
         return mu
 
     def sample_gradient(self, z: Tensor, y: Tensor, c: float) -> tuple[Tensor, Tensor]:
@@ -104,10 +115,10 @@ class ATENT(Classifier):
 
     def on_train_epoch_end(self) -> None:
         """Warn where l2 samples end far from the radius they are meant for: the pull needs calibration then."""
-        mean, radius = float(torch.stack(self.displacement or [torch.zeros(())]).mean()), self.sampler.eps
-        self.displacement.clear()
-        if self.sampler.norm == "l2" and not 0.7 * radius <= mean <= 1.3 * radius:
+        mean = float(torch.stack(self.reach).mean()) if self.reach else 1.0
+        self.reach.clear()
+        if self.sampler.norm == "l2" and not 0.7 <= mean <= 1.3:
             rank_zero_warn(
-                f"ATENT's l2 samples end {mean:.3g} from the image on average, outside 0.7 to 1.3 times the radius "
-                f"{radius:.3g}: calibrate sampler.pull (less pull, longer way) or sampler.step_size"
+                f"ATENT's l2 samples end {mean:.3g} radii from the image on average, outside 0.7 to 1.3: calibrate "
+                "sampler.pull (less pull, longer way) or sampler.step_size"
             )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
@@ -60,6 +61,12 @@ class Classifier(pl.LightningModule):
             check_images(batch[0])
         counters = (global_seed(), self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(sum(c * 1_000_003**i for i, c in enumerate(counters)) % 2**63)  # dropout and the like
+
+    def on_validation_start(self) -> None:
+        """All processes validate the model of the checkpoint: DDP leaves buffers apart in manual optimisation."""
+        if dist.is_available() and dist.is_initialized():
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, 0)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())

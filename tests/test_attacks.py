@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from torch import nn
-from victims import BatchNormNet, Linear, at_distance
+from victims import BatchNormNet, Linear, at_distance, fewest
 
 import attacks
 from attacks import (
@@ -42,8 +42,10 @@ BALL = [
     Restarts(PGD(eps=0.1, steps=10), 2),
     WorstOf([FGSM(eps=0.1), PGD(eps=0.1, steps=10)]),
 ]
+# Minimum-norm attacks, and how much longer than the optimum of a linear victim their result may be.
+MINIMUM: list[tuple[Attack, float]] = []
 CORRUPTIONS = [GaussianNoise(0.2), SaltAndPepper(0.3)]
-ALL = BALL + CORRUPTIONS
+ALL = BALL + CORRUPTIONS + [attack for attack, _ in MINIMUM]
 SHAPES = [(1, 8, 8), (40,)]
 
 
@@ -65,11 +67,7 @@ def test_finds_the_optimum_of_a_linear_victim(
 ) -> None:
     """An adversarial point exists in the ball by 3 %, or is missing by 3 %."""
     if targeted:
-        if isinstance(attack, Restarts | WorstOf):
-            inner = [attack.attack] if isinstance(attack, Restarts) else attack.attacks
-            attack = WorstOf([replace(a, targeted=True) for a in inner])
-        else:
-            attack = replace(attack, targeted=True)
+        attack = targeted_form(attack)
     model = Linear(shape)
     norm, eps = threat(attack)
     assert norm is not None and eps is not None
@@ -79,6 +77,43 @@ def test_finds_the_optimum_of_a_linear_victim(
         z = attack(model, x, 1 - y if targeted else y, Noise.keyed(0, torch.arange(batch)))
         assert ((model(z).argmax(1) != y) == found).all()
         assert (NORMS[norm].distance(z - x) <= eps * (1 + 1e-6) + 6e-8).all()
+
+
+def targeted_form(attack: Attack) -> Attack:
+    """The same attack with `targeted` set, inside combinations too."""
+    parts = {f.name: getattr(attack, f.name) for f in fields(attack)}  # type: ignore[arg-type]
+    changes: dict[str, object] = {}
+    for name, value in parts.items():
+        if isinstance(value, Attack):
+            changes[name] = targeted_form(value)
+        elif isinstance(value, list) and value and isinstance(value[0], Attack):
+            changes[name] = [targeted_form(a) for a in value]
+        elif name == "targeted":
+            changes[name] = True
+    return replace(attack, **changes)  # type: ignore[type-var,arg-type]
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("attack,tolerance", MINIMUM, ids=ids([a for a, _ in MINIMUM]))
+def test_minimum_norm_is_near_the_optimum(
+    attack: Attack, tolerance: float, shape: tuple[int, ...], batch: int, targeted: bool
+) -> None:
+    if targeted:
+        attack = targeted_form(attack)
+        if attack in [a for a, _ in MINIMUM]:
+            pytest.skip("this attack has no targeted form")
+    model, norm = Linear(shape), str(threat(attack)[0])
+    x, y = at_distance(model, "l2" if norm == "l0" else norm, 0.1, batch)
+    z = attack(model, x, 1 - y if targeted else y, Noise.keyed(0, torch.arange(batch)))
+    optimum = fewest(model, x) if norm == "l0" else torch.full((batch,), 0.1)
+    assert (model(z).argmax(1) != y).all()
+    length = distances(z - x)[norm]
+    assert (length <= optimum * tolerance + (norm == "l0")).all(), length / optimum
+    assert (length >= optimum * (1 - 1e-4)).all()
+    # What is adversarial already is returned as it is, and so is what cannot be made so.
+    assert torch.equal(attack(model, x, y if targeted else 1 - y, Noise.keyed(0, torch.arange(batch))), x)
 
 
 @pytest.mark.parametrize("attack", ALL, ids=ids(ALL))

@@ -12,7 +12,7 @@ from small import Bare, adam, digits, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from attacks import FGSM, PGD, Noise, Restarts, WorstOf
-from callbacks import AdversarialImages, AttackEvaluation, CollapseGuard, EpsilonWarmup, TrainingCollapsed
+from callbacks import AdversarialImages, AttackEvaluation, CollapseGuard, EpsilonWarmup, Predictions, TrainingCollapsed
 from callbacks.attack_evaluation import gather
 from evaluation.outcome import Outcome
 from lightning_modules import AdversarialTraining, Standard
@@ -60,6 +60,21 @@ def test_attack_evaluation_chooses_checkpoints_and_keeps_its_last_value(tmp_path
     assert float(keep.best_model_score or 0) == pytest.approx(max(seen))
 
 
+def test_several_attack_evaluations_work_side_by_side(tmp_path: Path) -> None:
+    both = [AttackEvaluation({name: attack}) for name, attack in ATTACKS.items()]
+    keep = ModelCheckpoint(tmp_path / "c", "last")
+    run = trainer(tmp_path, 1, callbacks=[*both, keep], enable_checkpointing=True)
+    run.fit(Standard(Bare(), adam), digits())
+    assert {"val/robust_acc/fgsm", "val/robust_acc/pgd"} <= run.callback_metrics.keys()
+    both[0].load_state_dict({"val": {"gone": 1.0, "fgsm": 0.5}})
+    assert both[0].results["val"] == {"fgsm": 0.5}
+
+
+def test_half_networks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="bf16-mixed"):
+        AttackEvaluation(ATTACKS).setup(trainer(tmp_path), Standard(Bare(), adam).bfloat16(), "fit")
+
+
 def test_gather_refuses_padding() -> None:
     rows = [Outcome(i, 0, 0, 0, 0, 0.0, 0.0, 0.0, 1, 1, 0.0) for i in (3, 1, 2)]
     assert [o.index for o in gather(rows)] == [1, 2, 3]
@@ -83,6 +98,18 @@ def test_epsilon_warmup_is_linear_and_reaches_inside(tmp_path: Path) -> None:
         assert scaled.attacks[0].eps == pytest.approx(0.2 * factor)
         assert scaled.attacks[1].attack.eps == pytest.approx(0.1 * factor)
     assert module.attack == attack
+
+
+def test_epsilon_warmup_counts_steps_where_epochs_are_open(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            seen.append(pl_module.attack.eps)
+
+    module = AdversarialTraining(Bare(), FGSM(eps=0.2), optimizer=adam)
+    trainer(tmp_path, -1, max_steps=20, callbacks=[EpsilonWarmup(share=0.5), Watch()]).fit(module, digits())
+    assert seen == pytest.approx([0.2 * min(1.0, i / 10) for i in range(20)])
 
 
 def test_epsilon_warmup_without_an_attack_is_a_mistake(tmp_path: Path) -> None:
@@ -130,6 +157,16 @@ def test_adversarial_images_are_logged(tmp_path: Path) -> None:
     logged = events.Images("val/adversarial")
     assert len(logged) == 2  # epochs 0 and 2
     assert (logged[0].width, logged[0].height) == (5 * (56 + 2) + 2, 3 * 56 + 12 + 2 * 2)
+
+
+def test_predictions_are_written(tmp_path: Path) -> None:
+    module, data = Standard(Bare(), adam), digits()
+    trainer(tmp_path, callbacks=[Predictions(str(tmp_path / "p"))]).predict(module, data)
+    saved = torch.load(tmp_path / "p" / "rank0.pt", weights_only=True)
+    x, _, index = data.dataset("test").__getitems__(list(range(50)))
+    assert torch.equal(saved["index"], index)
+    with torch.no_grad():
+        assert torch.allclose(saved["logits"], module.eval()(x), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from torch import nn
 
+import defenses
 import train
 from attacks import Attack
 from datamodules.images import TensorImages
 
+assert defenses  # imported before parsing
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
 SETS = [p for p in sorted((CONFIGS / "data").glob("*.yaml")) if p.stem != "image_folder"]  # that one needs a folder
@@ -81,3 +85,20 @@ def test_attack_fragment_instantiates(path: Path) -> None:
     parser.add_argument("--attack", type=Attack, sub_configs=True)
     attack = parser.instantiate(parser.parse_args(["--attack", str(path)])).attack
     assert isinstance(attack, Attack) and path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "suites").glob("*.yaml")), ids=lambda p: p.stem)
+def test_suite_instantiates(path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--suite", type=dict[str, Attack], sub_configs=True)
+    suite = parser.instantiate(parser.parse_args(["--suite", str(path)])).suite
+    assert suite and all(isinstance(attack, Attack) for attack in suite.values())
+    assert path.read_text().startswith("# ") and "# command:" in path.read_text() and "# cost:" in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "defenses").glob("*.yaml")), ids=lambda p: p.stem)
+def test_defense_file_instantiates(path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--defenses", type=list[Callable[[nn.Module], nn.Module]], sub_configs=True)
+    (wrap,) = parser.instantiate(parser.parse_args(["--defenses", str(path)])).defenses
+    assert wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))(torch.rand(2, 1, 8, 8)).shape == (2, 3)

@@ -279,6 +279,11 @@ def test_a_damaged_ledger_is_named_and_moving_it_away_repairs(files: Path, capsy
     assert results(files / "a") == expected
 
 
+def test_a_mistake_does_not_claim_the_folder(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(arguments(files, "out", limit=0)) == 2 and "--limit" in capsys.readouterr().err
+    assert not (files / "out" / "campaign.json").exists()
+
+
 def test_compare_prints_one_table(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         assert evaluate.main(arguments(files, name, limit=4)) == 0

@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,14 +19,15 @@ from torch import Tensor, nn
 
 import datamodules
 import networks
-from attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, WorstOf
+from attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within, WorstOf
 from datamodules import Digits
+from datamodules.images import TensorImages
 from defenses import MeanFilter, Purified, RandomQuantizer, obligations
 from evaluation import Campaign, Outcome, build, catalogue, compare, describe, evaluate_batch, load_network, robust
 from evaluation.errors import exits, friendly, shorten
 from evaluation.identity import data_part, settle, suite_part, with_files
 from evaluation.ledger import Ledger, check_free
-from evaluation.merge import Incomplete, merge, refusals
+from evaluation.merge import Incomplete, lengths, merge, refusals
 from evaluation.processes import Place, place
 from evaluation.report import write_report
 
@@ -111,6 +113,18 @@ class Shift(Attack):
 
 class Nearest(Shift):
     kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+
+
+@dataclass(frozen=True)
+class Unbounded(Attack):
+    """A minimum-norm attack without a radius of its own: x + by."""
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    by: float = 0.0
+    norm: str = "linf"
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return x + self.by
 
 
 class Liar(Shift):
@@ -438,6 +452,26 @@ def test_merge_is_strict(case: str, tmp_path: Path) -> None:
     assert friendly(caught.value)
 
 
+def test_a_ledger_of_another_campaign_is_not_touched(tmp_path: Path) -> None:
+    Ledger(tmp_path, 0, identity="mine", run="a").close()
+    with pytest.raises(ValueError, match="not written by this campaign"):
+        Ledger(tmp_path, 0, identity="other", run="b")
+    Ledger(tmp_path, 0, identity="mine", run="c").close()
+
+
+def test_tables_never_stand_without_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at any statement of its first transaction, a ledger is empty: siblings read it as nothing yet."""
+    script = "from pathlib import Path; import sqlite3, sys, os; from evaluation import ledger\n"
+    script += "class C(sqlite3.Connection):\n    def execute(self, sql, *a):\n"
+    script += "        if 'INSERT INTO campaign' in sql: os._exit(9)\n        return super().execute(sql, *a)\n"
+    script += "ledger._connect = lambda path: sqlite3.connect(path, factory=C)\n"
+    script += f"ledger.Ledger(Path({str(tmp_path)!r}), 0, identity='test', run='a')"
+    root = str(Path(__file__).resolve().parent.parent)
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": root}, check=False)
+    assert done.returncode == 9
+    assert list(campaign(tmp_path).outcomes(campaign(tmp_path).units("clean")[0])) == []
+
+
 def test_an_empty_ledger_of_a_killed_process_is_no_damage(tmp_path: Path) -> None:
     (tmp_path / "ledgers").mkdir()
     (tmp_path / "ledgers/rank3.sqlite").touch()
@@ -540,6 +574,33 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
     ]
     assert "**33.33 % robust accuracy at linf 0.1 (worst case of a, b; n = 6); clean 83.33 %**" in report
     assert "python evaluate.py" in report and "| b " in report
+
+
+def test_lengths_by_hand() -> None:
+    """Five attacked of eight samples, three found: median over five is the third, the curve falls at each length."""
+    found = lengths([0.4, 0.1, 0.2], attacked=5, n=8)
+    assert (found["found"], found["mean_norm"], found["median_norm"]) == (3, pytest.approx(0.7 / 3, abs=1e-6), 0.4)
+    curve = dict(zip(found["curve"]["eps"], found["curve"]["robust_accuracy"], strict=True))
+    assert (curve[0.0], curve[0.1], curve[0.19], curve[0.2], curve[0.39], curve[0.4]) == (
+        *(5 / 8, 4 / 8, 4 / 8, 3 / 8, 3 / 8, 2 / 8),
+    )
+    assert lengths([0.1], attacked=5, n=8)["median_norm"] is None
+    assert lengths([], attacked=0, n=8)["curve"] == {"eps": [0.0], "robust_accuracy": [0.0]}
+
+
+def test_a_minimum_norm_attack_draws_a_curve_and_is_judged_at_a_radius(tmp_path: Path) -> None:
+    """Nearest moves every image by 0.2 and claims no radius: all fall without one, none within 0.1, all within 0.3."""
+    inner = Unbounded(by=0.2)
+    suite: dict[str, Attack] = {"free": inner, "near": Within(inner, 0.1), "far": Within(inner, 0.3)}
+    data = TensorImages(torch.full((6, 1, 4, 4), 0.4), torch.zeros(6, dtype=torch.long))
+    c = Campaign(suite, data, 6, 0, tmp_path, "test")
+    c.run(Threshold(), Place(run="a"), batch_size=4)
+    results, report = finish(c)
+    assert [a["robust_accuracy"] for a in results["attacks"]] == [0.0, 1.0, 0.0]
+    assert [(a["norm"], a["eps"]) for a in results["attacks"]] == [("linf", None), ("linf", 0.1), ("linf", 0.3)]
+    assert results["attacks"][0]["mean_norm"] == pytest.approx(0.2, abs=1e-5)
+    assert [(case["eps"], case["robust_accuracy"]) for case in results["worst_case"]] == [(0.1, 1.0), (0.3, 0.0)]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG") and "(curves.png)" in report
 
 
 EOT: dict[str, tuple[dict[str, Attack], bool]] = {

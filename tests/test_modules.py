@@ -330,6 +330,12 @@ def test_atent_refuses(settings: dict[str, float]) -> None:
         ATENT(Bare(), SAMPLER, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("change", [{"samples": 2}, {"targeted": True}])
+def test_atent_refuses_samplers_it_would_not_follow(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="samples is 1, targeted false"):
+        ATENT(Bare(), replace(SAMPLER, **change))
+
+
 def test_atent_warns_where_l2_samples_miss_the_radius(tmp_path: Path) -> None:
     far = Langevin(norm="l2", eps=0.1, steps=3, step_size=1.0, project="never")
     with pytest.warns(UserWarning, match="calibrate sampler.pull"):

@@ -68,3 +68,9 @@ def test_the_global_generator_is_left_alone() -> None:
     noise = Noise.keyed(0, torch.arange(3))
     noise.normal(torch.empty(3, 7)), noise.fork("a").uniform(torch.empty(3, 7))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_below_one(dtype: torch.dtype) -> None:
+    u = Noise.keyed(0, torch.arange(200)).uniform(torch.empty(200, 2000, dtype=dtype))
+    assert u.dtype == dtype and u.min() >= 0 and u.max() < 1 and abs(u.float().mean() - 0.5) < 1e-3

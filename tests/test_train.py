@@ -112,6 +112,11 @@ from lightning_modules import ATENT, AdversarialTraining, OneCycle
 from small import Bare, adam, digits, trainer
 
 class Check(pl.Callback):
+    def on_validation_batch_end(self, trainer, module, *_):
+        for b in module.network.buffers():
+            both = trainer.strategy.all_gather(b.float()).view(trainer.world_size, -1)
+            assert (both == both[0]).all(), "ranks validate different models"
+
     def on_train_end(self, trainer, module):
         w = torch.cat([p.detach().flatten() for p in module.network.parameters()])
         both = trainer.strategy.all_gather(w).view(trainer.world_size, -1)
@@ -122,8 +127,8 @@ class Check(pl.Callback):
 world, method = int(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)
 sampler = Langevin(eps=0.1, steps=3, step_size=0.05)
-net = Bare()
-if method == "atent":
+net = Bare(batch_norm=method == "atent_bn")
+if method != "pgd_at":
     module = ATENT(net, sampler, tail_tol=0.0, optimizer=adam, schedule=OneCycle())
 else:
     module = AdversarialTraining(net, PGD(eps=0.1, steps=2), clean_weight=0.5, optimizer=adam, schedule=OneCycle())
@@ -201,6 +206,41 @@ def test_mistakes_are_one_paragraph(
     message = friendly(caught.value)
     assert message is not None and says in message and "\n" not in message and len(message) < 600
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_two_processes_validate_the_same_model(tmp_path: Path) -> None:
+    """Batch norm under manual optimisation: DDP does not broadcast the buffers there."""
+    script = tmp_path / "run.py"
+    script.write_text(WATCH.format(root=str(ROOT), folder=str(tmp_path)))
+    run(sys.executable, str(script), "2", "atent_bn", str(tmp_path / "out.pt"))
+
+
+class Bomb:
+    """What no checkpoint may hold: unpickling it runs code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch exploded",)
+
+
+@pytest.mark.parametrize("action", ["fit", "test"])
+@pytest.mark.parametrize("kind,says", [("missing", "no checkpoint"), ("torn", "truncated"), ("bomb", "can run code")])
+def test_bad_checkpoints_are_refused(
+    kind: str, says: str, action: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train
+    from evaluation.errors import friendly
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning"])
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    path = tmp_path / "x.ckpt"
+    if kind == "torn":
+        path.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes()[:5000])
+    elif kind == "bomb":
+        torch.save({"state_dict": {}, "x": Bomb()}, path)
+    with pytest.raises((ValueError, OSError)) as caught:
+        train.main(command([], action, tmp_path / "r", "--ckpt_path", str(path)))
+    assert says in (friendly(caught.value) or "") and not (tmp_path / "exploded").exists()
 
 
 def test_a_mistake_ends_with_status_2(tmp_path: Path) -> None:

@@ -26,6 +26,16 @@ class Linear(nn.Module):
         return torch.stack([-s / 2, s / 2, torch.full_like(s, -9)], 1)
 
 
+def fewest(model: Linear, x: Tensor) -> Tensor:
+    """The smallest number of values (B,) that must change, within [0, 1], for each row to cross the boundary."""
+    w, flat = model.weight.detach().double(), x.flatten(1).double()
+    s = flat @ w + model.bias.detach().double()
+    # Each value can move s towards 0 by at most this much; take the largest first.
+    gain = torch.where(((w > 0) == (s[:, None] > 0)), w.abs() * flat, w.abs() * (1 - flat))
+    total = gain.sort(1, descending=True).values.cumsum(1)
+    return (total <= s.abs()[:, None]).sum(1) + 1
+
+
 def at_distance(model: Linear, norm: str, distance: float, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """`n` images with their labels, each exactly `distance` (in `norm`) from the boundary of `model`."""
     g = torch.Generator().manual_seed(seed)
