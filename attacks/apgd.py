@@ -1,0 +1,226 @@
+"""Auto-PGD (Croce and Hein 2020a, Algorithm 1): momentum, and steps that halve where the loss no longer rises; l1 as in
+"Mind the box" (Croce and Hein 2021)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.closest import fools
+from attacks.gradient import input_gradient
+from attacks.noise import Noise
+from attacks.norms import NORMS, NormName
+from attacks.objectives import OBJECTIVES
+from attacks.radius import Radius
+
+Look = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def rows_of(value: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ...) with as many dimensions as `like`."""
+    return value.view(-1, *[1] * (like.ndim - 1))
+
+
+def dlr_targeted(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
+    """Targeted difference of logits ratio (Croce and Hein 2020a, eq. 7): target minus label, over a gap of the top 4.
+
+    `logits` (B, K), `label` and `target` (B,) -> (B,); positive only where the label has lost.
+    """
+    if logits.shape[1] < 4:
+        raise ValueError(
+            f"the targeted dlr loss needs at least 4 classes, the model has {logits.shape[1]}: use loss: margin"
+        )
+    top = logits.topk(4, dim=1).values
+    gain = logits.gather(1, target[:, None]) - logits.gather(1, label[:, None])
+    return gain[:, 0] / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2).clamp_min(1e-12)
+
+
+def project_l1_box(d: Tensor, x: Tensor, eps: float) -> Tensor:
+    """The perturbation `p` nearest to `d` with ||p||_1 <= eps and x + p in [0, 1] (Croce and Hein 2021, prop. 2.1).
+
+    Every entry shrinks by the same amount t and stops at the box: |p_i| = min(room_i, max(|d_i| - t, 0)), with t the
+    smallest that fits into the ball. Projecting on the ball and then on the box would end short of the sphere.
+    """
+    flat, x = d.flatten(1), x.flatten(1)
+    size = flat.abs()
+    room = torch.where(flat > 0, 1 - x, x)
+    # The mass that is left after shrinking by t is piecewise linear: entries appear below t = |d_i|, and are
+    # stopped by the box below t = |d_i| - room_i.
+    knots, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
+    moving = torch.where(order < size.shape[1], 1, -1).cumsum(1).to(size.dtype)
+    mass = torch.zeros_like(knots)
+    mass[:, 1:] = (moving[:, :-1] * (knots[:, :-1] - knots[:, 1:])).cumsum(1)
+    last = (mass <= eps).sum(1, keepdim=True) - 1
+    rest = (eps - mass.gather(1, last)) / moving.gather(1, last).clamp_min(1)
+    t = (knots.gather(1, last) - rest).clamp_min(0)
+    shrunk = torch.minimum(room, (size - t).clamp_min(0))
+    shrunk = shrunk * (eps / shrunk.sum(1, keepdim=True).clamp_min(max(eps, 1e-30)))  # what rounding left over
+    return (flat.sign() * shrunk).view_as(d)
+
+
+def sparse_step(gradient: Tensor, pixels: Tensor) -> Tensor:
+    """A step of l1 length 1 in equal shares on the `pixels` (B,) largest entries of each row of `gradient`."""
+    flat = gradient.flatten(1)
+    size = flat.abs()
+    signs = flat.sign() * (size >= size.sort(1, descending=True).values.gather(1, pixels[:, None] - 1))
+    return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
+
+
+def touched(z: Tensor, x: Tensor) -> Tensor:
+    """Number of entries (B,) in which `z` differs from `x` by more than rounding."""
+    return ((z - x).abs() > 1e-6).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class APGD(Attack):
+    """Gradient ascent without a step size to choose; returns the point of highest loss among those that fool, if any.
+
+    The step starts at the diameter of the ball and is halved at checkpoints, row by row, where the loss rose too
+    seldom; the row then goes on from its best point. In l1 the steps are sparse, and what is adapted is how many pixels
+    they move. A targeted attack that misses its target prefers points where another class than the original one wins.
+
+    Departures from the reference implementation: all points count, also the start; with EOT, loss and success are those
+    of all draws, not of the last one.
+
+    Args:
+        norm: norm of the ball.
+        eps: radius, in pixels of [0, 1].
+        steps: number of gradient steps.
+        loss: objective that the attack increases. With targeted: minus the cross-entropy of the target, the target's
+            margin, or the targeted DLR (eq. 7), whose label is the most likely class of the image but the target.
+        targeted: `y` holds targets.
+        random_start: start at a random point of the sphere (l1: of the ball) instead of the image.
+        multi_eps: spend 30 % of the steps at 3 eps and 30 % at 2 eps first (Croce and Hein 2021, sec. 3.2; for l1).
+        rho: share of steps that must have raised the loss for the step size to stay.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    norm: NormName = "linf"
+    eps: Radius = 0.3
+    steps: int = 100
+    loss: Literal["ce", "dlr", "margin"] = "ce"
+    targeted: bool = False
+    random_start: bool = True
+    multi_eps: bool = False
+    rho: float = 0.75
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(0, eps=self.eps)
+        at_least(1, steps=self.steps, samples=self.samples)
+        if not 0 < self.rho <= 1:
+            raise ValueError(f"rho must lie in (0, 1], not {self.rho}")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        look = self.look(model, x, y)
+        first = math.ceil(0.3 * self.steps)
+        phases = [(3.0, first), (2.0, first), (1.0, max(1, self.steps - 2 * first))] if self.multi_eps else []
+        z = self.start(x, phases[0][0] * self.eps if phases else self.eps, noise)
+        for factor, steps in phases or [(1.0, self.steps)]:
+            z, choice = self.ascend(look, x, self.clip(z, x, factor * self.eps), factor * self.eps, steps)
+        return choice
+
+    def look(self, model: nn.Module, x: Tensor, y: Tensor) -> Look:
+        """A function of points (like `x`): gradient and value (B,) of the loss, and rank (B,) of the point.
+
+        The rank is 2 if most draws fool, 1 if they only miss the original class, else 0.
+        """
+        label = y if y.ndim == 1 else y.argmax(1)
+        if self.targeted:
+            with torch.no_grad():
+                logits = model(x)
+            label = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+
+        def loss(logits: Tensor) -> Tensor:
+            if not self.targeted:
+                return OBJECTIVES[self.loss](logits, y)
+            return dlr_targeted(logits, label, y) if self.loss == "dlr" else -OBJECTIVES[self.loss](logits, y)
+
+        def look(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            hits, misses = torch.zeros_like(label), torch.zeros_like(label)
+
+            def counted(logits: Tensor, _: Tensor) -> Tensor:
+                seen = logits.detach()
+                misses.add_(fools(seen, label, targeted=False))
+                hits.add_(fools(seen, y, targeted=True) if self.targeted else fools(seen, label, targeted=False))
+                return loss(logits)
+
+            gradient, value = input_gradient(model, z, y, counted, self.samples)
+            rank = (2 * hits > self.samples).long() + (2 * misses > self.samples)
+            return gradient.nan_to_num_(0, 0, 0), value.nan_to_num_(-torch.inf), rank
+
+        return look
+
+    def start(self, x: Tensor, eps: float, noise: Noise) -> Tensor:
+        if not self.random_start:
+            return x
+        if self.norm == "l1":  # `clip` brings it into the ball
+            return x + noise.normal(x)
+        norm = NORMS[self.norm]
+        d = norm.random(x, 1.0, noise)
+        return x + rows_of(eps / norm.distance(d).clamp_min(1e-12), x) * d
+
+    def clip(self, z: Tensor, x: Tensor, eps: float) -> Tensor:
+        """`z` back into the ball and the box."""
+        d = project_l1_box(z - x, x, eps) if self.norm == "l1" else NORMS[self.norm].project(z - x, eps)
+        return (x + d).clamp_(0, 1)
+
+    def ascend(self, look: Look, x: Tensor, z: Tensor, eps: float, steps: int) -> tuple[Tensor, Tensor]:
+        """`steps` steps from `z` in the ball of radius `eps`: the point of highest loss, and the one to return."""
+        l1 = self.norm == "l1"
+        longest = eps if l1 else 2 * eps
+        size = x.new_full((len(x),), longest)
+        support = touched(z, x)  # pixels that differed at the last checkpoint
+        # How many pixels a step moves: two thirds of those that differ, at first a fifth of all. Rounded down: the
+        # reference rounds up and cannot get from two pixels to one.
+        pixels = (support / 1.5 if self.multi_eps else torch.full_like(size, 0.2 * x[0].numel())).long().clamp_min(1)
+        interval = max(1, int((0.04 if l1 else 0.22) * steps))
+
+        gradient, value, rank = look(z)
+        previous, best, best_gradient, best_value = z, z, gradient, value
+        choice, choice_value, choice_rank = z, value, rank
+        rises, since = torch.zeros_like(rank), 0
+        halved, before = torch.ones_like(rank, dtype=torch.bool), value
+
+        for k in range(steps):
+            if l1:
+                previous, z = z, self.clip(z + rows_of(size, x) * sparse_step(gradient, pixels), x, eps)
+            else:
+                pace = 0.75 if k else 1.0  # the paper's alpha
+                step = rows_of(size, x) * NORMS[self.norm].steepest(gradient, z)
+                towards = self.clip(z + step, x, eps)
+                previous, z = z, self.clip(z + pace * (towards - z) + (1 - pace) * (z - previous), x, eps)
+
+            last_value = value
+            gradient, value, rank = look(z)
+            rises += value > last_value
+            better = value > best_value
+            best = torch.where(rows_of(better, x), z, best)
+            best_gradient = torch.where(rows_of(better, x), gradient, best_gradient)
+            best_value = torch.where(better, value, best_value)
+            better = (rank > choice_rank) | ((rank == choice_rank) & (value > choice_value))
+            choice = torch.where(rows_of(better, x), z, choice)
+            choice_value, choice_rank = torch.where(better, value, choice_value), torch.where(better, rank, choice_rank)
+
+            since += 1
+            if since < interval:
+                continue
+            if l1:
+                now = touched(best, x)
+                back = now < 0.95 * support  # sparser: large steps again, from the best point
+                size = torch.where(back, longest, (size / 1.5).clamp_min(longest / 10))
+                support, pixels = now, (now / 1.5).long().clamp_min(1)
+            else:
+                back = (rises <= self.rho * interval) | (~halved & (best_value <= before))
+                size = torch.where(back, size / 2, size)
+                halved, before = back, best_value
+                interval = max(interval - max(1, int(0.03 * steps)), max(1, int(0.06 * steps)))
+            z = torch.where(rows_of(back, x), best, z)
+            gradient = torch.where(rows_of(back, x), best_gradient, gradient)
+            value = torch.where(back, best_value, value)
+            rises, since = torch.zeros_like(rises), 0
+        return best, choice

@@ -1,0 +1,208 @@
+"""The attacks of Carlini and Wagner (2017): l2 (section VI-A) and linf (section VI-C)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.closest import Closest
+from attacks.noise import Noise
+from attacks.norms import NORMS
+from attacks.objectives import Objective, margin
+from attacks.queries import column, gradient_and_logits
+from attacks.radius import Radius
+
+# The tanh reaches this far beyond [0, 1] and its image is clipped: at 0 and 1 themselves tanh would have no slope.
+_SLACK = 0.01
+
+
+def free(x: Tensor) -> Tensor:
+    """The variable w without bounds whose image is `x` in [0, 1]."""
+    return torch.atanh((2 * x - 1) / (1 + 2 * _SLACK))
+
+
+def boxed(w: Tensor) -> Tensor:
+    """The image in [0, 1] that belongs to `w`."""
+    return ((1 + (1 + 2 * _SLACK) * w.tanh()) / 2).clamp(0, 1)
+
+
+def pull_back(gradient: Tensor, w: Tensor) -> Tensor:
+    """Gradient with respect to `w` from the one with respect to ``boxed(w)``; zero where it pushes out of the box."""
+    t = w.tanh()
+    raw = (1 + (1 + 2 * _SLACK) * t) / 2
+    stopped = ((raw <= 0) & (gradient > 0)) | ((raw >= 1) & (gradient < 0))
+    return (gradient * (1 - t * t) * ((1 + 2 * _SLACK) / 2)).masked_fill(stopped, 0)
+
+
+def hinge(kappa: float, targeted: bool) -> Objective:
+    """f_6 of the paper, a loss to be made small: max(kappa - margin, 0), zero where the attack wins by `kappa`."""
+    sign = -1 if targeted else 1
+    return lambda logits, y: (kappa - sign * margin(logits, y)).clamp_min(0)
+
+
+class Adam:
+    """The optimizer of Kingma and Ba (2015) on one tensor, from which a row may simply be read no more."""
+
+    def __init__(self, w: Tensor, step_size: float) -> None:
+        self.step_size, self.k = step_size, 0
+        self.mean, self.square = torch.zeros_like(w), torch.zeros_like(w)
+
+    def step(self, w: Tensor, gradient: Tensor) -> Tensor:
+        """`w` after one more step."""
+        self.k += 1
+        self.mean.lerp_(gradient, 0.1)
+        self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        size = (self.square / (1 - 0.999**self.k)).sqrt_().add_(1e-8)
+        return w - self.step_size / (1 - 0.9**self.k) * self.mean / size
+
+
+class ConstSearch:
+    """Binary search, row by row, for the smallest weight `const` (B,) of the loss with which the attack succeeds."""
+
+    def __init__(self, x: Tensor, const: float) -> None:
+        self.const = x.new_full((len(x),), const)
+        self.low, self.high = torch.zeros_like(self.const), torch.full_like(self.const, torch.inf)
+
+    def narrow(self, success: Tensor) -> None:
+        """Go on from whether each row succeeded: halve the bracket, or multiply by 10 while there is none."""
+        self.high = torch.where(success, self.high.minimum(self.const), self.high)
+        self.low = torch.where(success, self.low, self.low.maximum(self.const))
+        self.const = torch.where(self.high.isfinite(), (self.low + self.high) / 2, (10 * self.const).clamp(max=1e10))
+
+
+@dataclass(frozen=True)
+class CW(Attack):
+    """Makes ||z - x||_2^2 + const f(z) small with Adam in tanh variables, and searches for the smallest const.
+
+    Departures: rows abort by themselves, not when the sum over the batch stalls, and the tanh reaches 1 % beyond
+    [0, 1] and is clipped, so that pixels at exactly 0 or 1 move.
+
+    Args:
+        norm: the norm made small.
+        steps: Adam steps for each const (the paper: 10,000; its code: 1,000).
+        search_steps: number of consts tried.
+        step_size: Adam's learning rate.
+        const: first weight of the loss.
+        kappa: logit margin by which the attack must win (the paper's confidence).
+        abort_early: leave a const when a row's loss fell by less than 0.01 % in a tenth of the steps.
+        targeted: look for the target `y` instead.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+
+    norm: Literal["l2"] = "l2"
+    steps: int = 1000
+    search_steps: int = 9
+    step_size: float = 0.01
+    const: float = 0.001
+    kappa: float = 0.0
+    abort_early: bool = True
+    targeted: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps, search_steps=self.search_steps, samples=self.samples)
+        at_least(0, kappa=self.kappa)
+        for name in ("step_size", "const"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        loss = hinge(self.kappa, self.targeted)
+        closest = Closest(model, x, y, NORMS["l2"].distance, self.targeted)
+        search = ConstSearch(x, self.const)
+        for _ in range(self.search_steps):
+            w = free(x)
+            adam = Adam(w, self.step_size)
+            success, active = torch.zeros_like(closest.done), ~closest.done
+            before = torch.full_like(closest.length, torch.inf)
+            for k in range(self.steps):
+                z = boxed(w)
+                gradient, value, logits = gradient_and_logits(model, z, y, loss, self.samples)
+                won = active & (value <= 0)
+                success |= closest.offer(z, logits, where=won) & won
+                if self.abort_early and k % max(1, self.steps // 10) == 0:
+                    total = (z - x).flatten(1).square().sum(1) + search.const * value
+                    active, before = active & (total <= 0.9999 * before), total
+                    if not active.any():
+                        break
+                # The step moves rows that have left, too: nothing of theirs is looked at any more.
+                w = adam.step(w, pull_back(2 * (z - x) + column(search.const, x) * gradient, w))
+            search.narrow(success)
+        return closest.point
+
+
+@dataclass(frozen=True)
+class CWLinf(Attack):
+    """Makes sum_i max(|z_i - x_i| - tau, 0) + const f(z) small and lowers tau after each success.
+
+    As in the authors' code tau follows what was reached, const doubles where a run fails, and a run starts from the
+    last success; departures: one that follows a failure goes on from there, and rows do all this by themselves. The
+    box is that of `CW`.
+
+    Args:
+        norm: the norm made small.
+        steps: most Adam steps for each pair of tau and const.
+        step_size: Adam's learning rate.
+        const: first weight of the loss; doubles where the attack fails.
+        max_const: where a row gives up.
+        decrease: factor on tau after a success.
+        min_tau: where a row is content, in pixels of [0, 1].
+        kappa: logit margin by which the attack must win (the paper's confidence).
+        targeted: look for the target `y` instead.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+
+    norm: Literal["linf"] = "linf"
+    steps: int = 1000
+    step_size: float = 0.005
+    const: float = 1e-5
+    max_const: float = 20.0
+    decrease: float = 0.9
+    min_tau: Radius = 1 / 256
+    kappa: float = 0.0
+    targeted: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(0, kappa=self.kappa)
+        for name in ("step_size", "const", "min_tau"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        at_least(self.const, max_const=self.max_const)
+        if not 0 < self.decrease < 1:
+            raise ValueError(f"decrease must lie between 0 and 1, not {self.decrease}")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        norm, loss = NORMS["linf"], hinge(self.kappa, self.targeted)
+        closest = Closest(model, x, y, norm.distance, self.targeted)
+        start, const = free(x), x.new_full((len(x),), self.const)
+        tau, open_ = torch.ones_like(const), ~closest.done
+        while open_.any():
+            w, reached, active = start, torch.zeros_like(tau), open_
+            adam = Adam(w, self.step_size)
+            for _ in range(self.steps):
+                z = boxed(w)
+                d = z - x
+                gradient, value, logits = gradient_and_logits(model, z, y, loss, self.samples)
+                fooled = closest.offer(z, logits, where=active & (value <= 0)) & (value <= 0)
+                won = active & fooled & (norm.distance(d) <= tau)
+                reached = torch.where(won, norm.distance(d), reached)
+                start = torch.where(column(won, x), w, start)
+                active = active & ~won
+                if not active.any():
+                    break
+                outside = d.sign() * (d.abs() > column(tau, x))
+                w = adam.step(w, pull_back(outside + column(const, x) * gradient, w))
+            won = open_ & ~active
+            start = torch.where(column(won, x), start, w)
+            tau = torch.where(won, self.decrease * reached, tau)
+            const = torch.where(won, const, 2 * const)
+            open_ = open_ & (tau > self.min_tau) & (const <= self.max_const)
+        return closest.point

@@ -1,0 +1,89 @@
+"""DAA: the distributionally adversarial attack, Lagrangian blob form (Zheng, Chen and Ren 2019)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.gradient import input_gradient
+from attacks.noise import Noise
+from attacks.norms import NORMS, NormName
+from attacks.objectives import OBJECTIVES, ObjectiveName, ce, margin
+from attacks.radius import Radius
+
+
+def blob(z: Tensor, gradient: Tensor, weight: float) -> Tensor:
+    """The direction of DAA-BLOB for M interacting particles, (M, B, ...) like `z` and `gradient`.
+
+    For particle i: ``g_i + weight/M sum_j [K_ij g_j - K_ij (z_i - z_j) / h]`` with the Gaussian kernel
+    ``K_ij = exp(-||z_i - z_j||^2 / 2 h^2)``, ``h^2 = median ||z_i - z_j||^2 / (2 log M)`` over all pairs, i = j too,
+    and gradients g in units of their mean absolute entry over an image's particles.
+    """
+    count = len(z)
+    if count == 1:
+        return gradient
+    points, g = (t.flatten(2).transpose(0, 1) for t in (z, gradient))  # (B, M, D): an image's particles see each other
+    g = g / g.abs().mean((1, 2), keepdim=True).clamp_min(1e-30)
+    square = torch.stack([(points - points[:, [j]]).square().sum(2) for j in range(count)], 2)
+    h2 = (square.flatten(1).quantile(0.5, 1) / (2 * math.log(count))).clamp_min(1e-12)[:, None, None]
+    kernel = torch.exp(-square / (2 * h2))
+    pull = (points * kernel.sum(2, keepdim=True) - kernel @ points) / h2.sqrt()
+    return (g + weight / count * (kernel @ g - pull)).transpose(0, 1).reshape(z.shape)
+
+
+@dataclass(frozen=True)
+class DAA(Attack):
+    """Some `particles` climb the objective, coupled by a kernel; the one with the largest margin is returned.
+
+    The sign of the kernel's own term is that of the authors' code: particles attract each other.
+
+    Departures from the paper: its particles are the images of a batch, so that an outcome depends on what else is in
+    it; here they are `particles` random starts around one image. Those are so close together that the kernel's term,
+    1/h as long as the gradient is large in the paper, would drown the gradient of a small ball: here both are free of
+    scale, gradients in units of their mean entry and displacements in units of h. Steps follow the steepest direction
+    of any norm, not only the sign. The paper's 50 restarts are ``Restarts(DAA(...), 50)``.
+
+    Args:
+        norm: norm of the ball; the paper's is linf.
+        eps: radius, in pixels of [0, 1].
+        steps: number of steps of each particle.
+        step_size: length of a step, in pixels of [0, 1]; none: 2.5 eps / steps.
+        particles: points that interact; 1 is PGD. A step costs as many gradients.
+        kernel_weight: the paper's c, weight of the interaction; the authors use 1.1 with ce and 10 with margin.
+        loss: objective that the attack increases.
+        targeted: decrease the objective for the target `y` instead.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    norm: NormName = "linf"
+    eps: Radius = 0.3
+    steps: int = 200
+    step_size: Radius | None = None
+    particles: int = 10
+    kernel_weight: float = 1.1
+    loss: ObjectiveName = "ce"
+    targeted: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(0, eps=self.eps, kernel_weight=self.kernel_weight)
+        at_least(0, step_size=0 if self.step_size is None else self.step_size)
+        at_least(1, steps=self.steps, particles=self.particles, samples=self.samples)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        norm, objective = NORMS[self.norm], OBJECTIVES[self.loss]
+        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        z = torch.stack([(x + norm.random(x, self.eps, noise)).clamp_(0, 1) for _ in range(self.particles)])
+        for _ in range(self.steps):
+            # One particle after the other: a stochastic model draws for the rows of one batch, not for M times as many.
+            gradient = torch.stack([input_gradient(model, p, y, objective, self.samples)[0] for p in z])
+            direction = blob(z, -gradient if self.targeted else gradient, self.kernel_weight)
+            for i in range(self.particles):
+                p = z[i] + step_size * norm.steepest(direction[i], z[i])
+                z[i] = (x + norm.project(p - x, self.eps)).clamp_(0, 1)
+        with torch.no_grad():
+            score = torch.stack([(margin if y.ndim == 1 else ce)(model(p), y) for p in z])
+        best = (-score if self.targeted else score).nan_to_num(nan=-torch.inf).argmax(0)
+        return z[best, torch.arange(len(x), device=x.device)]

@@ -1,0 +1,121 @@
+"""DeepFool (Moosavi-Dezfooli et al. 2016), with the clipped step of the thesis on margins, and its rho_adv."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.closest import Closest, fools
+from attacks.noise import Noise
+from attacks.norms import NORMS
+from attacks.objectives import margin
+from attacks.queries import column, jacobian
+from attacks.radius import Radius
+
+_NUDGE = 1e-4  # added to every step (in its norm): a row on the boundary would otherwise stay there
+
+
+def rivals(logits: Tensor, y: Tensor, candidates: int) -> Tensor:
+    """The `candidates` classes other than `y` with the largest logits, (B, C) int64."""
+    return logits.scatter(1, y[:, None], -torch.inf).topk(min(candidates, logits.shape[1] - 1), 1).indices
+
+
+def nearest_boundary(values: Tensor, slopes: Tensor, norm: Literal["l2", "linf"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of the linearised boundaries ``value + slope . r = 0`` is nearest: index (B,), distance (B,), its slope.
+
+    `values` (B, C) and `slopes` (B, C, ...); a boundary whose slope is zero is infinitely far.
+    """
+    dual = torch.linalg.vector_norm(slopes.flatten(2), ord=2 if norm == "l2" else 1, dim=2)
+    distance = torch.where(dual > 0, values.abs() / dual.clamp_min(1e-30), torch.inf).nan_to_num(nan=torch.inf)
+    shortest, index = distance.min(1)
+    return index, shortest, slopes[torch.arange(len(index), device=index.device), index]
+
+
+@dataclass(frozen=True)
+class DeepFool(Attack):
+    """Steps to the nearest linearised class boundary until the label changes (Algorithm 2; eqs. 10 and 11 for linf).
+
+    As in the paper the model is linearised at x + r and judged at x + (1 + overshoot) r, here with the label `y` as
+    reference, not the prediction. For a target the only boundary is the one to the currently strongest other class.
+
+    The variants of the thesis (Matyasko 2020): ``max_step=0.5, box=False`` (chapter 3), ``steps=500, max_step=0.1``
+    (chapter 4). Without the box, `displacement` is what its metric measures; the attack still returns images in
+    [0, 1], and x where clipping undoes the success.
+
+    Args:
+        norm: norm of the steps.
+        steps: most steps taken.
+        overshoot: share by which the result overshoots the boundary.
+        max_step: longest step, in `norm` and pixels of [0, 1]; none: no limit.
+        box: clip x + r to [0, 1] after every step.
+        candidates: classes with the largest logits whose boundaries are considered.
+        targeted: look for the target `y` instead.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+
+    norm: Literal["l2", "linf"] = "l2"
+    steps: int = 50
+    overshoot: float = 0.02
+    max_step: Radius | None = None
+    box: bool = True
+    candidates: int = 10
+    targeted: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps, candidates=self.candidates, samples=self.samples)
+        at_least(0, overshoot=self.overshoot)
+        if self.max_step is not None and not self.max_step > 0:
+            raise ValueError(f"max_step must be above 0, not {self.max_step}")
+
+    def displacement(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(1 + overshoot) r, like `x`, and whether it fools (B,); zero for rows that need no attack. Inside `guard`."""
+        with torch.no_grad():
+            logits = model(x)
+        others, done = rivals(logits, y, self.candidates), fools(logits, y, self.targeted)
+
+        def towards(logits: Tensor) -> Tensor:
+            """Logit of each goal less that of where the row must leave, (B, C): negative until the attack is done."""
+            if self.targeted:
+                return -margin(logits, y)[:, None]
+            return logits.gather(1, others) - logits.gather(1, y[:, None])
+
+        r, z = torch.zeros_like(x), x
+        for _ in range(self.steps):
+            if done.all():
+                break
+            slopes, values = jacobian(model, x + r, towards, self.samples)
+            _, distance, w = nearest_boundary(values, slopes, self.norm)
+            length = (distance + _NUDGE).clamp(max=torch.inf if self.max_step is None else self.max_step)
+            length = torch.where(done | ~distance.isfinite(), 0, length)
+            r = r + column(length, x) * NORMS[self.norm].steepest(w, x)
+            if self.box:
+                r = (x + r).clamp(0, 1) - x
+            z = x + (1 + self.overshoot) * r
+            if self.box:
+                z = z.clamp(0, 1)
+            with torch.no_grad():
+                done = done | fools(model(z), y, self.targeted)
+        return z - x, done
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        closest = Closest(model, x, y, NORMS[self.norm].distance, self.targeted)
+        z = (x + self.displacement(model, x, y)[0]).clamp(0, 1)
+        with torch.no_grad():
+            closest.offer(z, model(z))
+        return closest.point
+
+
+def relative_robustness(r: Tensor, x: Tensor, where: Tensor | None = None) -> Tensor:
+    """The thesis' rho_adv, the mean of ||r||_2 / ||x||_2 over the rows `where` (B,): all (eq. 4.9), the correct (3.20).
+
+    `r` and `x` (B, ...) alike; an image that is black everywhere has no relative length and is left out. NaN if no
+    row is left.
+    """
+    size = NORMS["l2"].distance(x)
+    counted = size > 0 if where is None else where & (size > 0)
+    return (NORMS["l2"].distance(r)[counted] / size[counted]).mean()

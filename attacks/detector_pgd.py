@@ -1,0 +1,143 @@
+"""Detector-aware PGD: fool the classifier and stay below the detector's threshold, both at once."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.closest import fools
+from attacks.eot import part
+from attacks.gradient import input_gradient
+from attacks.noise import Noise
+from attacks.norms import NORMS, NormName
+from attacks.objectives import OBJECTIVES, ObjectiveName, margin
+from attacks.radius import Radius
+
+
+def without(a: Tensor, b: Tensor) -> Tensor:
+    """Row by row the part of `a` that is orthogonal to `b`; all of `a` where `b` is zero."""
+    shape, a, b = a.shape, a.flatten(1), b.flatten(1)
+    unit = NORMS["l2"].steepest(b, b)  # safe for tiny and zero rows
+    return (a - (a * unit).sum(1, keepdim=True) * unit).view(shape)
+
+
+def score_gradient(detector: Any, x: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """Gradient (like `x`) and value (B,) of ``detector.score(x)``, averaged over `samples` draws."""
+    x = x.detach().requires_grad_()
+    gradient, mean = torch.zeros_like(x), x.new_zeros(len(x))
+    for _ in range(samples):
+        score: Tensor = detector.score(x)
+        if not score.requires_grad or score.shape != (len(x),):
+            raise ValueError(f"the score of {type(detector).__name__} must be differentiable with one value an image")
+        gradient += torch.autograd.grad(score.sum(), x)[0]
+        mean += score.detach()
+    # A score that is not a number has no slope; its row goes on by the logit term alone.
+    return (gradient / samples).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), mean / samples
+
+
+@dataclass(frozen=True)
+class DetectorAwarePGD(Attack):
+    """PGD with a logit term J and a detector term s; returns the least suspicious misclassified point it visits.
+
+    The detector is the attribute ``detector`` of the model, or of a module inside it, with a differentiable
+    ``score(x) -> (B,)`` that flags what reaches its threshold; a model without one is refused with a ValueError.
+    A score that is not a number counts as flagged. Where no point fools the classifier, the last one is returned.
+
+    Ways to combine the two gradients:
+      sum: ascend ``J - detector_weight s`` (the combined attack of Srinivasan et al. 2021);
+      hinge: ascend ``J - detector_weight relu(s - theta)``, nothing to hide from below the threshold;
+      selective: ascend J until the label is fooled, then descend s (Bryniarski et al. 2021, selective PGD);
+      orthogonal: the same, each gradient without its part along the other's (orthogonal PGD).
+
+    Args:
+        norm: norm of the ball.
+        eps: radius, in pixels of [0, 1].
+        steps: number of gradient steps.
+        step_size: length of a step, in pixels of [0, 1]; none: 2.5 eps / steps.
+        random_start: start at a random point of the ball instead of the image.
+        combine: see above.
+        detector_weight: weight of the detector term in sum and hinge; try 0.1, 1, 10 and 100.
+        theta: threshold of the score; none: the attribute ``theta`` of the detector.
+        kappa: margin of the logits above which a label counts as fooled when steps choose their term
+            (selective and orthogonal); keeps them from stopping on the boundary.
+        loss: objective J.
+        targeted: decrease J for the target `y` instead.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    norm: NormName = "linf"
+    eps: Radius = 8 / 255
+    steps: int = 200
+    step_size: Radius | None = None
+    random_start: bool = False
+    combine: Literal["sum", "hinge", "selective", "orthogonal"] = "orthogonal"
+    detector_weight: float = 1.0
+    theta: float | None = None
+    kappa: float = 0.05
+    loss: ObjectiveName = "margin"
+    targeted: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(0, eps=self.eps, detector_weight=self.detector_weight, kappa=self.kappa)
+        at_least(0, step_size=0 if self.step_size is None else self.step_size)
+        at_least(1, steps=self.steps, samples=self.samples)
+        if self.theta is not None and self.theta != self.theta:
+            raise ValueError("theta must be a number, not nan")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        norm = NORMS[self.norm]
+        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        detector = part(model, "detector")
+        theta: Any = getattr(detector, "theta", None) if self.theta is None else self.theta
+        if theta is None:
+            raise ValueError(f"theta must be given: {type(detector).__name__} has no attribute theta")
+        sign = -1.0 if self.targeted else 1.0
+
+        z = (x + norm.random(x, self.eps, noise)).clamp_(0, 1) if self.random_start else x
+        best, excess = x, x.new_full((len(x),), torch.inf)  # of the score over the threshold, of the best point
+        best_lead = torch.full_like(excess, -torch.inf)
+        for k in range(self.steps + 1):
+            lead, fooled, gradient = self.classify(model, z, y)
+            slope, score = score_gradient(detector, z, self.samples)
+            over = (score - theta).clamp_min(0).nan_to_num(nan=torch.inf)
+            at = score >= theta  # at the threshold is flagged, by some detectors
+            over = torch.where(at, over.clamp_min(torch.finfo(x.dtype).tiny), over)
+            better = fooled & ((over < excess) | ((over == excess) & (lead > best_lead)))
+            best = torch.where(_rows(better, x), z, best)
+            excess, best_lead = torch.where(better, over, excess), torch.where(better, lead, best_lead)
+            if k < self.steps:
+                ahead = fooled & (lead > self.kappa)
+                direction = self.direction(sign * gradient, slope, ahead, over > 0)
+                z = z + step_size * norm.steepest(direction, z)
+                z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
+        return torch.where(_rows(best_lead.isfinite(), x), best, z)
+
+    def classify(self, model: nn.Module, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How far `z` is on the wanted side (B,), whether it is there (B,), and the gradient of J, in one pass."""
+        seen: list[Tensor] = []
+
+        def objective(logits: Tensor, y: Tensor) -> Tensor:
+            seen.append(logits.detach())
+            return OBJECTIVES[self.loss](logits, y)
+
+        gradient, _ = input_gradient(model, z, y, objective, self.samples)
+        logits = torch.stack(seen).mean(0)
+        lead = margin(logits, y)
+        return (-lead if self.targeted else lead), fools(logits, y, self.targeted), gradient
+
+    def direction(self, up: Tensor, slope: Tensor, ahead: Tensor, flagged: Tensor) -> Tensor:
+        """Where to step, from the gradients `up` of +-J and `slope` of the score."""
+        if self.combine == "sum":
+            return up - self.detector_weight * slope
+        if self.combine == "hinge":
+            return up - self.detector_weight * torch.where(_rows(flagged, up), slope, 0)
+        if self.combine == "selective":
+            return torch.where(_rows(ahead, up), -slope, up)
+        return torch.where(_rows(ahead, up), -without(slope, up), without(up, slope))
+
+
+def _rows(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,96 @@
+"""EAD: the elastic-net attack (Chen et al. 2018, Algorithm 1)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.closest import Closest
+from attacks.cw import ConstSearch, hinge
+from attacks.noise import Noise
+from attacks.norms import NORMS
+from attacks.queries import column, gradient_and_logits
+
+
+def shrink(z: Tensor, x: Tensor, threshold: float) -> Tensor:
+    """Projected shrinkage (eq. 6): towards `x` by `threshold`, exactly `x` within it, clipped to [0, 1]."""
+    d = z - x
+    return torch.where(d.abs() > threshold, (z - threshold * d.sign()).clamp(0, 1), x)
+
+
+@dataclass(frozen=True)
+class EAD(Attack):
+    """Makes const f(z) + ||z - x||_2^2 + beta ||z - x||_1 small by FISTA, and searches for the smallest const.
+
+    f is the hinge of `CW`. The gradient is taken at the point of momentum, success is judged at the iterate: two
+    forward passes a step. Rows abort by themselves.
+
+    Args:
+        norm: the norm made small.
+        rule: which of the successful iterates is kept: en, the least elastic net; l1, the least l1 length.
+        beta: weight of l1 against the squared l2 norm; also the threshold of the shrinkage.
+        steps: steps for each const.
+        search_steps: number of consts tried.
+        step_size: first step on the smooth part; falls with the root of the steps left.
+        const: first weight of the loss.
+        kappa: logit margin by which the attack must win (the paper's confidence).
+        fista: momentum; without it plain proximal gradient descent (ISTA).
+        abort_early: leave a const when a row's loss fell by less than 0.01 % in a tenth of the steps.
+        targeted: look for the target `y` instead.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+
+    norm: Literal["l1"] = "l1"
+    rule: Literal["en", "l1"] = "en"
+    beta: float = 0.001
+    steps: int = 1000
+    search_steps: int = 9
+    step_size: float = 0.01
+    const: float = 0.001
+    kappa: float = 0.0
+    fista: bool = True
+    abort_early: bool = True
+    targeted: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps, search_steps=self.search_steps, samples=self.samples)
+        at_least(0, beta=self.beta, kappa=self.kappa)
+        for name in ("step_size", "const"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+
+    def elastic(self, d: Tensor) -> Tensor:
+        """||d||_2^2 + beta ||d||_1, (B,)."""
+        return d.flatten(1).square().sum(1) + self.beta * NORMS["l1"].distance(d)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        loss = hinge(self.kappa, self.targeted)
+        closest = Closest(model, x, y, self.elastic if self.rule == "en" else NORMS["l1"].distance, self.targeted)
+        search = ConstSearch(x, self.const)
+        for _ in range(self.search_steps):
+            z = ahead = x
+            success, active = torch.zeros_like(closest.done), ~closest.done
+            before = torch.full_like(closest.length, torch.inf)
+            for k in range(self.steps):
+                gradient, _, _ = gradient_and_logits(model, ahead, y, loss, self.samples)
+                size = self.step_size * (1 - k / self.steps) ** 0.5
+                smooth = ahead - size * (2 * (ahead - x) + column(search.const, x) * gradient)
+                last, z = z, shrink(smooth, x, self.beta)
+                ahead = z + k / (k + 3) * (z - last) if self.fista else z
+                with torch.no_grad():
+                    logits = model(z)
+                value = loss(logits, y)
+                won = active & (value <= 0)
+                success |= closest.offer(z, logits, where=won) & won
+                if self.abort_early and k % max(1, self.steps // 10) == 0:
+                    total = self.elastic(z - x) + search.const * value
+                    active, before = active & (total <= 0.9999 * before), total
+                    if not active.any():
+                        break
+            search.narrow(success)
+        return closest.point

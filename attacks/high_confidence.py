@@ -1,0 +1,102 @@
+"""The high-confidence attack of the thesis on adversary critics (Matyasko 2020, section 4.3, Algorithm 1)."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.closest import Closest
+from attacks.deepfool import nearest_boundary, rivals
+from attacks.noise import Noise
+from attacks.norms import NORMS
+from attacks.queries import column, gradient_and_logits, jacobian
+from attacks.radius import Radius
+
+
+def confidence_step(log_p: Tensor, w: Tensor, confidence: Tensor, max_step: float = math.inf) -> Tensor:
+    """The step that takes the linearised log-probability to log C: (log C - log p) / ||w|| along w / ||w||, like `w`.
+
+    `log_p` (B,) of the target, its gradient `w` (B, ...), `confidence` C (B,) in (0, 1]. Differentiable in `log_p` and
+    `w`. As in the public code the length is |d| / n + 1e-4 with n = sqrt(||w||^2 + 1e-8), at most `max_step`;
+    |d| is limited to 50, and a zero gradient gives a zero step. Eq. 4.8 prints the length only.
+    """
+    n = (w.flatten(1).square().sum(1) + 1e-8).sqrt()
+    length = ((confidence.log() - log_p).abs().clamp(max=50) / n + 1e-4).clamp(max=max_step)
+    return column(length / n, w) * w
+
+
+def closest_target(model: nn.Module, x: Tensor, y: Tensor, candidates: int = 10, samples: int = 1) -> Tensor:
+    """The class (B,), never `y`, whose linearised l2 boundary with `y` is nearest to `x` (B, ...)."""
+    with torch.no_grad():
+        others = rivals(model(x), y, candidates)
+    slopes, values = jacobian(model, x, lambda z: z.gather(1, others) - z.gather(1, y[:, None]), samples)
+    index, _, _ = nearest_boundary(values, slopes, "l2")
+    return others.gather(1, index[:, None])[:, 0]
+
+
+def log_probability(logits: Tensor, y: Tensor) -> Tensor:
+    """log softmax of the class `y`, (B,)."""
+    return logits.log_softmax(1).gather(1, y[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class HighConfidence(Attack):
+    """The nearest point found that the model assigns to a target class with probability at least C (evaluation form).
+
+    Each step linearises the log-probability of the target at the overshot point. The target is the class with the
+    nearest boundary at x. Rows that never reach C are returned unchanged.
+
+    Args:
+        norm: the norm made small.
+        confidence: the probability C; none: the model's own confidence in x, row by row (the thesis' tables).
+        steps: most steps taken.
+        max_step: longest step, in l2 and pixels of [0, 1]; none: no limit.
+        overshoot: share by which the result overshoots.
+        candidates: classes with the largest logits that may become the target.
+        targeted: `y` is the target.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+
+    norm: Literal["l2"] = "l2"
+    confidence: float | None = None
+    steps: int = 500
+    max_step: Radius | None = 0.1
+    overshoot: float = 0.02
+    candidates: int = 10
+    targeted: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps, candidates=self.candidates, samples=self.samples)
+        at_least(0, overshoot=self.overshoot)
+        if self.confidence is not None and not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, not {self.confidence}")
+        if self.max_step is not None and not self.max_step > 0:
+            raise ValueError(f"max_step must be above 0, not {self.max_step}")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        closest = Closest(model, x, y, NORMS["l2"].distance, self.targeted)
+        with torch.no_grad():
+            clean = model(x).softmax(1)
+        # Float32 rounds a probability to 1 where no attack could: the thesis' code has the same ceiling.
+        confidence = clean.amax(1) if self.confidence is None else x.new_full((len(x),), self.confidence)
+        confidence = confidence.clamp(1 / clean.shape[1] + 1e-3, 1 - 1e-4)
+        target = y if self.targeted else closest_target(model, x, y, self.candidates, self.samples)
+        limit = math.inf if self.max_step is None else self.max_step
+        r, z, active = torch.zeros_like(x), x, ~closest.done
+        for k in range(self.steps + 1):
+            w, log_p, logits = gradient_and_logits(model, z, target, log_probability, self.samples)
+            won = active & (log_p >= confidence.log()) & (logits.argmax(1) == target)
+            closest.offer(z, logits, where=won)
+            active = active & ~won
+            if k == self.steps or not active.any():
+                break
+            step = confidence_step(log_p, w, confidence, limit)
+            r = torch.where(column(active, x), ((x + r + step).clamp(0, 1) - x), r)
+            z = (x + (1 + self.overshoot) * r).clamp(0, 1)
+        return closest.point

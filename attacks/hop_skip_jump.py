@@ -1,0 +1,101 @@
+"""HopSkipJump: gradients of the boundary from decisions (Chen, Jordan and Wainwright 2020)."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.decisions import Decisions, StartName, begin, bisect, check_budget, spread
+from attacks.noise import Noise
+from attacks.norms import NORMS
+
+
+@dataclass(frozen=True)
+class HopSkipJump(Attack):
+    """Nearest adversarial point by steps along estimated normals of the decision boundary.
+
+    Chen, Jordan and Wainwright, "HopSkipJumpAttack: A Query-Efficient Decision-Based Attack", S&P 2020, Algorithm 2:
+    bisect to the boundary, estimate its normal (eq. 16, with the baseline), step by a length that is halved until
+    the point fools, repeat. As in the authors' code, probes of the linf attack are uniform, the first ones have
+    length 0.1, and a probe counts as it is after clipping to [0, 1].
+
+    Args:
+        norm: norm that is minimised.
+        queries: forward passes for each image.
+        probes: B_0: questions about the first normal; round t asks sqrt(t) times as many.
+        gamma: width of the bisections: theta = gamma / D^(3/2) of the distance (l2) or gamma / D^2 (linf), D pixels.
+        start: uniform noise (MALADE's), or varied: also black and white squares, which reach more classes.
+        starts: images that are tried as the start; where none fools, the image itself is returned.
+        votes: forward passes a question, of which the majority decides; more than 1 for stochastic models.
+        targeted: look for the class `y` instead of any but `y`.
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    norm: Literal["l2", "linf"] = "l2"
+    queries: int = 10_000
+    probes: int = 100
+    gamma: float = 1.0
+    start: StartName = "varied"
+    starts: int = 100
+    votes: int = 1
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(1, probes=self.probes, starts=self.starts)
+        check_budget(self.queries, self.votes)
+        if not self.gamma > 0:
+            raise ValueError(f"gamma must be above 0, not {self.gamma}")
+
+    def normal(self, ask: Decisions, z: Tensor, delta: Tensor, rows: Tensor, count: int, noise: Noise) -> Tensor:
+        """Monte-Carlo estimate of the boundary's normal at `z`, towards the points that fool (eq. 16)."""
+        weighted, total, answers, asked = (
+            torch.zeros_like(z),
+            torch.zeros_like(z),
+            z.new_zeros(len(z)),
+            ask.used.clone(),
+        )
+        for _ in range(count):
+            u = noise.normal(z) if self.norm == "l2" else noise.uniform(z) * 2 - 1
+            u = u / spread(NORMS["l2"].distance(u), z)
+            probe = (z + spread(delta, z) * u).clamp(0, 1)
+            u = (probe - z) / spread(delta, z)
+            live = ask.open & rows  # a probe that nobody answers counts for nothing
+            phi = torch.where(ask(probe, rows), 1.0, -1.0).to(z.dtype) * live
+            weighted, total, answers = weighted + spread(phi, z) * u, total + spread(live, z) * u, answers + phi
+        mean = answers / ((ask.used - asked) / self.votes).clamp_min(1)
+        one_sided = spread(mean.abs() == 1, z)
+        return torch.where(one_sided, weighted, weighted - spread(mean, z) * total)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        norm, n = NORMS[self.norm], x[0].numel()
+        ask = Decisions(
+            *(model, x, y, noise),
+            distance=norm.distance,
+            targeted=self.targeted,
+            queries=self.queries,
+            votes=self.votes,
+        )
+        theta = self.gamma / n ** (1.5 if self.norm == "l2" else 2.0)
+        halvings = min(max(1, math.ceil(-math.log2(theta))), 40)
+        rows = begin(ask, noise, self.starts, self.start)
+        z = bisect(ask, self.norm, ask.closest.point, rows, halvings)
+        t = 0
+        while (ask.open & rows).any():
+            t += 1
+            far = norm.distance(z - x)
+            delta = torch.full_like(far, 0.1) if t == 1 else far * theta * (math.sqrt(n) if self.norm == "l2" else n)
+            v = self.normal(ask, z, delta, rows, round(self.probes * math.sqrt(t)), noise)
+            v = norm.steepest(v, z)
+            step, moved, seeking = far / math.sqrt(t), z, rows & ask.open
+            for _ in range(halvings):
+                if not seeking.any():
+                    break
+                candidate = (z + spread(step, z) * v).clamp(0, 1)
+                fooled = ask(candidate, seeking)
+                moved = torch.where(spread(fooled, z), candidate, moved)
+                step, seeking = step / 2, seeking & ~fooled
+            z = bisect(ask, self.norm, moved, rows, halvings)
+        return ask.closest.point

@@ -1,0 +1,117 @@
+"""JSMA: the Jacobian-based saliency map attack (Papernot et al. 2016, Algorithms 2 and 3)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.closest import Closest, fools
+from attacks.noise import Noise
+from attacks.norms import l0_distance
+from attacks.queries import jacobian
+from attacks.radius import Radius
+
+
+def frontier(u: Tensor, v: Tensor) -> Tensor:
+    """Points of each row (B, D) that no other one exceeds in both `u` and `v`; never where `u` is -inf."""
+    order = u.argsort(dim=1, descending=True)
+    level = v.gather(1, order).where(u.gather(1, order).isfinite(), -torch.inf)
+    before = torch.full_like(level, -torch.inf)
+    before[:, 1:] = level.cummax(1).values[:, :-1]
+    return torch.zeros_like(u, dtype=torch.bool).scatter(1, order, level > before)
+
+
+def salient_pair(target: Tensor, others: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """The pair of values whose common change does most (Algorithm 3): positions (B, 2), and whether there is one (B,).
+
+    `target` and `others` (B, D) are the derivatives of the target's logit and of the sum of all others in the direction
+    of the change; a pair counts if together it raises the first and lowers the second, by the product of both. Exact
+    without looking at all pairs: in the best one at most its partner exceeds a member in both, so that both
+    members lie on the frontier or on the frontier of what is left without it.
+    """
+    u, v = target.masked_fill(~allowed, -torch.inf), -others
+    first = frontier(u, v)
+    kept = first | frontier(u.masked_fill(first, -torch.inf), v)
+    index = kept.to(torch.uint8).topk(max(2, int(kept.sum(1).max())), 1).indices
+    kept, a, b = kept.gather(1, index), target.gather(1, index), v.gather(1, index)
+    alpha, beta = a[:, :, None] + a[:, None, :], b[:, :, None] + b[:, None, :]
+    m = index.shape[1]
+    fits = torch.ones(m, m, dtype=torch.bool, device=a.device).triu(1) & kept[:, :, None] & kept[:, None, :]
+    score, at = torch.where(fits & (alpha > 0) & (beta > 0), alpha * beta, 0).flatten(1).max(1)
+    return index.gather(1, torch.stack([at // m, at % m], 1)), score > 0
+
+
+@dataclass(frozen=True)
+class JSMA(Attack):
+    """Changes two values at a time, those that most raise the target's logit and lower the others', until it wins.
+
+    Works on logits, not on the softmax. Without a target every other class is tried and the fewest changes win; rows
+    that cannot improve any more leave early. l0 counts values, not pixels.
+
+    Args:
+        norm: the norm made small.
+        theta: by how much a value changes in a step, in pixels of [0, 1].
+        direction: whether values rise, fall, or both are tried, one after the other.
+        gamma: largest share of the values that may change (the paper's maximum distortion); half as many steps.
+        candidates: classes, by logit, tried as targets.
+        targeted: look for the target `y` instead.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+
+    norm: Literal["l0"] = "l0"
+    theta: Radius = 1.0
+    direction: Literal["up", "down", "both"] = "up"
+    gamma: float = 0.145
+    candidates: int = 10
+    targeted: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, candidates=self.candidates, samples=self.samples)
+        if not 0 < self.theta <= 1:
+            raise ValueError(f"theta must be above 0 and at most 1, not {self.theta}")
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma must be above 0 and at most 1, not {self.gamma}")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        closest = Closest(model, x, y, l0_distance, self.targeted)
+        if self.targeted:
+            targets = y[:, None]
+        else:
+            with torch.no_grad():
+                logits = model(x).scatter(1, y[:, None], -torch.inf)
+            targets = logits.topk(min(self.candidates, logits.shape[1] - 1), 1).indices
+        for sign in {"up": (1.0,), "down": (-1.0,), "both": (1.0, -1.0)}[self.direction]:
+            for target in targets.unbind(1):
+                self.towards(model, x, target, sign, closest)
+        return closest.point
+
+    def towards(self, model: nn.Module, x: Tensor, target: Tensor, sign: float, closest: Closest) -> None:
+        """Algorithm 2: raise the logit of `target` (B,) by changes of `sign`; what fools goes to `closest`."""
+
+        def heads(logits: Tensor) -> Tensor:
+            own = logits.gather(1, target[:, None])
+            return torch.cat([own, logits.sum(1, keepdim=True) - own], 1)
+
+        z, active = x, ~closest.done
+        room = torch.ones_like(x, dtype=torch.bool).flatten(1)
+        for _ in range(max(1, int(self.gamma * x[0].numel()) // 2)):
+            active = active & (l0_distance(z - x) < closest.length)  # nothing better can come of the other rows
+            if not active.any():
+                return
+            slopes, _ = jacobian(model, z, heads, self.samples)
+            slopes = sign * slopes.flatten(2)
+            level = z.flatten(1)
+            room = room & (level < 1 if sign > 0 else level > 0)
+            pair, found = salient_pair(slopes[:, 0], slopes[:, 1], room)
+            active = active & found
+            changed = level.scatter(1, pair, (level.gather(1, pair) + sign * self.theta).clamp(0, 1)).view_as(x)
+            z = torch.where(active.view(-1, *[1] * (x.ndim - 1)), changed, z)
+            with torch.no_grad():
+                logits = model(z)
+            closest.offer(z, logits, where=active)
+            active = active & ~fools(logits, target, True)

@@ -1,0 +1,91 @@
+"""R+PGD: PGD that also stays where a purifier changes little (reconstruction regularisation; MALADE's Table 2)."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.eot import part, straight_through
+from attacks.gradient import input_gradient
+from attacks.noise import Noise
+from attacks.norms import NORMS, NormName
+from attacks.objectives import OBJECTIVES, ObjectiveName
+from attacks.radius import Radius
+
+
+def reconstruction_gradient(rec: nn.Module, x: Tensor, differentiable: bool, samples: int) -> Tensor:
+    """Gradient (like `x`) of ||rec(x) - x||^2, the sum over the values of each image, averaged over `samples` draws.
+
+    Where `rec` is not differentiable its output counts as constant. (With BPDA's identity for it the gradient would
+    be zero everywhere.)
+    """
+    x = x.detach().requires_grad_()
+    total = torch.zeros_like(x)
+    for _ in range(samples):
+        with nullcontext() if differentiable else torch.no_grad():
+            r = rec(x)
+        total += torch.autograd.grad((r - x).square().sum(), x)[0]
+    return total / samples
+
+
+@dataclass(frozen=True)
+class ReconstructionPGD(Attack):
+    """PGD on ``J(f(d(x)), y) - reconstruction_weight ||rec(x) - x||^2`` for a classifier f behind a purifier d.
+
+    The purifier is the attribute ``purifier`` of the model, or of a module inside it; a model without one is refused
+    with a ValueError. The paper (Srinivasan et al. 2021) gives the plain sum; the best of the weights 0.01, 0.1, 1 and
+    10 for each image, ``WorstOf([...])``, is stronger.
+
+    Args:
+        norm: norm of the ball.
+        eps: radius, in pixels of [0, 1].
+        steps: number of gradient steps.
+        step_size: length of a step, in pixels of [0, 1]; none: 2.5 eps / steps.
+        random_start: start at a random point of the ball instead of the image.
+        reconstruction_weight: weight of the reconstruction error; 1 is the paper's sum.
+        one_pass: rec is a single pass of the purifier's attribute ``denoiser``, where it has one, instead of all of d.
+        bpda: take the gradient of J with the identity for d; false: through d.
+        loss: objective J.
+        targeted: decrease J for the target `y` instead.
+        samples: gradients averaged in each step (EOT), for stochastic models.
+    """
+
+    norm: NormName = "linf"
+    eps: Radius = 0.3
+    steps: int = 1000
+    step_size: Radius | None = 0.01
+    random_start: bool = True
+    reconstruction_weight: float = 1.0
+    one_pass: bool = True
+    bpda: bool = True
+    loss: ObjectiveName = "ce"
+    targeted: bool = False
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(0, eps=self.eps, reconstruction_weight=self.reconstruction_weight)
+        at_least(0, step_size=0 if self.step_size is None else self.step_size)
+        at_least(1, steps=self.steps, samples=self.samples)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        norm, objective = NORMS[self.norm], OBJECTIVES[self.loss]
+        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        purifier: nn.Module = part(model, "purifier")
+        denoiser = getattr(purifier, "denoiser", None) if self.one_pass else None
+        rec: nn.Module = purifier if denoiser is None else denoiser
+        differentiable = denoiser is not None or getattr(purifier, "differentiable", True)
+
+        z = (x + norm.random(x, self.eps, noise)).clamp_(0, 1) if self.random_start else x
+        for _ in range(self.steps):
+            with straight_through(purifier) if self.bpda else nullcontext():
+                gradient, _ = input_gradient(model, z, y, objective, self.samples)
+            if self.targeted:
+                gradient = -gradient
+            if self.reconstruction_weight:
+                error = reconstruction_gradient(rec, z, differentiable, self.samples)
+                gradient = gradient - self.reconstruction_weight * error
+            z = z + step_size * norm.steepest(gradient, z)
+            z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
+        return z

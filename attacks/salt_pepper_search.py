@@ -1,0 +1,73 @@
+"""Salt-and-pepper noise with the least density that fools: the simplest decision-based attack."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.decisions import Decisions, check_budget, spread
+from attacks.noise import Noise
+from attacks.norms import distance
+
+
+@dataclass(frozen=True)
+class SaltAndPepperSearch(Attack):
+    """Random pixels become black or white, as few as fool.
+
+    The form of the attack that Foolbox made common (Rauber et al. 2017): the density grows until the image is
+    misclassified, and is then reduced. Here the order of the pixels and their new values are drawn once for each
+    pattern; patterns grow in `steps` until one fools, later ones only have to fool at the least density so far; each
+    is then reduced by bisection, down to single pixels. l0 counts values, a pixel has one for each channel.
+
+    Args:
+        norm: norm that is minimised.
+        queries: forward passes for each image.
+        steps: densities that a growing pattern goes through.
+        votes: forward passes a question, of which the majority decides; more than 1 for stochastic models.
+        targeted: look for the class `y` instead of any but `y`.
+    """
+
+    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    norm: Literal["l0"] = "l0"
+    queries: int = 1000
+    steps: int = 50
+    votes: int = 1
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps)
+        check_budget(self.queries, self.votes)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        ask = Decisions(
+            *(model, x, y, noise),
+            distance=partial(distance, self.norm),
+            targeted=self.targeted,
+            queries=self.queries,
+            votes=self.votes,
+        )
+        halvings = math.ceil(math.log2(max(2, x[0, :1].numel() if x.ndim > 2 else x[0].numel())))
+        like = x[:, :1] if x.ndim > 2 else x  # one draw a pixel
+        high = x.new_ones(len(x))  # least density that fooled
+        while ask.open.any():
+            order, colour = noise.uniform(like), (noise.uniform(like) < 0.5).to(x.dtype)
+
+            def at(density: Tensor, order: Tensor = order, colour: Tensor = colour) -> Tensor:
+                return torch.where(order < spread(density, x), colour, x)
+
+            growing = ~ask.closest.found
+            good, low = ask(at(high), ~growing), torch.zeros_like(high)
+            for i in range(self.steps if growing.any() else 0):
+                fooled = ask(at(torch.full_like(high, (i + 1) / self.steps)), growing & ~good)
+                high = high.masked_fill(fooled, (i + 1) / self.steps)
+                low, good = low.masked_fill(fooled, i / self.steps), good | fooled
+            for _ in range(halvings if good.any() else 0):
+                middle = (low + high) / 2
+                fooled = ask(at(middle), good)
+                high = torch.where(fooled, middle, high)
+                low = torch.where(good & ~fooled, middle, low)
+        return ask.closest.point

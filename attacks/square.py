@@ -1,0 +1,168 @@
+"""Square attack (Andriushchenko et al. 2020): random search that changes one square window a query; black-box."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.apgd import project_l1_box, rows_of
+from attacks.base import Attack, at_least
+from attacks.noise import Noise, drawing
+from attacks.norms import NORMS
+from attacks.objectives import OBJECTIVES
+from attacks.radius import Radius
+
+# Queries of 10,000 after which the share of pixels in a window is halved (section 5.1 of the paper).
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+def pattern(height: int, width: int, like: Tensor) -> Tensor:
+    """The paper's eta (height, width): two halves of opposite sign, each falling off from its centre (Figure 2)."""
+    if height == 1 and width > 1:
+        return pattern(width, height, like).T
+    halves = []
+    for sign, rows in ((1.0, height // 2), (-1.0, height - height // 2)):
+        i = (torch.arange(rows, device=like.device) - rows // 2).abs()[:, None]
+        j = (torch.arange(width, device=like.device) - width // 2).abs()[None]
+        rings = max(rows, width) // 2 + 1
+        weights = torch.arange(1, rings + 1, device=like.device, dtype=like.dtype) ** -2
+        halves.append(sign * weights.flip(0).cumsum(0).flip(0)[torch.maximum(i, j).clamp_max(rings - 1)])
+    return torch.cat(halves)
+
+
+@dataclass(frozen=True)
+class Square(Attack):
+    """Keeps a random change in a square window where it raises the loss; a row stops at its first success.
+
+    The position of the window and all signs are drawn for each row by itself (the reference shares them). Vectors are
+    images of one row, whose windows are intervals.
+
+    Args:
+        norm: norm of the ball; l1 as in Croce and Hein 2021.
+        eps: radius, in pixels of [0, 1].
+        queries: forward passes a row, the start included.
+        p_init: share of the pixels in the first windows.
+        rescale_schedule: stretch the schedule of window sizes, made for 10,000 queries, to `queries`.
+        loss: objective that the search increases.
+        targeted: decrease the objective for the target `y` instead.
+    """
+
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    eps: Radius = 0.3
+    queries: int = 5000
+    p_init: float = 0.8
+    rescale_schedule: bool = True
+    loss: Literal["margin", "ce"] = "margin"
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(0, eps=self.eps)
+        at_least(1, queries=self.queries)
+        if not 0 < self.p_init <= 1:
+            raise ValueError(f"p_init must lie in (0, 1], not {self.p_init}")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        images = x if x.ndim == 4 else x.flatten(1)[:, None, None]
+        value = x.new_full((len(x),), -torch.inf)
+        best, rows = images.clone(), torch.arange(len(x), device=x.device)
+        for query in range(self.queries):
+            # Every query has its own streams, so a row's draws do not depend on when other rows stopped.
+            draws = noise.fork(query)[rows]
+            old, base = best[rows], images[rows]
+            new = self.change(old, base, self.window(query, images), draws) if query else self.start(base, draws)
+            with torch.no_grad(), drawing(model, draws.fork("defense")):
+                logits = model(new.view(-1, *x.shape[1:]))
+            gain, success = self.judge(logits, y[rows])
+            better = (gain > value[rows]) | success
+            best[rows] = torch.where(rows_of(better, new), new, old)
+            value[rows] = torch.where(better, gain, value[rows])
+            rows = rows[~success]
+            if not len(rows):
+                break
+        return best.view_as(x)
+
+    def judge(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss to increase (B,), minus infinity where logits are not finite, and success (B,)."""
+        sign = -1 if self.targeted else 1
+        finite = logits.isfinite().all(1)
+        margin, gain = OBJECTIVES["margin"](logits, y), OBJECTIVES[self.loss](logits, y)
+        return (sign * gain).masked_fill(~finite, -torch.inf), (sign * margin > 0) & finite
+
+    def window(self, query: int, x: Tensor) -> tuple[int, int]:
+        """Height and width of the window that query number `query` changes."""
+        position = query * 10_000 / self.queries if self.rescale_schedule else query
+        height, width = x.shape[-2:]
+        area = self.p_init / 2 ** sum(position > h for h in HALVINGS) * height * width
+        side = round(math.sqrt(area))
+        if self.norm != "linf":
+            side = max(side, 3) // 2 * 2 + 1  # odd, so that the pattern has a centre
+        if side > height:  # flat images: as many pixels, in fewer rows
+            return height, min(width, max(1, round(area / height)))
+        return max(1, side), min(width, max(1, side))
+
+    def start(self, x: Tensor, draws: Noise) -> Tensor:
+        """linf: vertical stripes of +-eps; else: a grid of patterns, with random signs."""
+        if self.norm == "linf":
+            stripes = signs(draws.uniform(x[:, :, :1]))
+            return (x + self.eps * stripes).clamp_(0, 1)
+        side = max(1, max(x.shape[-2:]) // 5)
+        h, w = min(side, x.shape[-2]), min(side, x.shape[-1])
+        tile, (rows, columns) = pattern(h, w, x), (x.shape[-2] // h, x.shape[-1] // w)
+        top, left = (x.shape[-2] - rows * h) // 2, (x.shape[-1] - columns * w) // 2
+        choice = signs(draws.uniform(x.new_empty(*x.shape[:2], rows, columns)))
+        d = torch.zeros_like(x)
+        d[:, :, top : top + rows * h, left : left + columns * w] = torch.kron(choice, tile)
+        return self.fill(d, x)
+
+    def change(self, best: Tensor, x: Tensor, window: tuple[int, int], draws: Noise) -> Tensor:
+        """`best` with another window; all tensors (B, C, H, W)."""
+        (b, c), (h, w) = x.shape[:2], window
+        u = draws.uniform(x.new_empty(b, 5 + c))
+        sign = signs(u[:, 5:])[:, :, None, None]
+        inside = place(u[:, 0], u[:, 1], window, x)
+        if self.norm == "linf":
+            return torch.where(self.mask(inside, x), (x + self.eps * sign).clamp_(0, 1), best)
+        # Sampling distribution of Algorithm 3: the mass of a second window moves into the first.
+        p = 2 if self.norm == "l2" else 1
+        d = best - x
+        second = self.mask(place(u[:, 2], u[:, 3], window, x), x)
+        first = self.mask(inside, x)
+        tile = pattern(h, w, x).expand(b, h, w)
+        if h == w:
+            tile = torch.where(u[:, 4, None, None] < 0.5, tile.mT, tile)
+        flat = inside[:, None].expand(b, c, h * w)
+        old = d.flatten(2).gather(2, flat)
+        length = torch.linalg.vector_norm
+        new = sign[..., 0] * (tile / length(tile, p, (1, 2), keepdim=True)).flatten(1)[:, None]
+        new = new + old / length(old, p, 2, keepdim=True).clamp_min(1e-12)
+        unused = (self.eps**p - NORMS[self.norm].distance(d) ** p).clamp_min(0)
+        freed = (d * (first | second)).abs().pow(p).sum((2, 3))
+        mass = (unused[:, None] / c + freed) ** (1 / p)
+        new = new * (mass / length(new, p, 2).clamp_min(1e-12))[..., None]
+        d = d.masked_fill(second, 0).flatten(2).scatter(2, flat, new).view_as(x)
+        return self.fill(d, x)
+
+    def fill(self, d: Tensor, x: Tensor) -> Tensor:
+        """`x` moved along `d` to the sphere, then put into the box."""
+        d = d * rows_of(self.eps / NORMS[self.norm].distance(d).clamp_min(1e-12), x)
+        return (x + (project_l1_box(d, x, self.eps) if self.norm == "l1" else d)).clamp_(0, 1)
+
+    def mask(self, inside: Tensor, x: Tensor) -> Tensor:
+        """Pixels (B, 1, H, W) that the flat positions `inside` (B, h w) name."""
+        blank = torch.zeros(len(x), x.shape[-2] * x.shape[-1], dtype=torch.bool, device=x.device)
+        return blank.scatter_(1, inside, True).view(len(x), 1, *x.shape[-2:])
+
+
+def signs(u: Tensor) -> Tensor:
+    """-1 or 1 from uniform numbers."""
+    return torch.where(u < 0.5, -1.0, 1.0).to(u.dtype)
+
+
+def place(u: Tensor, v: Tensor, window: tuple[int, int], x: Tensor) -> Tensor:
+    """Flat positions (B, h w) of a window whose corner the uniform numbers `u` and `v` (B,) choose."""
+    (height, width), (h, w) = x.shape[-2:], window
+    i = (u * (height - h + 1)).long()[:, None, None] + torch.arange(h, device=x.device)[:, None]
+    j = (v * (width - w + 1)).long()[:, None, None] + torch.arange(w, device=x.device)
+    return (i * width + j).flatten(1)

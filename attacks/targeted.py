@@ -1,0 +1,76 @@
+"""A targeted attack aimed at each of the most likely wrong classes in turn."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, at_least
+from attacks.closest import fools
+from attacks.noise import Noise, drawing
+from attacks.norms import NORMS, l0_distance
+from attacks.objectives import margin
+
+
+@dataclass(frozen=True)
+class Targeted(Attack):
+    """The best result of `attack` against the `n_targets` most likely wrong classes of each image; `y` holds labels.
+
+    Of a budget attack that is the first success in the order of likelihood, which spares a row the remaining targets,
+    else the largest margin; of a minimum-norm attack the nearest success. As many targets run at once as fit into the
+    size of the batch, which changes no result.
+
+    Args:
+        attack: the attack to aim, one with targeted: true.
+        n_targets: number of targets; all wrong classes where the model has fewer.
+    """
+
+    attack: Attack
+    n_targets: int = 9
+
+    def __post_init__(self) -> None:
+        at_least(1, n_targets=self.n_targets)
+        if getattr(self.attack, "targeted", None) is not True:
+            raise ValueError(f"attack must have targeted: true, {type(self.attack).__name__} has not")
+        object.__setattr__(self, "kind", self.attack.kind)  # what comes out is of the kind that went in
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        with torch.no_grad():
+            logits = model(x)
+        others = min(self.n_targets, logits.shape[1] - 1)
+        targets = logits.scatter(1, y[:, None], -torch.inf).topk(others, 1).indices
+        nearest = self.attack.kind == "minimum-norm"
+        best = x.clone()
+        # The larger the better. A success counts as infinite for a budget attack: the first one is kept.
+        score = torch.full_like(logits[:, 0], -torch.inf)
+        rows = torch.arange(len(x), device=x.device)
+        if nearest:
+            rows = rows[~fools(logits, y, targeted=False)]
+
+        first = 0
+        while first < others and len(rows):
+            ranks = range(first, min(others, first + max(1, len(x) // len(rows))))
+            first = ranks.stop
+            many = rows.repeat(len(ranks))
+            streams = Noise(torch.cat([noise.fork(rank)[rows].key for rank in ranks]))
+            aims = torch.cat([targets[rows, rank] for rank in ranks])
+            points = self.attack(model, x[many], aims, streams)
+            with torch.no_grad(), drawing(model, streams.fork("check")):
+                seen = model(points)
+            fooled = fools(seen, y[many], targeted=False)
+            if nearest:
+                values = torch.where(fooled, -self.distance(points - x[many]), -torch.inf)
+            else:
+                values = torch.where(fooled, torch.inf, margin(seen, y[many]).nan_to_num(-torch.inf))
+            for i in range(len(ranks)):
+                part = slice(i * len(rows), (i + 1) * len(rows))
+                better = values[part] > score[rows]
+                chosen = rows[better]
+                best[chosen], score[chosen] = points[part][better], values[part][better].to(score.dtype)
+            rows = rows[score[rows] < torch.inf]
+        return best
+
+    def distance(self, d: Tensor) -> Tensor:
+        """Lengths (B,) of perturbations in the norm of the attack."""
+        norm = self.attack.norm  # type: ignore[attr-defined]
+        return l0_distance(d) if norm == "l0" else NORMS[norm].distance(d)
