@@ -40,7 +40,7 @@ class Square(Attack):
     images of one row, whose windows are intervals.
 
     Args:
-        norm: norm of the ball; l1 as in Croce and Hein 2021.
+        norm: norm of the ball; l1 is the l2 search with l1 windows, our construction, compared with no reference.
         eps: radius, in pixels of [0, 1].
         queries: forward passes a row, the start included.
         p_init: share of the pixels in the first windows.

@@ -22,6 +22,8 @@ from evaluation.checkpoint import catalogue  # noqa: E402
 from evaluation.report import table  # noqa: E402
 
 RESULTS = ROOT / "results"
+NO_GRADIENT = {"Boundary", "GaussianNoise", "HopSkipJump", "OnePixel", "RayS", "SaltAndPepper", "Square"}
+NO_GRADIENT |= {"SaltAndPepperSearch"}
 
 
 def first_line(documented: object) -> str:
@@ -52,6 +54,11 @@ def methods() -> list[str]:
     return table(["method", "what it is (paper)", "file", "experiments"], rows)
 
 
+def members_only(cls: type) -> bool:
+    """Whether an attack is made of attacks alone."""
+    return any("Attack" in str(hint) for hint in inspect.get_annotations(cls).values())
+
+
 def attack_table() -> list[str]:
     leaves = [c for c in catalogue(attacks) if issubclass(c, Attack) and c is not Attack]
     files = [c.__module__ for c in leaves]
@@ -61,8 +68,10 @@ def attack_table() -> list[str]:
         what = first_line(inspect.getmodule(cls) if alone else cls)
         norm = inspect.get_annotations(cls, eval_str=True).get("norm")
         norms = ", ".join(getattr(norm, "__args__", ())) if norm else ""
-        rows.append([cls.__name__, norms, cls.kind, what, where(cls)])
-    return table(["attack", "norms", "kind", "what it is (paper)", "file"], rows)
+        kind = cls.kind if isinstance(cls.kind, str) else "that of its parts"
+        knowledge = "no gradient" if cls.__name__ in NO_GRADIENT else "" if members_only(cls) else "gradient"
+        rows.append([cls.__name__, norms, kind, knowledge, what, where(cls)])
+    return table(["attack", "norms", "kind", "uses", "what it is (paper)", "file"], rows)
 
 
 def data() -> list[str]:
