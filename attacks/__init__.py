@@ -23,6 +23,7 @@ from attacks.jsma import JSMA
 from attacks.langevin import Langevin
 from attacks.noise import Noise, drawing
 from attacks.one_pixel import OnePixel
+from attacks.pdpgd import PDGD, PDPGD
 from attacks.pgd import PGD
 from attacks.radius import Radius
 from attacks.rays import RayS
@@ -43,6 +44,8 @@ __all__ = [
     "FGSM",
     "FMN",
     "JSMA",
+    "PDGD",
+    "PDPGD",
     "PGD",
     "Attack",
     "AutoAttack",
