@@ -31,7 +31,7 @@ NORMS = ["linf", "l2", "l1", "l0"]
 TARGETS = {"linf": ("adv-lib", 1.0), "l2": ("adv-lib", 1.0), "l1": ("adv-lib", 1.0), "l0": ("adv-lib", 1.05)}
 
 OURS: list[Attack] = [  # one line an attack; the first of a norm is the one with a target
-    PDPGD("linf", steps=100, restarts=4, finetune=100, runners_up=3),
+    PDPGD("linf", step_size=0.3, steps=400, finetune=100),
     PDGD(steps=100, restarts=4, finetune=100, runners_up=3),
     PDPGD("l1", steps=100, restarts=4, finetune=100),
     PDPGD("l0", steps=100, restarts=4, finetune=100),
