@@ -111,7 +111,7 @@ def test_kill_nine_and_other_processes_change_nothing(files: Path, capsys: pytes
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.02)
     before = digests(files / "killed")
-    assert set(before) == {"rank0.sqlite", "rank1.sqlite"}
+    assert before and set(before) <= {"rank0.sqlite", "rank1.sqlite"}  # a slow starter has none yet
     time.sleep(1)
     assert digests(files / "killed") == before  # nobody writes any more
     done = outcomes(files / "killed")
