@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.closest import fools
 from attacks.eot import part
 from attacks.gradient import input_gradient

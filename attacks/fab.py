@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.closest import Closest
 from attacks.noise import Noise
 from attacks.norms import NORMS, NormName
@@ -114,7 +115,8 @@ class FAB(Attack):
         own = logits.gather(1, label[:, None])[:, 0]
         if self.targeted:
             gap = own - logits.gather(1, y[:, None])[:, 0]
-            return gap.detach(), torch.autograd.grad(gap.sum(), z)[0].nan_to_num_(0, 0, 0)
+            slope = torch.autograd.grad(gap.sum(), z)[0]
+            return gap.detach().nan_to_num(0), slope.nan_to_num_(0, 0, 0)
         classes = logits.shape[1]
         best_gap, best_slope = torch.zeros_like(own), torch.zeros_like(z)
         nearest = torch.full_like(own, torch.inf)

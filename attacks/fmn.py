@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.closest import Closest
 from attacks.noise import Noise
 from attacks.norms import NORMS, l0_distance
@@ -99,7 +100,7 @@ class FMN(Attack):
                 smaller = (radius - 1).minimum((radius * (1 - gamma)).floor())
             else:
                 slope = torch.linalg.vector_norm(gradient.flatten(1), ord=dual, dim=1).clamp_min(1e-12)
-                estimate = self.length(z - x) + value.abs() / slope
+                estimate = self.length(z - x) + value.nan_to_num(0).abs() / slope
                 larger = torch.where(closest.found, radius, radius.maximum(estimate)) * (1 + gamma)
                 smaller = radius * (1 - gamma)
             radius = torch.where(fooled, smaller.minimum(closest.length), larger).clamp_min(0).minimum(farthest)

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.closest import Closest
 from attacks.deepfool import nearest_boundary, rivals
 from attacks.noise import Noise
@@ -96,7 +97,7 @@ class HighConfidence(Attack):
             active = active & ~won
             if k == self.steps or not active.any():
                 break
-            step = confidence_step(log_p, w, confidence, limit)
+            step = confidence_step(log_p.nan_to_num(0), w, confidence, limit)
             r = torch.where(column(active, x), ((x + r + step).clamp(0, 1) - x), r)
             z = (x + (1 + self.overshoot) * r).clamp(0, 1)
         return closest.point

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from scipy.optimize import differential_evolution  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.closest import fools
 from attacks.noise import Noise, drawing
 

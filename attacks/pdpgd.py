@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.closest import Closest
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
@@ -225,9 +226,9 @@ def _run(
             log_rho = _balance(attack, gradient)
             lambda_1 = torch.sigmoid(log_rho)
         best = torch.where(closer, lambda_1.logit(), best)
-        # Adam (Kingma and Ba 2015); where the model gives no number, nothing moves.
+        # Adam (Kingma and Ba 2015).
         r = z - x
-        gradient = push(r, gradient.nan_to_num(0, 0, 0), lambda_1)
+        gradient = push(r, gradient, lambda_1)
         mean, square = mean.lerp(gradient, 0.1), square.lerp(gradient * gradient, 0.001)
         metric = (square / (1 - 0.999 ** (k + 1))).sqrt_().add_(1e-8)
         theta = primal * attack.step_size * (1 - 0.99 * k / max(steps - 1, 1)) ** 2

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attacks.base import at_least
+from attacks.checks import at_least
 from attacks.norms import NORMS, l0_distance
 
 

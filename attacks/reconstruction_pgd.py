@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.eot import part, straight_through
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
@@ -27,7 +28,7 @@ def reconstruction_gradient(rec: nn.Module, x: Tensor, differentiable: bool, sam
         with nullcontext() if differentiable else torch.no_grad():
             r = rec(x)
         total += torch.autograd.grad((r - x).square().sum(), x)[0]
-    return total / samples
+    return total.nan_to_num_(0.0, 0.0, 0.0) / samples
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.closest import Closest
 from attacks.noise import Noise
 from attacks.norms import NORMS, l0_distance

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks.apgd import project_l1_box, rows_of
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.noise import Noise, drawing
 from attacks.norms import NORMS
 from attacks.objectives import OBJECTIVES

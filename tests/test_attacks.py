@@ -2,9 +2,13 @@
 
 import inspect
 import itertools
-from dataclasses import fields, replace
+import warnings
+from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import test_autoattack
 import torch
 from torch import nn
 from victims import BatchNormNet, Linear, at_distance, fewest
@@ -44,6 +48,7 @@ from attacks import (
     SaltAndPepperSearch,
     SparseFool,
     Square,
+    Surrogate,
     Targeted,
     Transfer,
     Within,
@@ -305,6 +310,151 @@ def test_eot_averages_gradients_of_a_stochastic_model() -> None:
     few = PGD(norm="l2", eps=0.1, steps=3, loss="margin", random_start=False)
     gain = [margin(inner(a(model, x, y, noise)), y).mean() for a in (few, replace(few, samples=300))]
     assert gain[1] > gain[0] + 0.05
+
+
+# --- models that are not what they should be -------------------------------------------------------------------------
+
+
+class Spoiler(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x.flatten(1)[:, 0, None, None, None] > 0.5, torch.nan * x, 0.9 * x)
+
+
+class Holed(nn.Module):
+    """Four classes; all logits are NaN where the first pixel is bright, and one is infinite where the second is.
+
+    So is what its purifier makes of a first pixel. It does not accept images that are no numbers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(3)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.Tanh(), nn.Linear(20, 4)).double()
+        for p in self.net.parameters():
+            p.data = 0.3 * torch.randn(p.shape, generator=g, dtype=torch.float64)
+        self.purifier = Spoiler()
+        self.detector = SimpleNamespace(score=lambda x: self(x)[:, 0], theta=10.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.isfinite().all()
+        logits, first, second = self.net(x), *x.flatten(1)[:, :2].T
+        spoiled = torch.where((second > 0.5)[:, None], logits * torch.tensor([1.0, torch.inf, 1.0, 1.0]), logits)
+        return torch.where((first > 0.5)[:, None], logits / 0 - logits / 0, spoiled)
+
+
+@dataclass(frozen=True)
+class Own(Surrogate):
+    """The model itself as what the attacker has."""
+
+    def network(self) -> nn.Module:
+        return Holed()
+
+
+SPECIAL: list[Attack] = [
+    FeatureAdversary(eps=0.1, steps=3),
+    ReconstructionPGD("l2", eps=0.1, steps=3),
+    DetectorAwarePGD(eps=0.1, steps=3),
+    Transfer(PGD(eps=0.1, steps=3), Own()),
+    Targeted(PGD(eps=0.1, steps=3, targeted=True)),
+    Targeted(FAB(steps=3, targeted=True)),
+    AutoAttack(eps=0.1),
+    AutoAttack("plus", "l2", eps=0.3),
+]
+
+
+def brief(attack: Attack) -> Attack:
+    """The same with fewer steps and queries, for what must hold at any length."""
+    most = {"steps": 5, "queries": 60, "search_steps": 2, "population": 10, "generations": 2, "deepfool_steps": 3}
+    changes = {name: min(getattr(attack, name), value) for name, value in most.items() if hasattr(attack, name)}
+    return replace(attack, **changes)  # type: ignore[type-var]
+
+
+WHOLE = [brief(attack) for attack in ALL] + SPECIAL
+
+
+@pytest.mark.parametrize("attack", WHOLE, ids=ids(WHOLE))
+def test_logits_that_are_no_numbers_neither_crash_nor_spread(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows 1 and 3 break the model: what comes back is finite, in the box and ball, and other rows do not notice."""
+    test_autoattack.short_autoattack(monkeypatch)
+    model = Holed()
+    x = 0.2 + 0.6 * torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[..., 0, :2] = 0.1
+    y = model(x).argmax(1)
+    x[1, 0, 0, 0] = x[3, 0, 0, 1] = 0.9
+    assert (~model(x).isfinite().all(1)).tolist() == [False, True, False, True, False]
+    z = attack(model, x, y, Noise.keyed(0, torch.arange(5)))
+    assert z.isfinite().all() and z.min() >= 0 and z.max() <= 1
+    rows = torch.tensor([0, 2, 4])
+    assert torch.allclose(attack(model, x[rows], y[rows], Noise.keyed(0, rows)), z[rows], atol=1e-9)
+    norm, eps = threat(attack)
+    if eps is not None:
+        assert (NORMS[str(norm)].distance(z - x) <= eps * (1 + 1e-6) + 6e-8).all()
+    if attack.kind == "minimum-norm":  # what is no number fools nobody
+        assert ((z == x).flatten(1).all(1) | model(z).isfinite().all(1)).all()
+
+
+@pytest.mark.parametrize("attack", [PGD(eps=0.3), APGD(eps=0.3), WorstOf([FGSM(eps=0.3), FGSM(eps=0.01)])])
+def test_where_the_model_breaks_is_returned_rather_than_where_it_stands(attack: Attack) -> None:
+    """Evaluation counts such a point against the model: an attack must not hide it."""
+
+    class Cliff(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            s = x.flatten(1).sum(1)
+            return torch.stack([100 - s, torch.where(s > 5, torch.nan, s), s - 9], 1)
+
+    x, y = torch.full((2, 9), 0.5), torch.zeros(2, dtype=torch.long)
+    assert Cliff()(attack(Cliff(), x, y)).isnan().any(1).all()
+
+
+@pytest.mark.parametrize("attack", WHOLE, ids=ids(WHOLE))
+def test_probabilities_are_warned_of(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_autoattack.short_autoattack(monkeypatch)
+    victim = Holed().net
+    x = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, noise = victim(x).argmax(1), Noise.keyed(0, torch.arange(3))
+
+    class Ends(nn.Sequential):
+        purifier, detector = nn.Identity(), SimpleNamespace(score=lambda x: x.flatten(1).sum(1), theta=1.0)
+
+    monkeypatch.setattr(Own, "network", lambda _: Ends(victim, nn.Softmax(1)))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        attack(Ends(victim, nn.Softmax(1)), x, y, noise)
+        expected = attack.kind != "corruption"
+        assert bool(seen) == expected and all("log_softmax" in str(w.message) for w in seen)
+        if not isinstance(attack, Targeted | AutoAttack):  # these call others
+            assert len(seen) == expected
+    monkeypatch.setattr(Own, "network", lambda _: Ends(victim, nn.LogSoftmax(1)))
+    attack(Ends(victim, nn.LogSoftmax(1)), x, y, noise)  # a warning would be an error
+
+
+def test_logits_that_happen_to_sum_to_one_are_logits() -> None:
+    class Affine(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            s = x.flatten(1).sum(1)
+            return torch.stack([s, 1 - s], 1)
+
+    PGD(steps=1)(Affine(), torch.ones(3, 4), torch.tensor([0, 1, 0]))
+
+
+@pytest.mark.parametrize(
+    "output,y,says",
+    [
+        (lambda x: x.flatten(1)[:, :3], [0, 3], "0 .. 3 do not fit a model with 3 outputs"),
+        (lambda x: x.flatten(1)[:, :3], [-1, 2], "-1 .. 2 do not fit"),
+        (lambda x: x.flatten(1)[:, 0], [0, 1], r"returned \(2,\)"),
+        (lambda x: (x, x), [0, 1], "returned a tuple"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_named(output: Any, y: list[int], says: str) -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return output(x)
+
+    model = Model()
+    with pytest.raises(ValueError, match=says):
+        PGD(steps=1)(model, torch.rand(2, 1, 4, 4), torch.tensor(y))
+    assert not model._forward_hooks
 
 
 # --- norms -----------------------------------------------------------------------------------------------------------

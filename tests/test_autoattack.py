@@ -460,13 +460,6 @@ def test_autoattack_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch)
     assert all(torch.equal(v, buffers[k]) for k, v in model.state_dict().items())
 
 
-def test_autoattack_warns_of_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
-    short_autoattack(monkeypatch)
-    net, x, y = victims(3)
-    with pytest.warns(UserWarning, match="logits"):
-        AutoAttack()(nn.Sequential(net, nn.Softmax(1)), x, y, keyed(3))
-
-
 @pytest.mark.parametrize(
     "make,says",
     [

@@ -132,7 +132,7 @@ def test_hopeless_rows_and_odd_logits_return_the_image(attack: Attack) -> None:
             return self.logits.expand(len(x), -1)
 
     x, y = torch.rand(2, 1, 4, 4), torch.tensor([0, 0])
-    for logits in ([1.0, 0.0], [0.0, torch.nan], [0.0, torch.inf], [torch.nan, torch.nan]):
+    for logits in ([2.0, 0.0], [0.0, torch.nan], [0.0, torch.inf], [torch.nan, torch.nan]):
         assert torch.equal(attack(Always(logits), x, y, keyed(2)), x)
 
 

@@ -317,7 +317,7 @@ def test_rows_that_need_or_allow_no_attack_stay(attack: PDGD | PDPGD) -> None:
             self.value = value
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.stack([x.flatten(1).sum(1) * 0 + 1, x.flatten(1).sum(1) * self.value], 1)
+            return torch.stack([x.flatten(1).sum(1) * 0 + 2, x.flatten(1).sum(1) * self.value], 1)
 
     for value in (0.0, float("nan")):
         assert torch.equal(replace(attack, steps=5, restarts=2)(Masked(value), x, torch.zeros_like(y)), x)

@@ -340,6 +340,17 @@ def test_guides_of_a_missing_class_are_named(tmp_path: Path) -> None:
         replace(attack, targeted=True)(BatchNormNet(), torch.rand(1, 1, 8, 8), torch.tensor([2]))
 
 
+def test_features_that_are_no_numbers_have_any_guide(tmp_path: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :3] * torch.where(x.flatten(1)[:, :1] > 0.9, torch.nan, 1.0)
+
+    x = torch.rand(2, 1, 4, 4) * 0.5
+    x[0, 0, 0, 0] = 1.0
+    attack = FeatureAdversary("", guides(tmp_path, torch.rand(2, 1, 4, 4) * 0.5, torch.tensor([1, 2])), steps=3)
+    assert attack(Broken(), x, torch.tensor([0, 0])).isfinite().all()
+
+
 # --- what they share -------------------------------------------------------------------------------------------------
 
 
