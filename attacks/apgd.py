@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack
-from attacks.checks import at_least
+from attacks.checks import at_least, check_choices
 from attacks.closest import fools
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
@@ -111,6 +111,7 @@ class APGD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, eps=self.eps)
         at_least(1, steps=self.steps, samples=self.samples)
         if not 0 < self.rho <= 1:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attacks.apgd import APGD, rows_of
 from attacks.base import Attack
-from attacks.checks import at_least
+from attacks.checks import at_least, check_choices
 from attacks.closest import fools
 from attacks.fab import FAB
 from attacks.noise import Noise, drawing
@@ -44,6 +44,7 @@ class AutoAttack(Attack):
     eps: Radius = 0.3
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, eps=self.eps)
         if self.version == "plus" and self.norm == "l1":
             raise ValueError("version plus is defined for norm linf and l2, not for l1: use version: standard")

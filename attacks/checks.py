@@ -1,36 +1,40 @@
 """What attacks refuse, and what they warn of: settings, images, labels and logits that cannot be meant."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 
-def at_least(minimum: float, **settings: float) -> None:
-    """Raise ValueError naming the first of `settings` that is below `minimum` (or not a number)."""
+def at_least(minimum: float, **settings: float | None) -> None:
+    """Raise ValueError naming the first of `settings` that is below `minimum`, infinite or no number; None passes."""
     for name, value in settings.items():
-        if not value >= minimum:
-            raise ValueError(f"{name} must be at least {minimum}, not {value}")
+        if value is not None and not minimum <= value < math.inf:
+            raise ValueError(f"{name} must be at least {minimum}{' and finite' * (value == math.inf)}, not {value}")
 
 
-@cache
-def _choices(attack: type) -> dict[str, tuple[Any, ...]]:
-    hints = get_type_hints(attack)
-    return {f.name: get_args(hints[f.name]) for f in fields(attack) if get_origin(hints[f.name]) is Literal}
+def between(low: float, high: float, **settings: float | None) -> None:
+    """Raise ValueError naming the first of `settings` that is not above `low` and below `high`; None passes."""
+    for name, value in settings.items():
+        if value is not None and not low < value < high:
+            limit = "and finite" if high == math.inf else f"and below {high}"
+            raise ValueError(f"{name} must be above {low} {limit}, not {value}")
 
 
-def one_of(attack: object) -> None:
-    """Raise ValueError where a setting of the dataclass `attack` that is a choice (`Literal`) is none of its values."""
-    for name, allowed in _choices(type(attack)).items():
-        if getattr(attack, name) not in allowed:
+def check_choices(settings: Any) -> None:
+    """Raise ValueError where a field of the dataclass `settings` that is a choice (`Literal`) has another value."""
+    hints = get_type_hints(type(settings))
+    for name in (f.name for f in fields(settings) if get_origin(hints[f.name]) is Literal):
+        allowed, value = get_args(hints[name]), getattr(settings, name)
+        if value not in allowed:
             *most, last = map(str, allowed)
             options = f"{', '.join(most)} or {last}" if most else last
-            raise ValueError(f"{name} of {type(attack).__name__} must be {options}, not {getattr(attack, name)!r}")
+            raise ValueError(f"{name} of {type(settings).__name__} must be {options}, not {value!r}")
 
 
 def check_images(x: Tensor) -> None:
@@ -49,15 +53,15 @@ def check_images(x: Tensor) -> None:
 def checked_logits(model: nn.Module, y: Tensor) -> Iterator[None]:
     """In this context the first output of `model` is looked at, once.
 
-    Raises ValueError where it is no (B, K), or where labels `y` (B,) do not lie in 0 .. K-1. Warns where all rows are
+    Raises ValueError where it is no (B, K) with K > 1, or where labels `y` (B,) do not lie in 0 .. K-1. Warns where all rows are
     probabilities: after a softmax losses flatten and most attacks fail quietly. Log-probabilities are logits.
     """
 
     def look(_module: nn.Module, _inputs: object, logits: Any) -> None:
         handle.remove()
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             what = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise ValueError(f"the model returned {what}: attacks need logits (B, K), one row an image")
+            raise ValueError(f"the model returned {what}: attacks need logits (B, K) of K > 1 classes")
         p, labels = logits.detach(), y if y.ndim == 1 else y.new_full((1,), y.shape[1] - 1)
         probabilities = (p >= 0).all() & ((p.sum(1) - 1).abs() < 1e-3).all()
         strange = ((labels < 0) | (labels >= p.shape[1])).any()

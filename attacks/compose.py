@@ -136,7 +136,7 @@ class Within(Combination):
 
     Args:
         attack: the minimum-norm attack.
-        eps: radius, in pixels of [0, 1] (l0: number of values).
+        eps: radius, in pixels of [0, 1] (l0: a whole number of values).
     """
 
     attack: Attack
@@ -144,6 +144,8 @@ class Within(Combination):
 
     def __post_init__(self) -> None:
         at_least(0, eps=self.eps)
+        if threat(self.attack)[0] == "l0" and self.eps % 1:
+            raise ValueError(f"eps must be a whole number of values for norm l0, not {self.eps}")
         if self.attack.kind != "minimum-norm":
             raise ValueError(f"Within judges minimum-norm attacks; {type(self.attack).__name__} has its own eps")
 

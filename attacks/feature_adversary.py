@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attacks.base import Attack
-from attacks.checks import at_least, check_images
+from attacks.checks import at_least, check_choices, check_images
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
 from attacks.norms import NORMS, NormName
@@ -95,7 +95,8 @@ class FeatureAdversary(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
-        at_least(0, eps=self.eps, step_size=0 if self.step_size is None else self.step_size)
+        check_choices(self)
+        at_least(0, eps=self.eps, step_size=self.step_size)
         at_least(1, steps=self.steps, samples=self.samples)
         if self.guides is None and self.targeted:
             raise ValueError("targeted needs guides: moving away from one's own representation has no target")

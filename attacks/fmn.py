@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack
-from attacks.checks import at_least
+from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
 from attacks.norms import NORMS, l0_distance
@@ -63,12 +63,10 @@ class FMN(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps, samples=self.samples)
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be above 0, not {self.step_size}")
-        for name in ("gamma", "gamma_final"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        between(0, math.inf, step_size=self.step_size)
+        between(0, 1, gamma=self.gamma, gamma_final=self.gamma_final)
 
     def length(self, d: Tensor) -> Tensor:
         return l0_distance(d).to(d.dtype) if self.norm == "l0" else NORMS[self.norm].distance(d)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attacks.base import Attack
-from attacks.checks import at_least
+from attacks.checks import at_least, check_choices
 from attacks.closest import Closest
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
@@ -82,6 +82,7 @@ class PDGD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         _check(self)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -133,6 +134,7 @@ class PDPGD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         _check(self)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -141,10 +143,11 @@ class PDPGD(Attack):
 
 
 def _check(attack: PDGD | PDPGD) -> None:
+    check_choices(attack)
     at_least(1, steps=attack.steps, restarts=attack.restarts, samples=attack.samples)
     at_least(0, finetune=attack.finetune, runners_up=attack.runners_up, spread=attack.spread)
     at_least(1e-12, step_size=attack.step_size, dual_step=attack.dual_step)
-    at_least(1e-6, ratio=1.0 if attack.ratio is None else attack.ratio)
+    at_least(1e-6, ratio=attack.ratio)
     if attack.runners_up and attack.targeted:
         raise ValueError("runners_up must be 0 in a targeted attack: its class is given")
 
