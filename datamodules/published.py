@@ -118,6 +118,6 @@ class Published(ImageData):
         few = ", ".join(str(path.absolute()) for path in files[:3]) + (" ..." if len(files) > 3 else "")
         return FileNotFoundError(
             f"{type(self).__name__} is missing: there is no {few}. Fetch it with --data.init_args.download=true; or "
-            f"get {self.archive} (md5 {self.md5}) from {self.urls[0]} and place it in {Path(self.root).absolute()}, packed "
-            "or not; or set --data.init_args.root to the folder that holds it, or to the archive."
+            f"get {self.archive} (md5 {self.md5}) from {self.urls[0]} and place it in {Path(self.root).absolute()}, "
+            "packed or not; or set --data.init_args.root to the folder that holds it, or to the archive."
         )

@@ -15,7 +15,8 @@ class STL10(Published):
     """STL-10's labelled images: 5,000 to train and hold out, 8,000 to test, 96x96 RGB, 10 classes.
 
     `fold` 0 .. 9 trains on one of the ten folds of 1,000 images that its makers defined, as their protocol asks.
-    `index` is the number in `train_X.bin` or `test_X.bin`. In training a crop of 96 out of 104 and a mirror (ER-Classifier).
+    `index` is the number in `train_X.bin` or `test_X.bin`. In training a crop of 96 out of 104 and a mirror, as in the
+    ER-Classifier paper.
     """
 
     num_classes = 10
