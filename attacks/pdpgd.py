@@ -15,7 +15,6 @@ still make a whole attack. Where this departs from the thesis:
 """
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -32,7 +31,6 @@ from attacks.norms import NORMS
 from attacks.objectives import margin
 from attacks.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty, column
 
-END, POW, WARM, REL = eval(os.environ.get("TUNE", "(0.99,1,0,0)"))
 FLOOR = math.log(1e-6)  # of the multipliers' logarithms
 PENALTIES: dict[str, Penalty] = {
     "linf": LinfPenalty(),
