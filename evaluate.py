@@ -30,6 +30,7 @@ from evaluation.merge import Incomplete
 from evaluation.processes import Place, behave, place, spawn, tell_parent
 from evaluation.progress import Bars
 from evaluation.report import headlines
+from evaluation.weights import compared, import_network, prove, record
 
 Wrap = Callable[[nn.Module], nn.Module]
 
@@ -38,7 +39,9 @@ def options() -> ArgumentParser:
     """What evaluate.py can be told."""
     parser = ArgumentParser(prog="evaluate.py", description=__doc__, exit_on_error=False)
     add = parser.add_argument
-    add("--checkpoint", type=str, required=True, help="the .ckpt file of a training run")
+    add("--checkpoint", type=str | None, help="the .ckpt file of a training run")
+    add("--weights", type=str | None, help="instead: a state dict from elsewhere (.pt, .safetensors), with --network")
+    add("--published", type=float | None, help="clean accuracy that was published for --weights, such as 0.8492")
     add("--suite", type=dict[str, Attack], required=True, sub_configs=True, help="YAML file: attacks by name")
     add("--data", type=datamodules.ImageData | None, sub_configs=True, help="YAML file; default: as in training")
     add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
@@ -60,6 +63,8 @@ def evaluate(argv: list[str], here: Place) -> int:
     for name in ("devices", "batch_size"):
         if settings[name] < 1:
             raise ValueError(f"--{name} must be at least 1, not {settings[name]}")
+    if (settings.checkpoint is None) == (settings.weights is None):
+        raise ValueError("give either --checkpoint, of a training run here, or --weights, from elsewhere")
     device = _device(settings.accelerator, here)
     model, campaign, parts = _prepare(settings, parser.instantiate(settings))
     bars = Bars(
@@ -83,7 +88,7 @@ def evaluate(argv: list[str], here: Place) -> int:
     try:
         results, refused = write_report(
             campaign,
-            checkpoint={"path": settings.checkpoint, "sha256": parts["checkpoint"]["sha256"]},
+            checkpoint={"path": settings.checkpoint or settings.weights, "sha256": parts["checkpoint"]["sha256"]},
             data=parts["data"],
             defenses=parts["defenses"],
             obligations=defenses.obligations(model),
@@ -95,14 +100,21 @@ def evaluate(argv: list[str], here: Place) -> int:
         print(f"process {here.rank} of {here.world} is done; the last one writes the report")
         return 0
     print("\n".join([*headlines(results, refused), *(f"warning: {text}" for text in results["warnings"])]))
+    if settings.weights:
+        print("\n".join(prove(campaign.folder, results["clean_accuracy"], results["n"], settings.published)))
     print(f"report: {campaign.folder / 'report.md'}")
     return 0
 
 
 def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campaign, Spec]:
     """The model behind its defenses, the campaign in its folder, and the parts of the campaign's identity."""
-    model, recorded = load_network(settings.checkpoint, objects.network)
-    data = objects.data or _recorded_data(settings.checkpoint, recorded)
+    path, report, recorded = settings.checkpoint or settings.weights, None, None
+    if settings.weights:
+        model, report = import_network(path, objects.network)
+        compared(0, 1, settings.published)  # for its error, before hours of attacks
+    else:
+        model, recorded = load_network(path, objects.network)
+    data = objects.data or _recorded_data(path, recorded)
     check_fit(model, data)
     for defense in objects.defenses:
         model = defense(model)
@@ -110,7 +122,7 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
     n = len(images) if settings.limit is None else min(settings.limit, len(images))
     network = plain(settings.network.clone(with_meta=False).as_dict()) if settings.network else None
     parts = {
-        "checkpoint": {"sha256": digest_file(settings.checkpoint), "network": network},
+        "checkpoint": {"sha256": digest_file(path), "network": network},
         "suite": suite_part(objects.suite),
         "data": data_part(describe(data), images),
         "defenses": with_files([plain(entry.clone(with_meta=False).as_dict()) for entry in settings.defenses]),
@@ -119,6 +131,8 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
     }
     campaign = Campaign(objects.suite, images, n, settings.seed, settings.output, identify(parts))
     settle(settings.output, parts)  # after everything that may be a mistake: it claims the folder
+    if report:
+        record(settings.output, report)
     return model, campaign, parts
 
 
