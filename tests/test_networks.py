@@ -97,7 +97,8 @@ def convs(*widths: int, kernel: int = 3, bias: bool = True) -> int:
 
 VGG16 = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 VGG19 = (3, 64, 64, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512)
-STL_ENCODER = convs(3, 128, 256, 512, 1024, 2048, kernel=4, bias=False) + 2048 * 2048 * 9 + bn(256 + 512 + 1024 + 2 * 2048)
+STL_ENCODER = convs(3, 128, 256, 512, 1024, 2048, kernel=4, bias=False) + 2048 * 2048 * 9
+STL_ENCODER += bn(256 + 512 + 1024 + 2 * 2048)
 SUM16, SUM19 = bn(sum(VGG16[1:])), bn(sum(VGG19[1:]))
 
 # Network, its settings, image size, parameters: published counts, or the arithmetic of the papers' tables.
