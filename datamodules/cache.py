@@ -24,11 +24,11 @@ def places(beside: Path) -> list[Path]:
 
 
 def facts(paths: list[Path]) -> str:
-    """A key that changes whenever one of the files does: names, sizes and times."""
-    digest = hashlib.sha256()
+    """A key that changes whenever one of the files does: names below their common folder, sizes and times."""
+    digest, common = hashlib.sha256(), os.path.commonpath(paths)
     for path in paths:
         stat = path.stat()
-        digest.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"{str(path)[len(common) :]}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

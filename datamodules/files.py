@@ -49,32 +49,31 @@ class FileImages(IndexedImages):
         return again
 
     def fetch(self, indices: Tensor) -> Tensor:
-        return torch.stack([self._decode(index) for index in indices.tolist()])
+        if not self._augments:
+            return torch.stack([pil_to_tensor(self._centre(self._open(index))) for index in indices.tolist()])
+        assert self.random is not None
+        seed, epoch = self.clock.tolist()
+        keys = draws(seed, epoch, indices).tolist()
+        before = torch.get_rng_state()  # torchvision's transforms know no other generator than the global one
+        try:
+            parts = []
+            for index, key in zip(indices.tolist(), keys, strict=True):
+                torch.default_generator.manual_seed(key)
+                parts.append(pil_to_tensor(self.random(self._open(index))))
+            return torch.stack(parts)
+        finally:
+            torch.set_rng_state(before)
 
-    def _decode(self, index: int) -> Tensor:
-        """The image (C, H, W), uint8."""
+    def _open(self, index: int) -> Image.Image:
         try:
             with Image.open(self.paths[index]) as image:
-                whole = image.convert("L" if self.channels == 1 else "RGB")
+                return image.convert("L" if self.channels == 1 else "RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(
                 f"{self.paths[index]} is not a readable image ({error}): replace or remove the file."
             ) from error
-        if self._augments:
-            part = self._random_part(whole, index)
-        else:
-            # PIL's own resize averages over all source pixels (antialias), which interpolation of tensors does not.
-            part = center_crop(resize(whole, [self.resized]), [self.image_size, self.image_size])
-        pixels: Tensor = pil_to_tensor(part)
-        return pixels
 
-    def _random_part(self, image: Image.Image, index: int) -> Image.Image:
-        seed, epoch = self.clock.tolist()
-        before = torch.get_rng_state()  # torchvision's transforms know no other generator than the global one
-        try:
-            torch.default_generator.manual_seed(int(draws(seed, epoch, torch.tensor([index]))))
-            assert self.random is not None
-            part: Image.Image = self.random(image)
-            return part
-        finally:
-            torch.set_rng_state(before)
+    def _centre(self, image: Image.Image) -> Image.Image:
+        # PIL's own resize averages over all source pixels (antialias), which interpolation of tensors does not.
+        part: Image.Image = center_crop(resize(image, [self.resized]), [self.image_size, self.image_size])
+        return part
