@@ -163,19 +163,17 @@ def test_only_training_images_are_augmented(kind: type, tmp_path: Path) -> None:
 
 
 def test_crops_and_mirrors_are_torchvisions() -> None:
-    x, index = torch.randint(0, 256, (64, 3, 12, 10), dtype=torch.uint8), torch.arange(64) * 7
+    x, index = torch.randint(0, 256, (800, 3, 12, 10), dtype=torch.uint8), torch.arange(800) * 7
     found = crop_and_flip(x, index, padding=2, seed=3, epoch=5)
-    places = set()
-    for image, moved in zip(x, found, strict=True):
-        options = {}
-        for top in range(5):
-            for left in range(5):
-                crop = TF.crop(TF.pad(image, [2]), top, left, 12, 10)
-                options |= {(top, left, False): crop, (top, left, True): TF.hflip(crop)}
-        matches = [place for place, option in options.items() if torch.equal(option, moved)]
-        assert len(matches) == 1
-        places.add(matches[0])
-    assert len(places) > 20
+    matches = torch.zeros(800)
+    for top in range(5):
+        for left in range(5):
+            crop = TF.crop(TF.pad(x, [2]), top, left, 12, 10)
+            for option in (crop, TF.hflip(crop)):
+                equal = (option == found).flatten(1).all(1)
+                assert equal.any()  # every place, mirrored or not, is taken
+                matches += equal
+    assert matches.eq(1).all()
     rows = torch.tensor([40, 3, 17])  # a property of (seed, epoch, index)
     assert torch.equal(crop_and_flip(x[rows], index[rows], 2, 3, 5), found[rows])
     assert not torch.equal(crop_and_flip(x, index, 2, 3, 6), found)
@@ -214,6 +212,7 @@ def test_random_parts_follow_the_epoch_also_in_workers(workers: int) -> None:
         data = dm.dataset("train")
         assert isinstance(data, FileImages)
         data.clock.zero_()
+        torch.manual_seed(5)
         state = torch.get_rng_state()
         data.augmented().__getitems__([0, 1])
         assert torch.equal(torch.get_rng_state(), state)
