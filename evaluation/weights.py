@@ -8,24 +8,33 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest  # type: ignore[import-untyped]
+from scipy.stats import binomtest
 from torch import nn
 
+from evaluation.checkpoint import Spec, load_network
 from evaluation.identity import write_whole
 from networks.weights import Report, load_weights
 
 NAME = "weights.json"
 
 
-def import_network(path: str, network: nn.Module | None) -> tuple[nn.Module, Report]:
-    """`network`, made from a reviewed configuration, with the tensors of a foreign file, in eval mode; and the report.
+def open_network(
+    checkpoint: str | None, weights: str | None, network: nn.Module | None, published: float | None
+) -> tuple[nn.Module, Spec | None, Report | None]:
+    """The network of a checkpoint of ours or, with a report, one with foreign weights; its data's spec where recorded.
 
-    Raises ValueError where there is no network or where any tensor has no partner, FileNotFoundError.
+    `network`, made from a reviewed configuration, is what the tensors of a foreign file go into. Raises ValueError for
+    both files or none, for weights without a network or with a tensor that has no partner; FileNotFoundError.
     """
+    if checkpoint is not None and weights is None:
+        return *load_network(checkpoint, network), None
+    if weights is None or checkpoint is not None:
+        raise ValueError("give either --checkpoint, of a training run here, or --weights, from elsewhere")
     if network is None:
-        raise ValueError(f"--weights {path} says nothing of its network: describe it in a YAML file, --network FILE")
-    report = load_weights(network, path)
-    return network.eval(), report
+        raise ValueError(f"--weights {weights} says nothing of its network: describe it in a YAML file, --network FILE")
+    compared(0, 1, published)  # for its error, before hours of attacks
+    report = load_weights(network, weights)
+    return network.eval(), None, report
 
 
 def record(folder: Path, report: Report) -> None:
