@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
 from torch import nn
 
 from evaluation.checkpoint import Spec, load_network
 from evaluation.identity import write_whole
+from evaluation.merge import wilson
 from networks.weights import Report, load_weights
 
 NAME = "weights.json"
@@ -65,6 +65,6 @@ def compared(accuracy: float, n: int, published: float | None) -> dict[str, Any]
     """The interval of `accuracy` on `n` images, and whether `published` lies in it. Raises ValueError for percents."""
     if published is not None and not 0 <= published <= 1:
         raise ValueError(f"--published {published:g} is a share in [0, 1]: 0.8492 for 84.92 %")
-    low, high = binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson")
+    low, high = wilson(accuracy, n)
     agrees = None if published is None else bool(low <= published <= high)
     return {"clean_accuracy": accuracy, "n": n, "low": low, "high": high, "published": published, "agrees": agrees}
