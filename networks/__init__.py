@@ -3,7 +3,27 @@
 Every network keeps its constructor's arguments as attributes of the same names: checkpoints record them.
 """
 
+from networks.er_classifier import ERBaseline, ERNet
 from networks.mnist import MLP, MadryCNN, SmallCNN
 from networks.normalize import Normalize
+from networks.pretrained import TimmClassifier, TorchvisionClassifier
+from networks.resnet import ResNet, ResNet18
+from networks.vgg import VGG
+from networks.weights import load_weights
+from networks.wide_resnet import WideResNet
 
-__all__ = ["MLP", "MadryCNN", "Normalize", "SmallCNN"]
+__all__ = [
+    "MLP",
+    "VGG",
+    "ERBaseline",
+    "ERNet",
+    "MadryCNN",
+    "Normalize",
+    "ResNet",
+    "ResNet18",
+    "SmallCNN",
+    "TimmClassifier",
+    "TorchvisionClassifier",
+    "WideResNet",
+    "load_weights",
+]
