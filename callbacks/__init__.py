@@ -4,6 +4,7 @@ from callbacks.adversarial_images import AdversarialImages
 from callbacks.attack_evaluation import AttackEvaluation
 from callbacks.collapse_guard import CollapseGuard, TrainingCollapsed
 from callbacks.epsilon_warmup import EpsilonWarmup
+from callbacks.fit_whitening import FitWhitening
 from callbacks.predictions import Predictions
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "AttackEvaluation",
     "CollapseGuard",
     "EpsilonWarmup",
+    "FitWhitening",
     "Predictions",
     "TrainingCollapsed",
 ]

@@ -1,9 +1,13 @@
 """What computes: plain modules, images (B, C, H, W) in [0, 1] -> logits (B, K). This file is the catalogue.
 
-Every network keeps its constructor's arguments as attributes of the same names: checkpoints record them.
+Every network keeps its constructor's arguments as attributes of the same names: checkpoints record them. A critic
+takes classes as well as images.
 """
 
-from networks.mnist import MLP, MadryCNN, SmallCNN
+from networks.critic import Critic
+from networks.mnist import MLP, LeNet5, MadryCNN, SmallCNN
+from networks.nin import NIN
 from networks.normalize import Normalize
+from networks.whiten import Whiten
 
-__all__ = ["MLP", "MadryCNN", "Normalize", "SmallCNN"]
+__all__ = ["MLP", "NIN", "Critic", "LeNet5", "MadryCNN", "Normalize", "SmallCNN", "Whiten"]

@@ -21,10 +21,13 @@ from datamodules import Digits
 from evaluation.checkpoint import build, catalogue, load_network
 from lightning_modules import (
     ATENT,
+    VAT,
     AdversarialTraining,
     Classifier,
     Cosine,
+    Exponential,
     LossClassifier,
+    MarginMaximization,
     OneCycle,
     Schedule,
     Standard,
@@ -38,6 +41,8 @@ METHODS = {
     "pgd_at": lambda net: AdversarialTraining(net, PGD(eps=0.1, steps=2), optimizer=adam),
     "fgsm_at": lambda net: AdversarialTraining(net, FGSM(eps=0.1), clean_weight=0.5, optimizer=adam),
     "atent": lambda net: ATENT(net, SAMPLER, optimizer=adam, schedule=Cosine()),
+    "margin": lambda net: MarginMaximization(net, penalty_mode="eval", optimizer=adam),
+    "vat": lambda net: VAT(net, eps=0.5, optimizer=adam),
     "atent_eval": lambda net: ATENT(net, SAMPLER, sampler_mode="eval", optimizer=adam),
 }
 
@@ -149,7 +154,10 @@ def test_schedules_by_hand() -> None:
     assert cycle.factor(0.125) == pytest.approx(0.55)
     assert [Cosine().factor(t) for t in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     assert [Steps([0.5, 0.8]).factor(t) for t in (0, 0.49, 0.5, 0.8, 1)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
-    for bad in (lambda: OneCycle(warmup=0), lambda: Steps([1.5])):
+    by_epoch = Exponential(times=7, gamma=0.5)
+    assert [by_epoch.factor(e * 100 / 700) for e in range(8)] == [0.5**e for e in range(8)]
+    assert by_epoch.factor(99 / 700) == 1
+    for bad in (lambda: OneCycle(warmup=0), lambda: Steps([1.5]), lambda: Exponential(times=0)):
         with pytest.raises(ValueError, match="training"):
             bad()
 
