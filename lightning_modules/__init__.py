@@ -1,6 +1,7 @@
 """How a model is trained: one paper, one file. This file is the catalogue."""
 
 from lightning_modules.adversarial_training import AdversarialTraining
+from lightning_modules.adversary_critic import AdversaryCritic
 from lightning_modules.atent import ATENT
 from lightning_modules.base import Classifier, LossClassifier
 from lightning_modules.margin_maximization import MarginMaximization
@@ -12,6 +13,7 @@ __all__ = [
     "ATENT",
     "VAT",
     "AdversarialTraining",
+    "AdversaryCritic",
     "Classifier",
     "Cosine",
     "Exponential",

@@ -1,11 +1,33 @@
-"""What methods that differentiate a gradient ask of trainer and network."""
+"""What methods that differentiate a gradient share: the gradients, and what trainer and network must be."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def row_norm(gradient: Tensor, q: int, rows: int = 1) -> Tensor:
+    """l_q norm over all dimensions but the first `rows`; its own gradient at zero is zero."""
+    norms: Tensor = torch.linalg.vector_norm(gradient.flatten(rows), ord=q, dim=-1)
+    return norms
+
+
+def pair_gradients(pairs: Tensor, x: Tensor, create_graph: bool = False, batched: bool = False) -> Tensor:
+    """Gradient with respect to `x` (B, ...) of each column of `pairs` (B, C), as (C, B, ...).
+
+    `batched` computes all columns in one pass: fewer launches, which is what counts on a GPU. One after the other
+    takes less memory and, with convolutions on a CPU, half the time.
+    """
+    if batched:
+        basis = torch.eye(pairs.shape[1], dtype=pairs.dtype, device=pairs.device)[:, None].expand(-1, len(pairs), -1)
+        return torch.autograd.grad(
+            pairs, x, basis, retain_graph=True, create_graph=create_graph, is_grads_batched=True
+        )[0]
+    columns = pairs.sum(0).unbind()
+    return torch.stack([torch.autograd.grad(c, x, retain_graph=True, create_graph=create_graph)[0] for c in columns])
 
 
 def check_trainer(trainer: pl.Trainer, what: str) -> None:

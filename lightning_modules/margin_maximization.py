@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from attacks import Noise
 from attacks.objectives import margin
 from lightning_modules.base import LossClassifier
-from lightning_modules.double_backward import check_logits, check_network, check_trainer, evaluating
+from lightning_modules.double_backward import (
+    check_logits,
+    check_network,
+    check_trainer,
+    evaluating,
+    pair_gradients,
+    row_norm,
+)
 from lightning_modules.schedules import Schedule
 
 Route = Literal["full", "two_pass", "topk", "closest"]
@@ -29,27 +36,6 @@ def binary_objective(f: Tensor, x: Tensor, y: Tensor, penalty: float = 0.1, q: L
     """
     (gradient,) = torch.autograd.grad(f.sum(), x, create_graph=True)
     return ((1 - y * f).relu() + penalty * row_norm(gradient, q)).mean()
-
-
-def row_norm(gradient: Tensor, q: int, rows: int = 1) -> Tensor:
-    """l_q norm over all dimensions but the first `rows`; its own gradient at zero is zero."""
-    norms: Tensor = torch.linalg.vector_norm(gradient.flatten(rows), ord=q, dim=-1)
-    return norms
-
-
-def pair_gradients(pairs: Tensor, x: Tensor, create_graph: bool = False, batched: bool = False) -> Tensor:
-    """Gradient with respect to `x` (B, ...) of each column of `pairs` (B, C), as (C, B, ...).
-
-    `batched` computes all columns in one pass: fewer launches, which is what counts on a GPU. One after the other
-    takes less memory and, with convolutions on a CPU, half the time.
-    """
-    if batched:
-        basis = torch.eye(pairs.shape[1], dtype=pairs.dtype, device=pairs.device)[:, None].expand(-1, len(pairs), -1)
-        return torch.autograd.grad(
-            pairs, x, basis, retain_graph=True, create_graph=create_graph, is_grads_batched=True
-        )[0]
-    columns = pairs.sum(0).unbind()
-    return torch.stack([torch.autograd.grad(c, x, retain_graph=True, create_graph=create_graph)[0] for c in columns])
 
 
 class Sensitivity(NamedTuple):

@@ -15,12 +15,12 @@ from attacks.deepfool import relative_robustness
 from attacks.norms import NORMS
 from callbacks import CollapseGuard
 from lightning_modules import VAT, MarginMaximization, Standard
+from lightning_modules.double_backward import pair_gradients
 from lightning_modules.margin_maximization import (
     Route,
     binary_objective,
     margin_sensitivity,
     multiclass_hinge,
-    pair_gradients,
 )
 from lightning_modules.vat import divergence, probabilities, virtual_perturbation
 from networks import MLP
