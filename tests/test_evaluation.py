@@ -23,7 +23,7 @@ from attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within, W
 from datamodules import Digits
 from datamodules.images import TensorImages
 from defenses import MeanFilter, Purified, RandomQuantizer, obligations
-from evaluation import Campaign, Outcome, build, catalogue, compare, describe, evaluate_batch, load_network, robust
+from evaluation import Campaign, Outcome, build, catalogue, describe, evaluate_batch, load_network, robust
 from evaluation.errors import exits, friendly, shorten
 from evaluation.identity import data_part, settle, suite_part, with_files
 from evaluation.ledger import Ledger, check_free
@@ -78,9 +78,9 @@ def records(c: Campaign) -> list[dict[str, Any]]:
 
 
 def numbers(results: dict[str, Any]) -> dict[str, Any]:
-    """The results without the seconds."""
+    """The results without what they cost."""
     attacks = [{k: v for k, v in attack.items() if k != "seconds"} for attack in results["attacks"]]
-    return {**results, "attacks": attacks}
+    return {**results, "attacks": attacks, "cost": None}
 
 
 # --- outcomes ---------------------------------------------------------------------------------------------------------
@@ -256,7 +256,10 @@ def test_evaluation_leaves_everything_as_it_was() -> None:
 
 
 def test_draws_are_keyed_and_disjoint() -> None:
-    """Clean forward, attack, verification, names, restarts: all draw from different streams. Padding is dropped."""
+    """An attack draws from a stream of its own for each name and restart; a draw of the defender is the same under all.
+
+    Padding is dropped.
+    """
     keys: list[tuple[int, ...]] = []
 
     class Recorder(RandomQuantizer):
@@ -268,10 +271,11 @@ def test_draws_are_keyed_and_disjoint() -> None:
     model = Purified(trained(), Recorder())
     x, y, index = Digits(size=8).dataset("test").__getitems__([3, 5, -1])
     for name, restart in (("a", 0), ("a", 1), ("b", 0)):
-        outcomes = evaluate_batch(model, FGSM(eps=0.1), x, y, index, seed=0, name=name, restart=restart)
+        outcomes = evaluate_batch(model, FGSM(eps=0.1), x, y, index, seed=0, name=name, restart=restart, draws=2)
         assert [o.index for o in outcomes] == index[:2].tolist()
-    assert len(keys) == 9 and len(set(keys)) == 9  # clean, attack, verification each time
-    assert len({key for row in keys for key in row[:2]}) == 18
+    clean, attack, verified = keys[0::5] + keys[1::5], keys[2::5], keys[3::5] + keys[4::5]
+    assert len(keys) == 15 and sorted(clean) == sorted(verified) and len(set(clean)) == 2
+    assert len(set(attack)) == 3 and len({key for row in set(keys) for key in row[:2]}) == 10
 
 
 # --- campaigns --------------------------------------------------------------------------------------------------------
@@ -416,8 +420,8 @@ DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
     "not asked for": (
         lambda c: edit(
             c.folder / "ledgers/rank0.sqlite",
-            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, l0, l1, l2, linf, forwards, "
-            "backwards, seconds FROM outcomes WHERE attack = 'small' LIMIT 1",
+            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, draws, l0, l1, l2, linf, "
+            "image_l2, score, forwards, backwards, seconds FROM outcomes WHERE attack = 'small' LIMIT 1",
         ),
         ValueError,
         "do not belong there: 99999",
@@ -520,13 +524,13 @@ def invented(folder: Path, table: dict[str, dict[int, bool]], suite: dict[str, A
             for position, ok in stands.items():
                 adversarial = 0 if ok else 1
                 row = replace(base, index=c.samples[position], clean=adversarial if name == "clean" else 0, **cost)
-                ledger.add(name, 0, [replace(row, adversarial=adversarial)])
+                ledger.add(name, 0, [replace(row, adversarial=adversarial, draws=int(ok))])
     return c
 
 
 def finish(c: Campaign, **obliged: bool) -> tuple[dict[str, Any], str]:
     facts = {"checkpoint": {"path": "a.ckpt", "sha256": "0"}, "data": {"class_path": "Digits", "init_args": {}}}
-    results, _ = write_report(c, **facts, defenses=[], obligations=obliged, command="python evaluate.py")
+    results = write_report(c, **facts, defenses=[], obligations=obliged, command="python evaluate.py")
     assert json.loads((c.folder / "results.json").read_text()) == results
     return results, (c.folder / "report.md").read_text()
 
@@ -548,31 +552,21 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
         "d": {i: i != 4 for i in correct},
     }
     results, report = finish(invented(tmp_path, table, suite))
-    assert set(results) == {
-        *(
-            "schema",
-            "checkpoint",
-            "data",
-            "n",
-            "seed",
-            "clean_accuracy",
-            "attacks",
-            "worst_case",
-            "defenses",
-            "warnings",
-        )
-    }
-    assert (results["schema"], results["n"], results["clean_accuracy"]) == (1, 6, pytest.approx(5 / 6))
+    documented = (Path(__file__).resolve().parent.parent / "docs" / "results_schema.md").read_text()
+    for key in {*results, *results["attacks"][0], *results["worst_case"][0], *results["cost"]}:
+        assert f"`{key}`" in documented
+    assert (results["schema"], results["n"], results["clean_accuracy"]) == (2, 6, pytest.approx(5 / 6))
     assert [(a["name"], a["norm"], a["eps"], round(6 * a["robust_accuracy"])) for a in results["attacks"]] == [
         *(("a", "linf", 0.1, 3), ("b", "linf", 0.1, 3), ("c", "l2", 1.0, 5), ("d", None, None, 4))
     ]
     first = results["attacks"][0]
     assert (first["n"], first["forwards"], first["backwards"], first["seconds"]) == (6, 200, 100, 7.5)
-    assert results["worst_case"] == [
-        {"norm": "linf", "eps": 0.1, "robust_accuracy": pytest.approx(2 / 6), "attacks": ["a", "b"]},
-        {"norm": "l2", "eps": 1.0, "robust_accuracy": pytest.approx(5 / 6), "attacks": ["c"]},
+    assert [(w["norm"], w["eps"], w["robust_accuracy"], w["attacks"]) for w in results["worst_case"]] == [
+        *(("linf", 0.1, pytest.approx(2 / 6), ["a", "b"]), ("l2", 1.0, pytest.approx(5 / 6), ["c"]))
     ]
-    assert "**33.33 % robust accuracy at linf 0.1 (worst case of a, b; n = 6); clean 83.33 %**" in report
+    assert (first["attacked"], first["succeeded"], first["success_rate"]) == (5, 2, 0.4)
+    said = "33.3 % robust accuracy at linf 0.1 (95 % interval [9.7, 70.0]; worst case of a, b; n = 6); clean 83.3 %"
+    assert f"**{said}; not audited**" in report
     assert "python evaluate.py" in report and "| b " in report
 
 
@@ -600,7 +594,7 @@ def test_a_minimum_norm_attack_draws_a_curve_and_is_judged_at_a_radius(tmp_path:
     assert [(a["norm"], a["eps"]) for a in results["attacks"]] == [("linf", None), ("linf", 0.1), ("linf", 0.3)]
     assert results["attacks"][0]["mean_norm"] == pytest.approx(0.2, abs=1e-5)
     assert [(case["eps"], case["robust_accuracy"]) for case in results["worst_case"]] == [(0.1, 1.0), (0.3, 0.0)]
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG") and "(curves.png)" in report
+    assert "| free " in report and (tmp_path / "report.html").exists()
 
 
 EOT: dict[str, tuple[dict[str, Attack], bool]] = {
@@ -632,18 +626,6 @@ def test_warnings_name_what_was_odd(tmp_path: Path) -> None:
     far, broken = merge(c)["warnings"]
     assert "far: 4 adversarial images left the ball" in far or "far:" in far
     assert broken.startswith("broken: ") and "not finite" in broken
-
-
-def test_compare(tmp_path: Path) -> None:
-    for name, stands, n in (("one", True, 1), ("two", False, 1)):
-        table = {"clean": {0: True}, "a": {0: stands}}
-        finish(invented(tmp_path / name, table, {"a": FGSM(eps=0.1)}, n))
-    text = compare([tmp_path / "one", tmp_path / "two"])
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    assert lines[0] == ["accuracy under", "one", "two"]
-    assert ["a (linf 0.1)", "100.00 %", "0.00 %"] in lines and ["clean", "100.00 %", "100.00 %"] in lines
-    with pytest.raises(ValueError, match="holds no results"):
-        compare([tmp_path])
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------
