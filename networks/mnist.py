@@ -112,6 +112,7 @@ class LeNet5(nn.Module):
         )
         self.head = nn.Sequential(nn.Linear(1024, 512), nn.ReLU(), nn.Dropout(dropout), nn.Linear(512, num_classes))
         initialize(self, init)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(x))

@@ -515,3 +515,49 @@ def test_evaluation_attack() -> None:
     both = changed & (deepfool != x).flatten(1).any(1)
     lengths = [NORMS["l2"].distance(a - x)[both] for a in (z, deepfool)]
     assert lengths[0].mean() >= lengths[1].mean() if both.any() else True
+
+
+# --- the stand-in for annotators, and the thesis' metrics ------------------------------------------------------------
+
+
+def test_an_oracle_abstains_and_its_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean probability below 0.5, or fewer than 3 of 5 that agree: "?"; three percentages of 100 with intervals."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from oracle_standin import UNKNOWN, Oracle, augment, shares
+
+    oracle = Oracle.__new__(Oracle)
+    sure, split, few = torch.zeros(5, 10), torch.full((5, 10), 0.1), torch.zeros(5, 10)
+    sure[:, 3] = 1
+    few[:2, 7] = 1  # two are certain, three prefer another each: the mean is 0.64
+    few[2:, 7], few[2, 0], few[3, 1], few[4, 2] = 0.4, 0.6, 0.6, 0.6
+    oracle.probabilities = lambda x: torch.stack([sure, split, few], 1)  # type: ignore[method-assign]
+    x = torch.rand(3, 1, 8, 8)
+    assert oracle.label(x, torch.arange(3)).tolist() == [3, UNKNOWN, UNKNOWN]
+    labels, target, y = torch.tensor([3, 3, 5, -1]), torch.tensor([3, 1, 1, 1]), torch.tensor([0, 3, 0, 0])
+    found = shares(labels, target, y)
+    assert (found["change"], found["no_change"], found["other"]) == (25, 25, 50)
+    assert found["change_interval"][0] < 25 < found["change_interval"][1]
+    looks = augment(torch.rand(20, 1, 28, 28))
+    assert looks.shape == (20, 1, 28, 28) and looks.min() >= 0 and looks.max() <= 1
+
+
+def test_metrics_of_the_thesis_on_a_linear_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rho is 1.02 margins over ||x||, misclassified images count as 0 in rho_all; FGSM with and without the box."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from thesis_metrics import metrics
+
+    net, (x, _) = linear(2).float(), images(12, torch.float32)
+    w = (net[1].weight[1] - net[1].weight[0]).detach()
+    s = x.flatten(1) @ w + (net[1].bias[1] - net[1].bias[0]).detach()
+    y = (s > 0).long()
+    y[0] = 1 - y[0]
+    found = metrics(net, x, y, eps=0.05)
+    rho = 1.02 * (s.abs() / w.norm() + 1e-4) / x.flatten(1).norm(dim=1)
+    assert found["error"] == pytest.approx(1 / 12)
+    assert found["rho_correct"] == pytest.approx(float(rho[1:].mean()), rel=1e-3)
+    assert found["rho_all"] == pytest.approx(float(rho[1:].sum()) / 12, rel=1e-3)
+    assert found["rho_predicted"] == pytest.approx(float(rho.mean()), rel=1e-3)
+    assert found["found"] == 1 and len(found["each"]) == 11
+    fooled = (s.abs() < 0.05 * w.abs().sum()).float()
+    assert found["fgsm_error_unclipped"] == pytest.approx((float(fooled[1:].sum()) + 1) / 12)
+    assert found["fgsm_error_clipped"] <= found["fgsm_error_unclipped"]
