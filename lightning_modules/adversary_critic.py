@@ -177,7 +177,7 @@ class AdversaryCritic(Classifier):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), not {momentum}")
         classes = critic.num_classes
-        if isinstance(confidence, float) and not 1 / classes < confidence < 1:
+        if not isinstance(confidence, str) and not 1 / classes < confidence < 1:
             raise ValueError(f"confidence must lie between 1/K = {1 / classes:.3g} and 1, not {confidence}")
         _same_classes(critic, getattr(network, "num_classes", classes))
         self.automatic_optimization = False

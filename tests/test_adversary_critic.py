@@ -163,6 +163,27 @@ def stop_part(made: Callable[[list[Tensor]], Tensor], free: list[Tensor]) -> Ten
     return whole - without
 
 
+def test_value_and_gradient_are_those_of_the_algorithm() -> None:
+    """Section 3 of the specification, line by line: a running product of indicators with the sigmoid's slope."""
+    net, (x, _) = smooth(), images()
+    target, c = net(x).argmin(1), torch.full((5,), 0.6, dtype=torch.float64)
+    r, go = torch.zeros_like(x), torch.ones(5, dtype=torch.float64)
+    for _ in range(5):
+        z = (x + 1.05 * r).detach().requires_grad_()
+        log_p = net(z).log_softmax(1)[torch.arange(5), target]
+        s = (c - log_p.exp()).sigmoid()
+        go = go * (s + ((s > 0.5).to(s) - s).detach())
+        (w,) = torch.autograd.grad(log_p.sum(), z, create_graph=True)
+        n = (w.flatten(1).square().sum(1) + 1e-8).sqrt()
+        length = (c.log() - log_p).abs() / n + 1e-4
+        r = r + (go * length / n).view(-1, 1, 1, 1) * w
+    expected = x + 1.05 * r
+    found = high_confidence(net, x, target, c)
+    assert torch.allclose(found, expected) and not torch.allclose(found, x)
+    weight = torch.rand_like(x)  # another direction than that of the step
+    assert torch.allclose(gradients((weight * found).sum(), net), gradients((weight * expected).sum(), net))
+
+
 def test_frozen_iterates_pass_no_gradient_to_the_image() -> None:
     """d x_hat / d x is the identity: no path through earlier iterates, unless unrolled."""
     net, (x, _) = smooth(), images()
@@ -294,6 +315,18 @@ def test_slope_penalty_of_a_linear_critic() -> None:
     assert torch.allclose(logs["slope_attacked"], at_attacked)
 
 
+def test_images_are_judged_as_the_target() -> None:
+    """Not as what the network says; with code parity the other way round. Success is any other class than before."""
+    made, (x, _) = module(), images()
+    predicted = made.network(x).argmax(1)
+    goal = made.goal(x, noise())._replace(source=(predicted + 1) % 4, target=(predicted + 2) % 4)
+    goal = goal._replace(source=torch.cat([goal.source[:3], predicted[3:]]))
+    heads, won, _ = made.verdict(x, goal)
+    assert torch.equal(heads, goal.target) and won.tolist() == [True, True, True, False, False]
+    made.code_parity = True
+    assert torch.equal(made.verdict(x, goal)[0], predicted)
+
+
 def test_failed_attacks_do_not_count() -> None:
     """By hand over the successful rows only; with code parity the critic takes all, as of the class predicted there."""
     x, y = images(8)
@@ -386,13 +419,16 @@ def test_each_player_moves_its_own_weights(tmp_path: Path) -> None:
         player = "critic" if optimizer.param_groups[0]["params"][0] is next(made.critic.parameters()) else "classifier"
         moved = [not torch.equal(a, weights(m)) for a, m in zip(before, (made.network, made.critic), strict=True)]
         other = made.network if player == "critic" else made.critic
-        clean = player == "classifier" or all(p.grad is None or not p.grad.any() for p in other.parameters())
+        clean = not any(p.requires_grad for p in other.parameters())
         seen.append((player, *moved, clean))  # type: ignore[arg-type]
 
     made.update = watched  # type: ignore[method-assign]
     fit = trainer(tmp_path, 1)
     fit.fit(made, digits(train_limit=64))
-    assert seen[:2] == [("critic", False, True, True), ("classifier", True, False, True)]
+    assert seen[:2] == [
+        ("critic", False, True, True),
+        ("classifier", True, False, True),
+    ]  # and the other one was frozen
     assert len(seen) == 4 and fit.global_step == 4
     assert made.network.layers[0].bias.grad is None and not made.network.layers[0].bias.requires_grad
     assert made.critic.layers[0].weight.requires_grad
@@ -475,7 +511,7 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
         (lambda: module(critic_steps=0), "critic_steps"),
         (lambda: module(momentum=1.0), "momentum"),
         (lambda: module(confidence=0.25), "between 1/K = 0.25 and 1"),
-        (lambda: module(confidence=1.0), "between 1/K"),
+        (lambda: module(confidence=1), "between 1/K"),
         (lambda: AdversaryCritic(Bare(7), quiet()), "critic.num_classes to 7"),
         (lambda: module(linear(3)).goal(images()[0], noise()), "critic.num_classes to 3"),
         (lambda: module(nn.Sequential(smooth(), nn.Softmax(1))).goal(images()[0], noise()), "probabilities"),

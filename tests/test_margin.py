@@ -332,7 +332,7 @@ def test_vat_direction_survives_float32() -> None:
     torch.manual_seed(1)
     net = MLP(4, 36, [32])
     with torch.no_grad():
-        net.layers[-1].weight.mul_(30)
+        net.layers[-1].weight.mul_(60)
     x = torch.rand(64, 1, 6, 6)
     index = torch.arange(64)
     start = Noise.keyed(0, index).normal(x)
