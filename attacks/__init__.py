@@ -5,6 +5,7 @@ from attacks.autoattack import AutoAttack
 from attacks.base import Attack, guard
 from attacks.boundary import Boundary
 from attacks.checks import check_images
+from attacks.choose import choose_step_size
 from attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
 from attacks.corruptions import GaussianNoise, SaltAndPepper
 from attacks.cw import CW, CWLinf
@@ -13,7 +14,6 @@ from attacks.ddn import DDN
 from attacks.deepfool import DeepFool
 from attacks.detector_pgd import DetectorAwarePGD
 from attacks.ead import EAD
-from attacks.eot import LogitEOT
 from attacks.fab import FAB
 from attacks.feature_adversary import FeatureAdversary
 from attacks.fgsm import FGSM
@@ -22,6 +22,7 @@ from attacks.high_confidence import HighConfidence
 from attacks.hop_skip_jump import HopSkipJump
 from attacks.jsma import JSMA
 from attacks.langevin import Langevin
+from attacks.logit_eot import LogitEOT
 from attacks.noise import Noise, drawing
 from attacks.one_pixel import OnePixel
 from attacks.pdpgd import PDGD, PDPGD
@@ -76,6 +77,7 @@ __all__ = [
     "Within",
     "WorstOf",
     "check_images",
+    "choose_step_size",
     "drawing",
     "guard",
     "members",
