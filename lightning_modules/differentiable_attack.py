@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from attacks import Noise
 from attacks.deepfool import nearest_boundary, rivals
 from attacks.high_confidence import confidence_step, log_probability
-from attacks.queries import column
+from attacks.norms import column
 from lightning_modules.double_backward import pair_gradients
 
 Choice = Literal["closest", "uniform", "probable"]

@@ -6,8 +6,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from attacks import Noise
-from attacks.norms import NORMS
-from attacks.queries import column
+from attacks.norms import NORMS, column
 from lightning_modules.base import LossClassifier
 from lightning_modules.schedules import Schedule
 
