@@ -1,6 +1,8 @@
 """What differentiating a gradient costs: margin maximization and the critic's attack against the sum of their passes.
 
-python benchmarks/double_backward.py [--batch 100] [--rounds 5]
+python benchmarks/double_backward.py [--batch 100] [--rounds 5] [--output results/margin]
+
+--output puts the figures on record as double_backward.json.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from record import record_benchmark  # noqa: E402
 from timing import ratios, table  # noqa: E402
 
 from attacks import Noise  # noqa: E402
@@ -83,18 +86,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="folder for the record")
+    parser.add_argument("--note", default="", help="what a reader of the record must know")
     options = parser.parse_args()
     torch.set_num_threads(1)
     batch = options.batch
 
     print(f"## Margin step, LeNet-5, batch {batch}, 10 classes\n")
     routes = {f"route {r}": margin_step(batch, r) for r in ("two_pass", "full", "closest", "topk")}
+    figures: dict[str, Any] = {}
     rows = ratios({"sum of the passes": margin_passes(batch), **routes}, options.rounds)
+    figures["margin_over_its_passes"] = rows
     print(table(rows, {"route two_pass": "<= 1.15"}))
     print("\n| classes | kept by full, MiB | by two_pass, MiB |\n|---|---|---|")
     for classes in (2, 5, 10, 20):
         full, two = (saved(margin_step(batch, r, classes)) for r in ("full", "two_pass"))
         print(f"| {classes} | {full:.0f} | {two:.0f} |")
+        figures.setdefault("margin_kept_mib", {})[classes] = {"full": round(full), "two_pass": round(two)}
 
     torch.manual_seed(0)
     module = AdversaryCritic(LeNet5(), Critic(hidden=[200, 200]), confidence=0.99)
@@ -119,6 +127,7 @@ def main() -> None:
     net.requires_grad_(False)
     rows = ratios({"sum of the passes": passes, "search and attack": search_and_attack}, options.rounds)
     print(table(rows, {"search and attack": "<= 1.15"}))
+    figures["attack_over_its_passes"] = rows
     print("\n| attack steps | kept in the critic's step, MiB | in the classifier's, MiB |\n|---|---|---|")
     for steps in (5, 10):
         module.steps = steps
@@ -128,6 +137,11 @@ def main() -> None:
         net.requires_grad_(True)
         classifiers = saved(lambda g=goal: module.classifier_loss(x, y, g, noise))  # type: ignore[misc]
         print(f"| {steps} | {critics:.0f} | {classifiers:.0f} |")
+        kept = {"critic": round(critics), "classifier": round(classifiers)}
+        figures.setdefault("critic_kept_mib", {})[steps] = kept
+    if options.output:
+        settings = {"batch": batch, "rounds": options.rounds, "network": "LeNet5", "ratios": "median, minimum, maximum"}
+        record_benchmark(options.output / "double_backward.json", {}, settings, figures, options.note)
 
 
 if __name__ == "__main__":
