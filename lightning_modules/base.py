@@ -71,10 +71,13 @@ class Classifier(pl.LightningModule):
                 dist.broadcast(buffer, 0)
 
     def configure_optimizers(self) -> Any:
-        """One optimizer and scheduler for the network, then one for each opponent."""
+        """One optimizer and scheduler for what no opponent owns, then one for each opponent."""
+        theirs = {id(p) for module, _, _ in self.opponents for p in module.parameters()}
+        own = [p for p in self.parameters() if id(p) not in theirs]
+        players = [(own, self.optimizer, self.schedule), *((list(m.parameters()), o, s) for m, o, s in self.opponents)]
         found = []
-        for module, make, schedule in [(self.network, self.optimizer, self.schedule), *self.opponents]:
-            entry: dict[str, Any] = {"optimizer": make(module.parameters())}
+        for parameters, make, schedule in players:
+            entry: dict[str, Any] = {"optimizer": make(parameters)}
             if schedule is not None:
                 scheduler = torch.optim.lr_scheduler.LambdaLR(entry["optimizer"], partial(self._rate, schedule))
                 entry["lr_scheduler"] = {"scheduler": scheduler, "interval": "step"}
