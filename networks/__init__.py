@@ -1,22 +1,29 @@
 """What computes: plain modules, images (B, C, H, W) in [0, 1] -> logits (B, K). This file is the catalogue.
 
-Every network keeps its constructor's arguments as attributes of the same names: checkpoints record them.
+Every network keeps its constructor's arguments as attributes of the same names: checkpoints record them. A critic
+takes classes as well as images.
 """
 
+from networks.critic import Critic
 from networks.er_classifier import ERBaseline, ERNet
-from networks.mnist import MLP, MadryCNN, SmallCNN
+from networks.mnist import MLP, LeNet5, MadryCNN, SmallCNN
+from networks.nin import NIN
 from networks.normalize import Normalize
 from networks.pretrained import TimmClassifier, TorchvisionClassifier
 from networks.resnet import ResNet, ResNet18
 from networks.vgg import VGG
 from networks.weights import load_weights
+from networks.whiten import Whiten
 from networks.wide_resnet import WideResNet
 
 __all__ = [
     "MLP",
+    "NIN",
     "VGG",
+    "Critic",
     "ERBaseline",
     "ERNet",
+    "LeNet5",
     "MadryCNN",
     "Normalize",
     "ResNet",
@@ -24,6 +31,7 @@ __all__ = [
     "SmallCNN",
     "TimmClassifier",
     "TorchvisionClassifier",
+    "Whiten",
     "WideResNet",
     "load_weights",
 ]

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 import defenses
+import networks
 import train
 from attacks import Attack
 
@@ -59,7 +60,8 @@ def test_experiment_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         settings |= {"data.init_args.image_size": 32, "data.init_args.resized": 32, "data.init_args.workers": 0}
         settings |= {"data.init_args.pin_memory": "false"}
     shape, classes = shape_of(path)
-    if shape[0] == 3:
+    monkeypatch.setattr(networks.Whiten, "fit", lambda self, x: self.fitted.fill_(True))  # 3,072 eigenvectors take long
+    if shape[0] == 3 and not path.stem.endswith("nin"):
         stand_in = {"class_path": "networks.ResNet", "init_args": {"depth": 8, "num_classes": classes}}
         settings["model.init_args.network"] = json.dumps(stand_in)
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
