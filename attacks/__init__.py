@@ -4,6 +4,7 @@ from attacks.apgd import APGD
 from attacks.autoattack import AutoAttack
 from attacks.base import Attack, check_images, guard
 from attacks.boundary import Boundary
+from attacks.bypass import BPDA, GrayBox
 from attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
 from attacks.corruptions import GaussianNoise, SaltAndPepper
 from attacks.cw import CW, CWLinf
@@ -36,6 +37,7 @@ from attacks.transfer import Surrogate, Transfer
 
 __all__ = [
     "APGD",
+    "BPDA",
     "CW",
     "DAA",
     "DDN",
@@ -55,6 +57,7 @@ __all__ = [
     "DetectorAwarePGD",
     "FeatureAdversary",
     "GaussianNoise",
+    "GrayBox",
     "HighConfidence",
     "HopSkipJump",
     "Langevin",

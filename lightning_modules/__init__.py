@@ -2,7 +2,8 @@
 
 from lightning_modules.adversarial_training import AdversarialTraining
 from lightning_modules.atent import ATENT
-from lightning_modules.base import Classifier, LossClassifier
+from lightning_modules.base import Classifier, LossClassifier, Method
+from lightning_modules.denoising_autoencoder import DenoisingAutoencoder
 from lightning_modules.schedules import Cosine, OneCycle, Schedule, Steps
 from lightning_modules.standard import Standard
 
@@ -11,7 +12,9 @@ __all__ = [
     "AdversarialTraining",
     "Classifier",
     "Cosine",
+    "DenoisingAutoencoder",
     "LossClassifier",
+    "Method",
     "OneCycle",
     "Schedule",
     "Standard",

@@ -12,6 +12,7 @@ from victims import BatchNormNet, Linear, at_distance, fewest
 import attacks
 from attacks import (
     APGD,
+    BPDA,
     CW,
     DAA,
     DDN,
@@ -31,6 +32,7 @@ from attacks import (
     DetectorAwarePGD,
     FeatureAdversary,
     GaussianNoise,
+    GrayBox,
     HighConfidence,
     HopSkipJump,
     Langevin,
@@ -114,7 +116,7 @@ MINIMUM: list[tuple[Attack, float]] = [
 # Tested by themselves: they need a guide image, a purifier, a detector, a surrogate, or four classes.
 ELSEWHERE = {
     *(FeatureAdversary, ReconstructionPGD, DetectorAwarePGD, Transfer),
-    *(Targeted, AutoAttack),
+    *(Targeted, AutoAttack, BPDA, GrayBox),
 }
 CORRUPTIONS = [GaussianNoise(0.2), SaltAndPepper(0.3)]
 ALL = BALL + CORRUPTIONS + [attack for attack, _ in MINIMUM]

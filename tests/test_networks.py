@@ -6,9 +6,14 @@ from torch import nn
 
 import networks
 from evaluation.checkpoint import build, catalogue, describe
-from networks import MLP, MadryCNN, Normalize, SmallCNN
+from networks import MLP, ConvAutoencoder, Denoiser, FCDenseNet, MadryCNN, MagnetAutoencoder, Normalize, SmallCNN
 
-COUNTS = [(SmallCNN(), 312_202), (MadryCNN(), 3_274_634), (MLP(), 79_510), (MLP(features=48, hidden=[5, 6]), 351)]
+COUNTS = [
+    *((SmallCNN(), 312_202), (MadryCNN(), 3_274_634), (MLP(), 79_510), (MLP(features=48, hidden=[5, 6]), 351)),
+    *((ConvAutoencoder(), 117_505), (MagnetAutoencoder(), 310), (MagnetAutoencoder(pooled=False), 142)),
+    *((FCDenseNet(), 1_375_251), (FCDenseNet(variant=67), 3_460_931), (FCDenseNet(variant=103), 9_320_035)),
+]
+RESTORERS = [ConvAutoencoder(width=3), MagnetAutoencoder(pooled=False), FCDenseNet(dropout=0.1)]  # images -> images
 
 
 @pytest.mark.parametrize(
@@ -37,9 +42,25 @@ def test_normalize_refuses_nonsense() -> None:
             Normalize(mean, std)
 
 
-@pytest.mark.parametrize("cls", [c for c in catalogue(networks) if c is not Normalize])
-def test_description_rebuilds_the_network(cls: type) -> None:
-    network = cls(num_classes=4)
+CLASSIFIERS = [SmallCNN(4), MadryCNN(4), MLP(4)]
+
+
+def test_the_tables_hold_every_network() -> None:
+    listed = {type(n) for n in [*CLASSIFIERS, *RESTORERS]} | {Normalize, Denoiser}
+    assert listed == set(catalogue(networks))
+
+
+@pytest.mark.parametrize("network", RESTORERS, ids=lambda n: type(n).__name__)
+def test_restorers_return_images_in_eval_mode_one_by_one(network: nn.Module) -> None:
+    x = torch.rand(2, network.channels, 32, 32)
+    r = network.eval()(x)
+    assert r.shape == x.shape and torch.allclose(network(x[:1]), r[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "network", [*CLASSIFIERS, *RESTORERS, Denoiser(RESTORERS[0], 0.1, "digest")], ids=lambda n: type(n).__name__
+)
+def test_description_rebuilds_the_network(network: nn.Module) -> None:
     again = build(describe(network), catalogue(networks))
     assert describe(again) == describe(network)
     again.load_state_dict(network.state_dict())
