@@ -21,13 +21,13 @@ import defenses
 import networks  # noqa: F401  (imported for its short class names)
 from attacks import Attack
 from evaluation import Campaign, build, catalogue, compare, describe, load_network, write_report
-from evaluation.campaign import CLEAN
+from evaluation.cascade import CLEAN, Mode
 from evaluation.checkpoint import Spec, check_fit, plain
 from evaluation.errors import exits
 from evaluation.identity import data_part, digest_file, identify, settle, suite_part, with_files
 from evaluation.ledger import check_free
 from evaluation.merge import Incomplete
-from evaluation.processes import Place, behave, place, spawn, tell_parent
+from evaluation.processes import Place, behave, foretell_parent, place, spawn, tell_parent
 from evaluation.progress import Bars
 from evaluation.report import headlines
 
@@ -44,6 +44,10 @@ def options() -> ArgumentParser:
     add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
     add("--defenses", type=list[Wrap], default=[], sub_configs=True, help="YAML list; first: next to the network")
     add("--limit", type=int | None, help="only the first so many test images")
+    add("--mode", type=Mode, default="full", help="worst_case: attack only what earlier attacks have left standing")
+    add(
+        "--draws", type=int | None, help="draws of the defender's noise; default: 20 if a defense is stochastic, else 1"
+    )
     add("--devices", type=int, default=1, help="number of processes")
     add("--accelerator", type=Literal["auto", "cpu", "cuda"], default="auto")
     add("--batch_size", type=int, default=128, help="images per step and process; does not change outcomes")
@@ -57,27 +61,32 @@ def evaluate(argv: list[str], here: Place) -> int:
     """Do this process's share, or start the processes that do; write the report once all is there."""
     parser = options()
     settings = parser.parse_args(argv)
-    for name in ("devices", "batch_size"):
-        if settings[name] < 1:
+    for name in ("devices", "batch_size", "draws"):
+        if settings[name] is not None and settings[name] < 1:
             raise ValueError(f"--{name} must be at least 1, not {settings[name]}")
     device = _device(settings.accelerator, here)
     model, campaign, parts = _prepare(settings, parser.instantiate(settings))
     bars = Bars(
         {name: len(campaign.units(name)) for name in (CLEAN, *campaign.suite)},
         campaign.n,
+        processes=max(here.world, settings.devices),
         quiet=here.rank > 0 or here.spawned,
     )
     if here.world == 1 and settings.devices > 1:
         check_free(campaign.folder, here.run)
         with bars:
-            failed = spawn([sys.executable, str(Path(__file__).resolve()), *argv], settings.devices, bars.tell)
+            failed = spawn(
+                [sys.executable, str(Path(__file__).resolve()), *argv], settings.devices, bars.tell, bars.foretell
+            )
         if failed:
             return failed
     else:
         model.to(device)
         with bars:
-            tell = tell_parent if here.spawned else bars.tell
-            campaign.run(model, here, batch_size=settings.batch_size, workers=settings.workers, tell=tell)
+            told = (tell_parent, foretell_parent(here)) if here.spawned else (bars.tell, bars.foretell)
+            campaign.run(
+                model, here, batch_size=settings.batch_size, workers=settings.workers, tell=told[0], foretell=told[1]
+            )
         if here.spawned:
             return 0
     try:
@@ -108,6 +117,7 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
         model = defense(model)
     images = data.dataset("test")
     n = len(images) if settings.limit is None else min(settings.limit, len(images))
+    draws = settings.draws or (20 if defenses.obligations(model)["eot"] else 1)
     network = plain(settings.network.clone(with_meta=False).as_dict()) if settings.network else None
     parts = {
         "checkpoint": {"sha256": digest_file(settings.checkpoint), "network": network},
@@ -116,8 +126,12 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
         "defenses": with_files([plain(entry.clone(with_meta=False).as_dict()) for entry in settings.defenses]),
         "seed": settings.seed,
         "limit": n,
+        "mode": settings.mode,
+        "draws": draws,
     }
-    campaign = Campaign(objects.suite, images, n, settings.seed, settings.output, identify(parts))
+    campaign = Campaign(
+        objects.suite, images, n, settings.seed, settings.output, identify(parts), settings.mode, draws=draws
+    )
     settle(settings.output, parts)  # after everything that may be a mistake: it claims the folder
     return model, campaign, parts
 

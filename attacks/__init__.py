@@ -2,9 +2,10 @@
 
 from attacks.apgd import APGD
 from attacks.autoattack import AutoAttack
-from attacks.base import Attack, check_images, guard
+from attacks.base import Attack, guard
 from attacks.boundary import Boundary
 from attacks.bypass import BPDA, GrayBox
+from attacks.checks import check_images
 from attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
 from attacks.corruptions import GaussianNoise, SaltAndPepper
 from attacks.cw import CW, CWLinf

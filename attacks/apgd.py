@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.closest import fools
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
@@ -110,6 +111,7 @@ class APGD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, eps=self.eps)
         at_least(1, steps=self.steps, samples=self.samples)
         if not 0 < self.rho <= 1:
@@ -127,7 +129,7 @@ class APGD(Attack):
     def look(self, model: nn.Module, x: Tensor, y: Tensor) -> Look:
         """A function of points (like `x`): gradient and value (B,) of the loss, and rank (B,) of the point.
 
-        The rank is 2 if most draws fool, 1 if they only miss the original class, else 0.
+        The rank is 2 if most draws fool, 1 if they only miss the original class or are not finite, else 0.
         """
         label = y if y.ndim == 1 else y.argmax(1)
         if self.targeted:
@@ -145,13 +147,13 @@ class APGD(Attack):
 
             def counted(logits: Tensor, _: Tensor) -> Tensor:
                 seen = logits.detach()
-                misses.add_(fools(seen, label, targeted=False))
+                misses.add_(fools(seen, label, targeted=False) | ~seen.isfinite().all(1))
                 hits.add_(fools(seen, y, targeted=True) if self.targeted else fools(seen, label, targeted=False))
                 return loss(logits)
 
             gradient, value = input_gradient(model, z, y, counted, self.samples)
             rank = (2 * hits > self.samples).long() + (2 * misses > self.samples)
-            return gradient.nan_to_num_(0, 0, 0), value.nan_to_num_(-torch.inf), rank
+            return gradient, value.nan_to_num_(-torch.inf), rank
 
         return look
 

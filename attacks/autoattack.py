@@ -1,6 +1,5 @@
 """AutoAttack (Croce and Hein 2020a; l1: 2021): a fixed ensemble of four attacks, with nothing to tune."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks.apgd import APGD, rows_of
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.closest import fools
 from attacks.fab import FAB
 from attacks.noise import Noise, drawing
@@ -44,6 +44,7 @@ class AutoAttack(Attack):
     eps: Radius = 0.3
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, eps=self.eps)
         if self.version == "plus" and self.norm == "l1":
             raise ValueError("version plus is defined for norm linf and l2, not for l1: use version: standard")
@@ -74,8 +75,6 @@ class AutoAttack(Attack):
             raise ValueError("AutoAttack needs labels (B,), not target probabilities")
         with torch.no_grad():
             logits = model(x)
-        if logits.min() >= 0 and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-5):
-            warnings.warn("the model seems to return probabilities: AutoAttack needs logits", stacklevel=2)
         best, best_margin = x.clone(), torch.full_like(logits[:, 0], -torch.inf)
         rows = (~fools(logits, y, targeted=False)).nonzero()[:, 0]
         for i, attack in enumerate(self.ensemble(logits.shape[1])):
@@ -89,7 +88,7 @@ class AutoAttack(Attack):
             with torch.no_grad(), drawing(model, streams.fork("check")):
                 logits = model(z)
             fooled = fools(logits, y[rows], targeted=False)
-            value = margin(logits, y[rows]).nan_to_num(-torch.inf)
+            value = margin(logits, y[rows]).nan_to_num(nan=0.0)
             better = fooled | (value > best_margin[rows])
             best[rows[better]], best_margin[rows[better]] = z[better], value[better]
             rows = rows[~fooled]

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from attacks.checks import check_images, checked_logits
 from attacks.noise import Noise, drawing
 
 
@@ -29,16 +30,7 @@ def guard(model: nn.Module) -> Iterator[None]:
             m.training = training
 
 
-def check_images(x: Tensor) -> None:
-    """Raise ValueError unless `x` is a float batch (B, ...) with all values in [0, 1]."""
-    if not x.is_floating_point() or x.ndim < 2:
-        raise ValueError(f"images must be floats (B, C, H, W), not {x.dtype} {tuple(x.shape)}")
-    if x.numel() and not bool(((x >= 0) & (x <= 1)).all()):
-        low, high = float(x.min()), float(x.max())
-        raise ValueError(
-            f"images must lie in [0, 1], these in [{low:.4g}, {high:.4g}]: normalisation belongs into the network's "
-            "first layer (networks.Normalize), never into the data"
-        )
+Kind = Literal["budget", "minimum-norm", "corruption"]
 
 
 class Attack(ABC):
@@ -51,14 +43,14 @@ class Attack(ABC):
     a *corruption* has no ball.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "budget"
+    kind: ClassVar[Kind] = "budget"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise | None = None) -> Tensor:
         check_images(x)
         if len(y) != len(x):
             raise ValueError(f"{len(x)} images came with {len(y)} labels")
         noise = Noise.from_global(x) if noise is None else noise
-        with guard(model), drawing(model, noise.fork("defense")):
+        with guard(model), checked_logits(model, y), drawing(model, noise.fork("defense")):
             # Clones made here are no inference tensors, so autograd may keep them, labels too.
             x, y = x.detach().clone(), y.detach().clone()
             return self.perturb(model, x, y, noise).detach().clamp(0, 1)
@@ -66,10 +58,3 @@ class Attack(ABC):
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The attack itself, inside the guard: `x` and `y` are its own copies."""
-
-
-def at_least(minimum: float, **settings: float) -> None:
-    """Raise ValueError naming the first of `settings` that is below `minimum` (or not a number)."""
-    for name, value in settings.items():
-        if not value >= minimum:
-            raise ValueError(f"{name} must be at least {minimum}, not {value}")

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.decisions import Decisions, StartName, begin, bisect, check_budget, spread
 from attacks.noise import Noise
 from attacks.norms import NORMS
@@ -45,11 +46,10 @@ class Boundary(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, starts=self.starts)
         check_budget(self.queries, self.votes)
-        for name in ("sphere_step", "source_step"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        between(0, 1, sphere_step=self.sphere_step, source_step=self.source_step)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         length = NORMS[self.norm].distance

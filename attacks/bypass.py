@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.compose import Combination
 from attacks.eot import part, straight_through
 from attacks.noise import Noise
@@ -69,4 +70,4 @@ class GrayBox(Combination):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         part(model, "purifier")
         innermost: Any = [m for m in model.modules() if isinstance(getattr(m, "purifier", None), nn.Module)][-1]
-        return self.attack.perturb(innermost.classifier, x, y, noise)
+        return self.attack(innermost.classifier, x, y, noise)

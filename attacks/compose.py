@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.closest import fools
 from attacks.noise import Noise
 from attacks.norms import distance
@@ -57,7 +58,7 @@ def strongest(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor,
     for attack, noise in zip(attacks, noises, strict=True):
         z = attack.perturb(model, x, y, noise).detach().clamp(0, 1)
         with torch.no_grad():
-            value = _score(attack, model(z), z - x, y).nan_to_num(nan=-torch.inf)
+            value = _score(attack, model(z), z - x, y)
         better = value > best_score
         best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), z, best)
         best_score = torch.where(better, value, best_score)
@@ -70,7 +71,8 @@ def _score(attack: Attack, logits: Tensor, d: Tensor, y: Tensor) -> Tensor:
         length = distance(str(threat(attack)[0]), d).to(logits.dtype)
         return torch.where(fools(logits, y, targeted), -length, -torch.inf)
     value = margin(logits, y) if y.ndim == 1 else ce(logits, y)
-    return -value if targeted else value
+    # Where the model breaks is no success, but nearer to one than where it stands.
+    return (-value if targeted else value).nan_to_num(nan=0.0)
 
 
 def _check(attacks: Sequence[Attack]) -> None:
@@ -134,7 +136,7 @@ class Within(Combination):
 
     Args:
         attack: the minimum-norm attack.
-        eps: radius, in pixels of [0, 1] (l0: number of values).
+        eps: radius, in pixels of [0, 1] (l0: a whole number of values).
     """
 
     attack: Attack
@@ -142,6 +144,8 @@ class Within(Combination):
 
     def __post_init__(self) -> None:
         at_least(0, eps=self.eps)
+        if threat(self.attack)[0] == "l0" and self.eps % 1:
+            raise ValueError(f"eps must be a whole number of values for norm l0, not {self.eps}")
         if self.attack.kind != "minimum-norm":
             raise ValueError(f"Within judges minimum-norm attacks; {type(self.attack).__name__} has its own eps")
 

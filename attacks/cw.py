@@ -1,12 +1,14 @@
 """The attacks of Carlini and Wagner (2017): l2 (section VI-A) and linf (section VI-C)."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
 from attacks.norms import NORMS
@@ -104,11 +106,10 @@ class CW(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps, search_steps=self.search_steps, samples=self.samples)
         at_least(0, kappa=self.kappa)
-        for name in ("step_size", "const"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        between(0, math.inf, step_size=self.step_size, const=self.const)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         loss = hinge(self.kappa, self.targeted)
@@ -170,14 +171,12 @@ class CWLinf(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps, samples=self.samples)
         at_least(0, kappa=self.kappa)
-        for name in ("step_size", "const", "min_tau"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        between(0, math.inf, step_size=self.step_size, const=self.const, min_tau=self.min_tau)
         at_least(self.const, max_const=self.max_const)
-        if not 0 < self.decrease < 1:
-            raise ValueError(f"decrease must lie between 0 and 1, not {self.decrease}")
+        between(0, 1, decrease=self.decrease)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, loss = NORMS["linf"], hinge(self.kappa, self.targeted)

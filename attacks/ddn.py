@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn, no_grad, where
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
 from attacks.norms import NORMS
@@ -48,13 +49,11 @@ class DDN(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps, samples=self.samples)
-        at_least(2, levels=2 if self.levels is None else self.levels)
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"gamma must lie between 0 and 1, not {self.gamma}")
-        for name in ("step_size", "init_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        at_least(2, levels=self.levels)
+        between(0, 1, gamma=self.gamma)
+        between(0, math.inf, step_size=self.step_size, init_norm=self.init_norm)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, objective = NORMS["l2"], OBJECTIVES[self.loss]

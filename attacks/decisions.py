@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import at_least
+from attacks.checks import at_least
 from attacks.closest import Closest
 from attacks.noise import Noise, drawing
 from attacks.norms import NORMS

@@ -1,12 +1,14 @@
 """DeepFool (Moosavi-Dezfooli et al. 2016), with the clipped step of the thesis on margins, and its rho_adv."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest, fools
 from attacks.noise import Noise
 from attacks.norms import NORMS
@@ -67,10 +69,10 @@ class DeepFool(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps, candidates=self.candidates, samples=self.samples)
         at_least(0, overshoot=self.overshoot)
-        if self.max_step is not None and not self.max_step > 0:
-            raise ValueError(f"max_step must be above 0, not {self.max_step}")
+        between(0, math.inf, max_step=self.max_step)
 
     def displacement(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(1 + overshoot) r, like `x`, and whether it fools (B,); zero for rows that need no attack. Inside `guard`."""

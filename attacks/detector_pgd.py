@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.closest import fools
 from attacks.eot import part
 from attacks.gradient import input_gradient
@@ -81,8 +82,9 @@ class DetectorAwarePGD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, eps=self.eps, detector_weight=self.detector_weight, kappa=self.kappa)
-        at_least(0, step_size=0 if self.step_size is None else self.step_size)
+        at_least(0, step_size=self.step_size)
         at_least(1, steps=self.steps, samples=self.samples)
         if self.theta is not None and self.theta != self.theta:
             raise ValueError("theta must be a number, not nan")

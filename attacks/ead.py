@@ -1,12 +1,14 @@
 """EAD: the elastic-net attack (Chen et al. 2018, Algorithm 1)."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.cw import ConstSearch, hinge
 from attacks.noise import Noise
@@ -58,11 +60,10 @@ class EAD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps, search_steps=self.search_steps, samples=self.samples)
         at_least(0, beta=self.beta, kappa=self.kappa)
-        for name in ("step_size", "const"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        between(0, math.inf, step_size=self.step_size, const=self.const)
 
     def elastic(self, d: Tensor) -> Tensor:
         """||d||_2^2 + beta ||d||_1, (B,)."""

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
 from attacks.norms import NORMS, NormName
@@ -70,11 +71,10 @@ class FAB(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps, restarts=self.restarts, eta=self.eta)
         at_least(0, search_steps=self.search_steps)
-        for name in ("alpha_max", "beta"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in (0, 1), not {getattr(self, name)}")
+        between(0, 1, alpha_max=self.alpha_max, beta=self.beta)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm = NORMS[self.norm]
@@ -114,7 +114,8 @@ class FAB(Attack):
         own = logits.gather(1, label[:, None])[:, 0]
         if self.targeted:
             gap = own - logits.gather(1, y[:, None])[:, 0]
-            return gap.detach(), torch.autograd.grad(gap.sum(), z)[0].nan_to_num_(0, 0, 0)
+            slope = torch.autograd.grad(gap.sum(), z)[0]
+            return gap.detach().nan_to_num(0), slope.nan_to_num_(0, 0, 0)
         classes = logits.shape[1]
         best_gap, best_slope = torch.zeros_like(own), torch.zeros_like(z)
         nearest = torch.full_like(own, torch.inf)

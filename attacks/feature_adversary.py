@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least, check_images
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices, check_images
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
 from attacks.norms import NORMS, NormName
@@ -94,7 +95,8 @@ class FeatureAdversary(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
-        at_least(0, eps=self.eps, step_size=0 if self.step_size is None else self.step_size)
+        check_choices(self)
+        at_least(0, eps=self.eps, step_size=self.step_size)
         at_least(1, steps=self.steps, samples=self.samples)
         if self.guides is None and self.targeted:
             raise ValueError("targeted needs guides: moving away from one's own representation has no target")
@@ -135,7 +137,10 @@ class FeatureAdversary(Attack):
         # Each guide is seen by every row with that row's own noise, so that a row's guide is its own affair.
         for image, label in zip(images, labels, strict=True):
             theirs = phi(image.expand_as(x))
-            square = (theirs - own).square().sum(1).masked_fill((y == label) != self.targeted, torch.inf)
+            square = (
+                (theirs - own).square().sum(1).nan_to_num(torch.finfo(own.dtype).max)
+            )  # no number: any guide will do
+            square = square.masked_fill((y == label) != self.targeted, torch.inf)
             goal = torch.where((square < nearest)[:, None], theirs, goal)
             nearest = torch.minimum(square, nearest)
         if not nearest.isfinite().all():

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
 from attacks.norms import NORMS, l0_distance
@@ -62,12 +63,10 @@ class FMN(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps, samples=self.samples)
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be above 0, not {self.step_size}")
-        for name in ("gamma", "gamma_final"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        between(0, math.inf, step_size=self.step_size)
+        between(0, 1, gamma=self.gamma, gamma_final=self.gamma_final)
 
     def length(self, d: Tensor) -> Tensor:
         return l0_distance(d).to(d.dtype) if self.norm == "l0" else NORMS[self.norm].distance(d)
@@ -99,7 +98,7 @@ class FMN(Attack):
                 smaller = (radius - 1).minimum((radius * (1 - gamma)).floor())
             else:
                 slope = torch.linalg.vector_norm(gradient.flatten(1), ord=dual, dim=1).clamp_min(1e-12)
-                estimate = self.length(z - x) + value.abs() / slope
+                estimate = self.length(z - x) + value.nan_to_num(0).abs() / slope
                 larger = torch.where(closest.found, radius, radius.maximum(estimate)) * (1 + gamma)
                 smaller = radius * (1 - gamma)
             radius = torch.where(fooled, smaller.minimum(closest.length), larger).clamp_min(0).minimum(farthest)

@@ -16,9 +16,11 @@ def input_gradient(
 
     Expectation over transformation (Athalye et al. 2018) averages gradients, not logits; each further forward of a
     stochastic model draws fresh numbers from the attacker's noise. Summed over the batch, never averaged: the gradient
-    of an example does not depend on how many others it is batched with. After the first draw, which tells how many
-    numbers one takes, copies of a small batch go through the model together and draw the numbers that passes in a row
-    would have drawn.
+    of an example does not depend on how many others it is batched with. Entries that are not finite count as zero, so
+    that an iterate whose logits broke stays where it can be seen to break.
+
+    After the first draw, which tells how many numbers one takes, copies of a small batch go through the model together
+    and draw the numbers that passes in a row would have drawn.
     """
     x = x.detach().requires_grad_()
     gradients, values = torch.zeros_like(x), x.new_zeros(len(x))
@@ -31,4 +33,4 @@ def input_gradient(
         gradients += torch.autograd.grad(value.sum(), x)[0]
         values += value.detach()
         done += copies
-    return gradients / samples, values / samples
+    return gradients.nan_to_num_(0.0, 0.0, 0.0) / samples, values / samples

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.deepfool import nearest_boundary, rivals
 from attacks.noise import Noise
@@ -72,12 +73,11 @@ class HighConfidence(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps, candidates=self.candidates, samples=self.samples)
         at_least(0, overshoot=self.overshoot)
-        if self.confidence is not None and not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must lie between 0 and 1, not {self.confidence}")
-        if self.max_step is not None and not self.max_step > 0:
-            raise ValueError(f"max_step must be above 0, not {self.max_step}")
+        between(0, 1, confidence=self.confidence)
+        between(0, math.inf, max_step=self.max_step)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         closest = Closest(model, x, y, NORMS["l2"].distance, self.targeted)
@@ -96,7 +96,7 @@ class HighConfidence(Attack):
             active = active & ~won
             if k == self.steps or not active.any():
                 break
-            step = confidence_step(log_p, w, confidence, limit)
+            step = confidence_step(log_p.nan_to_num(0), w, confidence, limit)
             r = torch.where(column(active, x), ((x + r + step).clamp(0, 1) - x), r)
             z = (x + (1 + self.overshoot) * r).clamp(0, 1)
         return closest.point

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.decisions import Decisions, StartName, begin, bisect, check_budget, spread
 from attacks.noise import Noise
 from attacks.norms import NORMS
@@ -44,10 +45,10 @@ class HopSkipJump(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, probes=self.probes, starts=self.starts)
         check_budget(self.queries, self.votes)
-        if not self.gamma > 0:
-            raise ValueError(f"gamma must be above 0, not {self.gamma}")
+        between(0, math.inf, gamma=self.gamma)
 
     def normal(self, ask: Decisions, z: Tensor, delta: Tensor, rows: Tensor, count: int, noise: Noise) -> Tensor:
         """Monte-Carlo estimate of the boundary's normal at `z`, towards the points that fool (eq. 16)."""

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.closest import Closest, fools
 from attacks.noise import Noise
 from attacks.norms import l0_distance
@@ -71,6 +72,7 @@ class JSMA(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, candidates=self.candidates, samples=self.samples)
         if not 0 < self.theta <= 1:
             raise ValueError(f"theta must be above 0 and at most 1, not {self.theta}")

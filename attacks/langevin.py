@@ -6,7 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
 from attacks.norms import NORMS
@@ -54,10 +55,10 @@ class Langevin(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, eps=self.eps, noise_scale=self.noise_scale, start_std=self.start_std)
         at_least(1, steps=self.steps, samples=self.samples)
-        if not self.step_size > 0:
-            raise ValueError(f"step_size must be above 0, not {self.step_size}")
+        between(0, math.inf, step_size=self.step_size)
         if not 0 <= self.pull_per_step <= 1:
             name = "step_size * pull" if self.coupled else "pull"
             raise ValueError(f"{name} must lie in [0, 1], not {self.pull_per_step}: explicit Euler diverges otherwise")

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from scipy.optimize import differential_evolution  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, between, check_choices
 from attacks.closest import fools
 from attacks.noise import Noise, drawing
 
@@ -41,10 +42,10 @@ class OnePixel(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, pixels=self.pixels, generations=self.generations)
         at_least(5, population=self.population)
-        if not 0 < self.differential < 2:
-            raise ValueError(f"differential must lie between 0 and 2, not {self.differential}")
+        between(0, 2, differential=self.differential)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         with torch.no_grad():

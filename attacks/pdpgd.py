@@ -15,7 +15,6 @@ still make a whole attack. Where this departs from the thesis:
 """
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -24,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.closest import Closest
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
@@ -32,7 +32,6 @@ from attacks.norms import NORMS
 from attacks.objectives import margin
 from attacks.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty, column
 
-END, POW, WARM, REL = eval(os.environ.get("TUNE", "(0.99,1,0,0)"))
 FLOOR = math.log(1e-6)  # of the multipliers' logarithms
 PENALTIES: dict[str, Penalty] = {
     "linf": LinfPenalty(),
@@ -83,6 +82,7 @@ class PDGD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         _check(self)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -134,6 +134,7 @@ class PDPGD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         _check(self)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -142,10 +143,11 @@ class PDPGD(Attack):
 
 
 def _check(attack: PDGD | PDPGD) -> None:
+    check_choices(attack)
     at_least(1, steps=attack.steps, restarts=attack.restarts, samples=attack.samples)
     at_least(0, finetune=attack.finetune, runners_up=attack.runners_up, spread=attack.spread)
     at_least(1e-12, step_size=attack.step_size, dual_step=attack.dual_step)
-    at_least(1e-6, ratio=1.0 if attack.ratio is None else attack.ratio)
+    at_least(1e-6, ratio=attack.ratio)
     if attack.runners_up and attack.targeted:
         raise ValueError("runners_up must be 0 in a targeted attack: its class is given")
 
@@ -227,9 +229,9 @@ def _run(
             log_rho = _balance(attack, gradient)
             lambda_1 = torch.sigmoid(log_rho)
         best = torch.where(closer, lambda_1.logit(), best)
-        # Adam (Kingma and Ba 2015); where the model gives no number, nothing moves.
+        # Adam (Kingma and Ba 2015).
         r = z - x
-        gradient = push(r, gradient.nan_to_num(0, 0, 0), lambda_1)
+        gradient = push(r, gradient, lambda_1)
         mean, square = mean.lerp(gradient, 0.1), square.lerp(gradient * gradient, 0.001)
         metric = (square / (1 - 0.999 ** (k + 1))).sqrt_().add_(1e-8)
         theta = primal * attack.step_size * (1 - 0.99 * k / max(steps - 1, 1)) ** 2

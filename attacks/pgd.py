@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
 from attacks.norms import NORMS, NormName
@@ -42,7 +43,8 @@ class PGD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
-        at_least(0, eps=self.eps, momentum=self.momentum, step_size=0 if self.step_size is None else self.step_size)
+        check_choices(self)
+        at_least(0, eps=self.eps, momentum=self.momentum, step_size=self.step_size)
         at_least(1, steps=self.steps, samples=self.samples)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attacks.base import at_least
+from attacks.checks import at_least, check_choices
 from attacks.norms import NORMS, l0_distance
 
 
@@ -122,6 +122,9 @@ class QuasinormPenalty(Separable):
 
     q: Literal["2/3", "1/2"] = "2/3"
 
+    def __post_init__(self) -> None:
+        check_choices(self)
+
     def distance(self, d: Tensor) -> Tensor:
         return l0_distance(d)
 
@@ -155,6 +158,9 @@ class GroupL0Penalty(Penalty):
     """
 
     rule: Literal["exact", "max"] = "exact"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def distance(self, d: Tensor) -> Tensor:
         return l0_distance((d != 0).any(1, keepdim=True).to(d))

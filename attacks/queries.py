@@ -24,7 +24,10 @@ def gradient_and_logits(
 
 
 def jacobian(model: nn.Module, x: Tensor, heads: Callable[[Tensor], Tensor], samples: int = 1) -> tuple[Tensor, Tensor]:
-    """Jacobian (B, C, ...) and values (B, C) of ``heads(logits)``, one backward pass per head; averaged (EOT)."""
+    """Jacobian (B, C, ...) and values (B, C) of ``heads(logits)``, one backward pass per head; averaged (EOT).
+
+    Derivatives that are not finite count as zero.
+    """
     x = x.detach().requires_grad_()
     rows, values = [], []
     for _ in range(samples):
@@ -33,7 +36,7 @@ def jacobian(model: nn.Module, x: Tensor, heads: Callable[[Tensor], Tensor], sam
         each = [torch.autograd.grad(value[:, c].sum(), x, retain_graph=c < last)[0] for c in range(last + 1)]
         rows.append(torch.stack(each, 1))
         values.append(value.detach())
-    return torch.stack(rows).mean(0), torch.stack(values).mean(0)
+    return torch.stack(rows).mean(0).nan_to_num_(0.0, 0.0, 0.0), torch.stack(values).mean(0)
 
 
 def column(value: Tensor, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack
+from attacks.checks import between, check_choices
 from attacks.decisions import Decisions, check_budget, squares
 from attacks.noise import Noise
 from attacks.norms import NORMS
@@ -46,9 +47,9 @@ class RayS(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_budget(self.queries, self.votes)
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance must lie between 0 and 1, not {self.tolerance}")
+        between(0, 1, tolerance=self.tolerance)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         ask = Decisions(

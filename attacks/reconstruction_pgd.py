@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.eot import part, straight_through
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
@@ -27,7 +28,7 @@ def reconstruction_gradient(rec: nn.Module, x: Tensor, differentiable: bool, sam
         with nullcontext() if differentiable else torch.no_grad():
             r = rec(x)
         total += torch.autograd.grad((r - x).square().sum(), x)[0]
-    return total / samples
+    return total.nan_to_num_(0.0, 0.0, 0.0) / samples
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class ReconstructionPGD(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, eps=self.eps, reconstruction_weight=self.reconstruction_weight)
-        at_least(0, step_size=0 if self.step_size is None else self.step_size)
+        at_least(0, step_size=self.step_size)
         at_least(1, steps=self.steps, samples=self.samples)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
 from attacks.norms import NORMS, l0_distance
@@ -120,6 +121,7 @@ class ReferenceBrendelBethge(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -144,6 +146,9 @@ class ReferencePointwise(Attack):
     norm: Literal["l0", "l2"] = "l0"
     targeted: bool = False
 
+    def __post_init__(self) -> None:
+        check_choices(self)
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         search = self.norm == "l2"
         run = _foolbox(lambda attacks: attacks.PointwiseAttack(l2_binary_search=search), model, self.targeted)
@@ -166,6 +171,7 @@ class ReferenceALMA(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -192,6 +198,7 @@ class ReferenceSigmaZero(Attack):
     steps: int = 1000
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -222,6 +229,7 @@ class ReferenceAutoAttack(Attack):
     version: Literal["standard", "plus", "rand"] = "standard"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, eps=self.eps)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.decisions import Decisions, check_budget, spread
 from attacks.noise import Noise
 from attacks.norms import distance
@@ -39,6 +40,7 @@ class SaltAndPepperSearch(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps)
         check_budget(self.queries, self.votes)
 

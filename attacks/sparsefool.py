@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.closest import Closest
 from attacks.deepfool import DeepFool
 from attacks.noise import Noise
@@ -60,6 +61,7 @@ class SparseFool(Attack):
     samples: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, steps=self.steps, deepfool_steps=self.deepfool_steps, candidates=self.candidates)
         at_least(1, lambda_=self.lambda_, samples=self.samples)
         at_least(0, overshoot=self.overshoot)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks.apgd import project_l1_box, rows_of
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least, check_choices
 from attacks.noise import Noise, drawing
 from attacks.norms import NORMS
 from attacks.objectives import OBJECTIVES
@@ -58,6 +59,7 @@ class Square(Attack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(0, eps=self.eps)
         at_least(1, queries=self.queries)
         if not 0 < self.p_init <= 1:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, at_least
+from attacks.base import Attack
+from attacks.checks import at_least
 from attacks.closest import fools
 from attacks.noise import Noise, drawing
 from attacks.norms import NORMS, l0_distance
@@ -61,7 +62,7 @@ class Targeted(Attack):
             if nearest:
                 values = torch.where(fooled, -self.distance(points - x[many]), -torch.inf)
             else:
-                values = torch.where(fooled, torch.inf, margin(seen, y[many]).nan_to_num(-torch.inf))
+                values = torch.where(fooled, torch.inf, margin(seen, y[many]).nan_to_num(nan=0.0))
             for i in range(len(ranks)):
                 part = slice(i * len(rows), (i + 1) * len(rows))
                 better = values[part] > score[rows]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 def draw(results: dict[str, Any], path: Path) -> bool:
     """Write a PNG with one panel a norm, one line an attack; returns whether there was anything to draw."""
-    attacks = [a for a in results["attacks"] if "curve" in a]
+    attacks = [a for a in results["attacks"] if a.get("curve")]
     norms = list(dict.fromkeys(a["norm"] for a in attacks))
     if not norms:
         return False

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from evaluation.checkpoint import Spec, describe
 _LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download")
 _TRAINING = ("val_size", "split_seed", "train_limit")
 _LOOKED_AT = 16  # images whose pixels enter the fingerprint of the data
+_SCHEMA = 2  # of campaign.json and of the parts in it
+_ROOMS = ("attacks", "defenses", "detectors", "networks")  # what may change an outcome, with evaluation/outcome.py
 
 
 def digest_file(path: str | Path) -> str:
@@ -71,30 +74,51 @@ def identify(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def code() -> str:
+    """A digest of the program text that makes outcomes: a change between two runs of a campaign is worth a warning."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for room in _ROOMS:
+        for path in sorted((root / room).glob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    digest.update((root / "evaluation" / "outcome.py").read_bytes())
+    return digest.hexdigest()
+
+
 def settle(folder: Path, parts: Mapping[str, Any]) -> str:
     """Make `folder` the home of the campaign with these `parts`, or recognise it; returns the campaign's identity.
 
-    The parts (checkpoint, suite, data, defenses, seed, limit) are written to ``campaign.json``. Raises ValueError,
-    naming the parts, where the folder belongs to another campaign.
+    The parts (checkpoint, suite, data, defenses, seed, limit ...) are written to ``campaign.json``. Raises ValueError,
+    naming the parts, where the folder belongs to another campaign, and OSError where it cannot be written.
     """
     identity = identify(parts)
     parts = json.loads(json.dumps(parts))  # as it will be read back
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "campaign.json"
-    with FileLock(folder / "campaign.lock", timeout=60):
-        if path.exists():
-            _compare(path, parts)
-        else:
-            write_whole(path, json.dumps({"schema": 1, "identity": identity, "parts": parts}, indent=2) + "\n")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "campaign.lock", timeout=60):
+            if path.exists():
+                _compare(path, parts)
+            else:
+                text = json.dumps({"schema": _SCHEMA, "identity": identity, "parts": parts}, indent=2)
+                write_whole(path, text + "\n")
     return identity
 
 
 def _compare(path: Path, parts: Mapping[str, Any]) -> None:
     try:
-        before = json.loads(path.read_text())["parts"]
-        different = [name for name in parts if before[name] != parts[name]]
-    except (ValueError, KeyError, TypeError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        schema, before = found["schema"], found["parts"]
+        different = (
+            [] if schema != _SCHEMA else [name for name in {**before, **parts} if before.get(name) != parts.get(name)]
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): choose another --output") from error
+    if schema != _SCHEMA:
+        raise ValueError(
+            f"{path.parent} holds an evaluation by another version of this program (schema {schema}, ours is "
+            f"{_SCHEMA}): finish it with the version that began it, or choose another --output"
+        )
     if different:
         raise ValueError(
             f"{path.parent} holds another evaluation, with other {' and '.join(different)}: its outcomes would be "
@@ -102,8 +126,26 @@ def _compare(path: Path, parts: Mapping[str, Any]) -> None:
         )
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """The operating system's refusals to write, with what they mean here."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # explained already
+        raise OSError(
+            f"nothing can be written into {folder} ({error}): free the space, mend the permissions, or choose another "
+            "--output; what is recorded is safe, the same command goes on"
+        ) from error
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever sees half of it."""
+    """Write a file so that nobody ever sees half of it. Raises OSError, and leaves what was there, where it cannot."""
     half = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # several processes may write the same report
-    half.write_text(text, encoding="utf-8")
-    half.replace(path)
+    with writing(path.parent):
+        try:
+            half.write_text(text, encoding="utf-8")
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)

@@ -1,16 +1,17 @@
 """What happens to one sample under one attack, measured: the only place where adversarial images are judged."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from attacks import Attack, Noise, check_images, drawing, guard
-from attacks.norms import distances
+from attacks.norms import distance, distances
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +19,25 @@ class Outcome:
     """One sample under one run of one attack.
 
     `index` is its number in the source, `label` the true class; `clean` and `adversarial` are the predicted classes
-    without and with the attack, -1 where logits or pixels are not finite. l0 counts changed values; l1, l2 and linf
-    are lengths of the perturbation in pixels of [0, 1]. `forwards` and `backwards` are passes of this sample through
-    the model in the attack, `seconds` its share of the time. Without an attack,
-    `adversarial` is `clean`, and lengths and passes are 0.
+    without and with the attack, for several draws of the defender's noise the majority's, -1 where logits or pixels are
+    not finite. Bit d of `draws` is set where the model was right in draw d, under the attack if there is one. l0 counts
+    changed values; l1, l2 and linf are lengths of the perturbation in pixels of [0, 1], `image_l2` is that of the image
+    itself. `score` is what a detector says of the attacked image, None without one, infinite where it says no number.
+    `forwards` and `backwards` are passes of this sample through the model in the attack, `seconds` its share of the
+    time. Without an attack, `adversarial` is `clean`, and lengths and passes are 0.
     """
 
     index: int
     label: int
     clean: int
     adversarial: int
+    draws: int
     l0: int
     l1: float
     l2: float
     linf: float
+    image_l2: float
+    score: float | None
     forwards: float
     backwards: float
     seconds: float
@@ -56,13 +62,26 @@ def outside(outcome: Outcome, norm: str | None, eps: float | None, kind: str) ->
     return float(getattr(outcome, norm)) > eps + slack
 
 
-def predict(model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-    """Predicted classes (B,) of `x`, -1 where a logit is not finite: eval mode, no gradients, the defender's `noise`.
+def predict(model: nn.Module, x: Tensor, y: Tensor, noises: Sequence[Noise]) -> tuple[Tensor, Tensor]:
+    """Majority class (B,) of `x` over the defender's `noises`, and in which of them (bits, (B,)) the model is right.
 
-    Raises ValueError where the logits are not (B, K) with K above all labels `y`.
+    Eval mode, no gradients. A row with a logit that is not finite, in whatever draw, is class -1 and never right. Of
+    classes with equally many votes the lowest wins. Raises ValueError where the logits are not (B, K) with K above all
+    labels `y`.
     """
-    with guard(model), torch.no_grad(), drawing(model, noise):
-        logits: Tensor = model(x.clone())
+    votes, right, valid = torch.zeros(()), torch.zeros_like(y), torch.ones_like(y, dtype=torch.bool)
+    for d, noise in enumerate(noises):
+        with guard(model), torch.no_grad(), drawing(model, noise):
+            logits: Tensor = model(x.clone())
+        _check_logits(logits, x, y)
+        chosen = logits.argmax(1)
+        votes = votes.to(x.device) + one_hot(chosen, logits.shape[1])
+        right |= (chosen == y).long() << d
+        valid &= logits.isfinite().all(1)
+    return votes.argmax(1).masked_fill(~valid, -1), right.masked_fill(~valid, 0)
+
+
+def _check_logits(logits: Tensor, x: Tensor, y: Tensor) -> None:
     if logits.ndim != 2 or len(logits) != len(x):
         raise ValueError(f"{len(x)} images gave logits {tuple(logits.shape)}: a model returns (B, K), one row an image")
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
@@ -70,7 +89,25 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
             f"labels {int(y.min())} .. {int(y.max())} do not fit a model with {logits.shape[1]} outputs: "
             "evaluate it on the data it was made for"
         )
-    return logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1)
+
+
+def gives_probabilities(model: nn.Module, x: Tensor, noise: Noise) -> bool:
+    """Whether every row of the model's output is a distribution: a softmax where logits are due.
+
+    Its gradients vanish where the model is sure, which makes attacks look weak.
+    """
+    with guard(model), torch.no_grad(), drawing(model, noise):
+        p: Tensor = model(x.clone())
+    return bool((p >= 0).all()) and torch.allclose(p.sum(-1), torch.ones_like(p[..., 0]), atol=1e-4)
+
+
+def defender(seed: int, index: Tensor, draws: int) -> list[Noise]:
+    """The noise of the defender's draws for the samples `index`: disjoint from every attacker's.
+
+    The same with and without an attack and under all of them, so that one draw is one deterministic model.
+    """
+    keyed = Noise.keyed(seed, index).fork("defender")
+    return [keyed.fork(d) for d in range(draws)]
 
 
 @dataclass
@@ -112,27 +149,29 @@ def evaluate_batch(
     name: str,
     restart: int = 0,
     clean: Tensor | None = None,
+    draws: int = 1,
+    detector: nn.Module | None = None,
 ) -> list[Outcome]:
-    """Attack a batch and verify the result by a fresh forward: one `Outcome` a row, rows with index < 0 left out.
+    """Attack a batch and verify the result by fresh forwards: one `Outcome` a row, rows with index < 0 left out.
 
     `x` (B, C, H, W) in [0, 1], labels `y` and `index` (B,) int64. `attack` None gives the clean rows. `name` and
-    `restart` choose the random streams, which are functions of (seed, sample, name, restart); the defender's are
-    disjoint from the attacker's, and those of the verification from those of the clean forward. `clean` (B,) are
-    predictions that are known already. Computes in float32 without autocast; may be called in any train/eval mode,
-    under no_grad and inference_mode, and leaves all of them as they were. Misclassified rows travel with the batch,
-    whose shape is fixed, and count as not robust whatever the attack does to them.
+    `restart` choose the attacker's random streams, which are functions of (seed, sample, name, restart); for the
+    defender's `draws` see `defender`. `clean` (B,) are predictions that are known already. `detector` scores what comes
+    out. Computes in float32 without autocast; may be called in any train/eval mode, under no_grad and inference_mode,
+    and leaves all of them as they were. Misclassified rows travel with the batch, whose shape is fixed, and count as
+    not robust whatever the attack does to them.
 
-    Raises ValueError for images outside [0, 1], labels without a logit, and attacks that leave the shape or [0, 1].
+    Raises ValueError for images outside [0, 1], logits that do not fit, and attacks that leave the shape or [0, 1].
     """
-    keyed = Noise.keyed(seed, index)
-    attacker = keyed.fork("attacker").fork(name).fork(restart)
-    defender = keyed.fork("defender").fork(name).fork(restart)
+    attacker = Noise.keyed(seed, index).fork("attacker").fork(name).fork(restart)
+    noises = defender(seed, index, draws)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), _exact():
         x = x.detach().float().clone()
         check_images(x)
+        started = _now(x)
+        right = torch.zeros_like(y)
         if clean is None:
-            started = _now(x)
-            clean = predict(model, x, y, defender.fork("clean"))
+            clean, right = predict(model, x, y, noises)
         passes, z, adversarial = Passes(), x, clean
         if attack is not None:
             started = _now(x)
@@ -141,15 +180,33 @@ def evaluate_batch(
         seconds = _now(x) - started
         if attack is not None:
             z, valid = _checked(z, x, name)
+            adversarial, right = predict(model, z, y, noises)
             # An image that is not finite is nothing to attack with, but the model or its gradient broke: it fell.
-            adversarial = predict(model, z, y, defender.fork("verified")).masked_fill(~valid, -1)
+            adversarial, right = adversarial.masked_fill(~valid, -1), right.masked_fill(~valid, 0)
+        scores = None if detector is None else suspicion(detector, z, noises[0].fork("detector"))
         lengths = distances(z.cpu().double() - x.cpu().double())  # not every device has doubles
+        lengths["image_l2"] = distance("l2", x.cpu().double())
     keep = (index >= 0).cpu()
-    columns = {"index": index, "label": y, "clean": clean, "adversarial": adversarial, **lengths}
-    listed = {key: column.cpu()[keep].tolist() for key, column in columns.items()}
+    columns = {"index": index, "label": y, "clean": clean, "adversarial": adversarial, "draws": right, **lengths}
+    listed: dict[str, list[Any]] = {key: column.cpu()[keep].tolist() for key, column in columns.items()}
+    listed["score"] = [None] * int(keep.sum()) if scores is None else scores.cpu()[keep].tolist()
     costs: dict[str, Any] = {"forwards": passes.forwards / len(x), "backwards": passes.backwards / len(x)}
     costs["seconds"] = seconds / max(1, int(keep.sum()))
     return [Outcome(**dict(zip(listed, row, strict=True)), **costs) for row in zip(*listed.values(), strict=True)]
+
+
+def suspicion(detector: nn.Module, x: Tensor, noise: Noise) -> Tensor:
+    """The scores (B,) of a detector in eval mode without gradients; infinite where one is not a number.
+
+    Raises ValueError where there is not one score an image.
+    """
+    with guard(detector), torch.no_grad(), drawing(detector, noise):
+        scores: Tensor = detector.score(x.clone())  # type: ignore[operator]
+    if scores.shape != (len(x),):
+        raise ValueError(
+            f"{type(detector).__name__} gave scores {tuple(scores.shape)} for {len(x)} images: (B,) is due"
+        )
+    return scores.double().cpu().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 @contextmanager

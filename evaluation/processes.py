@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-Tell = Callable[[str, int, int], None]  # name of the attack, rows done, samples fallen
+Tell = Callable[[str, int, float], None]  # name of the attack, rows done, samples fallen
 
 _PARENT, _RUN = "EVALUATION_PARENT", "EVALUATION_RUN"
 
@@ -67,8 +67,10 @@ def behave(here: Place) -> None:
     here.alive()
 
 
-def spawn(command: Sequence[str], world: int, tell: Tell) -> int:
-    """Run `world` workers of `command` and pass on their progress; the exit status of the first that failed, or 0.
+def spawn(command: Sequence[str], world: int, tell: Tell, foretell: Callable[[float], None]) -> int:
+    """Run `world` workers of `command` and pass on their progress and the first one's forecast.
+
+    Returns the exit status of the first worker that failed, or 0.
 
     Plain subprocesses with the environment of torchrun: one code path for all launchers, and nothing to pickle.
     """
@@ -89,7 +91,10 @@ def spawn(command: Sequence[str], world: int, tell: Tell) -> int:
                 except (ValueError, TypeError):
                     print(line, end="")  # something else that a worker printed
                 else:
-                    tell(name, done, fallen)
+                    if name is None:
+                        foretell(fallen)
+                    else:
+                        tell(name, done, fallen)
         codes = [worker.wait() for worker in workers]
     finally:
         for worker in workers:
@@ -104,9 +109,14 @@ def spawn(command: Sequence[str], world: int, tell: Tell) -> int:
     return next((code if code > 0 else 1 for code in codes if code), 0)
 
 
-def tell_parent(name: str, done: int, fallen: int) -> None:
-    """What a worker does with its progress."""
+def tell_parent(name: str | None, done: int, fallen: float) -> None:
+    """What a worker does with its progress; without a name, the seconds that it foretells."""
     os.write(sys.stdout.fileno(), f"{json.dumps([name, done, fallen])}\n".encode())  # one write: whole lines only
+
+
+def foretell_parent(here: Place) -> Callable[[float], None]:
+    """What a worker does with its forecast: the first one speaks for all, whose shares are alike."""
+    return lambda seconds: tell_parent(None, 0, seconds) if here.rank == 0 else None
 
 
 def cores() -> int:

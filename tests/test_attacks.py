@@ -2,9 +2,14 @@
 
 import inspect
 import itertools
-from dataclasses import fields, replace
+import math
+import warnings
+from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
 import pytest
+import test_autoattack
 import torch
 from torch import nn
 from victims import BatchNormNet, Linear, at_distance, fewest
@@ -46,6 +51,7 @@ from attacks import (
     SaltAndPepperSearch,
     SparseFool,
     Square,
+    Surrogate,
     Targeted,
     Transfer,
     Within,
@@ -56,6 +62,15 @@ from attacks import (
 from attacks.base import Attack as AttackBase
 from attacks.norms import NORMS, distances
 from attacks.objectives import OBJECTIVES, ce, dlr, margin
+from attacks.prox import GroupL0Penalty, QuasinormPenalty, TotalVariation
+from attacks.reference import (
+    ReferenceALMA,
+    ReferenceAutoAttack,
+    ReferenceBrendelBethge,
+    ReferencePointwise,
+    ReferenceSigmaZero,
+)
+from evaluation.surrogate import Checkpoint
 
 BALL = [
     FGSM(norm="linf", eps=0.1),
@@ -113,14 +128,62 @@ MINIMUM: list[tuple[Attack, float]] = [
     (Within(FMN(norm="l2", steps=50), 1.0), 1.02),
     (Restarts(FMN(norm="l2", steps=50), 2), 1.02),
 ]
-# Tested by themselves: they need a guide image, a purifier, a detector, a surrogate, or four classes.
-ELSEWHERE = {
-    *(FeatureAdversary, ReconstructionPGD, DetectorAwarePGD, Transfer),
-    *(Targeted, AutoAttack, BPDA, GrayBox),
-}
 CORRUPTIONS = [GaussianNoise(0.2), SaltAndPepper(0.3)]
 ALL = BALL + CORRUPTIONS + [attack for attack, _ in MINIMUM]
 SHAPES = [(1, 8, 8), (40,)]
+
+
+class Spoiler(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x.flatten(1)[:, 0, None, None, None] > 0.5, torch.nan * x, 0.9 * x)
+
+
+class Holed(nn.Module):
+    """Four classes; all logits are NaN where the first pixel is bright, and one is infinite where the second is.
+
+    So is what its purifier makes of a first pixel. It does not accept images that are no numbers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(3)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.Tanh(), nn.Linear(20, 4)).double()
+        for p in self.net.parameters():
+            p.data = 0.3 * torch.randn(p.shape, generator=g, dtype=torch.float64)
+        self.purifier, self.classifier = Spoiler(), self.net
+        self.detector = SimpleNamespace(score=lambda x: self(x)[:, 0], theta=10.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.isfinite().all()
+        logits, first, second = self.net(x), *x.flatten(1)[:, :2].T
+        spoiled = torch.where((second > 0.5)[:, None], logits * torch.tensor([1.0, torch.inf, 1.0, 1.0]), logits)
+        return torch.where((first > 0.5)[:, None], logits / 0 - logits / 0, spoiled)
+
+
+@dataclass(frozen=True)
+class Own(Surrogate):
+    """The model itself as what the attacker has."""
+
+    def network(self) -> nn.Module:
+        return Holed()
+
+
+# Tested as attacks by themselves: they need a guide image, a purifier, a detector, a surrogate, or many classes.
+SPECIAL: list[Attack] = [
+    FeatureAdversary(eps=0.1, steps=3),
+    ReconstructionPGD("l2", eps=0.1, steps=3),
+    DetectorAwarePGD(eps=0.1, steps=3),
+    Transfer(PGD(eps=0.1, steps=3), Own()),
+    BPDA(PGD(eps=0.1, steps=3)),
+    GrayBox(PGD("l2", eps=0.1, steps=3)),
+    Targeted(PGD(eps=0.1, steps=3, targeted=True)),
+    Targeted(FAB(steps=3, targeted=True)),
+    AutoAttack(eps=0.1),
+    AutoAttack("plus", "l2", eps=0.3),
+]
+REFERENCE = [
+    *(ReferenceBrendelBethge(), ReferencePointwise(), ReferenceALMA(), ReferenceSigmaZero(), ReferenceAutoAttack()),
+]
 
 
 def ids(table: list[Attack]) -> list[str]:
@@ -130,8 +193,7 @@ def ids(table: list[Attack]) -> list[str]:
 def test_the_table_holds_every_attack_of_the_catalogue() -> None:
     catalogue = {c for c in vars(attacks).values() if isinstance(c, type) and issubclass(c, Attack) and c is not Attack}
     combinations = {c for c in catalogue if inspect.isabstract(c)}
-    assert {type(a) for a in ALL} | ELSEWHERE == catalogue - combinations
-    assert not {type(a) for a in ALL} & ELSEWHERE
+    assert {type(a) for a in ALL + SPECIAL} == catalogue - combinations
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -309,6 +371,105 @@ def test_eot_averages_gradients_of_a_stochastic_model() -> None:
     assert gain[1] > gain[0] + 0.05
 
 
+# --- models that are not what they should be -------------------------------------------------------------------------
+
+
+def brief(attack: Attack) -> Attack:
+    """The same with fewer steps and queries, for what must hold at any length."""
+    most = {"steps": 5, "queries": 60, "search_steps": 2, "population": 10, "generations": 2, "deepfool_steps": 3}
+    changes = {name: min(getattr(attack, name), value) for name, value in most.items() if hasattr(attack, name)}
+    return replace(attack, **changes)  # type: ignore[type-var]
+
+
+WHOLE = [brief(attack) for attack in ALL] + SPECIAL
+
+
+@pytest.mark.parametrize("attack", WHOLE, ids=ids(WHOLE))
+def test_logits_that_are_no_numbers_neither_crash_nor_spread(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows 1 and 3 break the model: what comes back is finite, in the box and ball, and other rows do not notice."""
+    test_autoattack.short_autoattack(monkeypatch)
+    model = Holed()
+    x = 0.2 + 0.6 * torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[..., 0, :2] = 0.1
+    y = model(x).argmax(1)
+    x[1, 0, 0, 0] = x[3, 0, 0, 1] = 0.9
+    assert (~model(x).isfinite().all(1)).tolist() == [False, True, False, True, False]
+    z = attack(model, x, y, Noise.keyed(0, torch.arange(5)))
+    assert z.isfinite().all() and z.min() >= 0 and z.max() <= 1
+    rows = torch.tensor([0, 2, 4])
+    assert torch.allclose(attack(model, x[rows], y[rows], Noise.keyed(0, rows)), z[rows], atol=1e-9)
+    norm, eps = threat(attack)
+    if eps is not None:
+        assert (NORMS[str(norm)].distance(z - x) <= eps * (1 + 1e-6) + 6e-8).all()
+    if attack.kind == "minimum-norm":  # what is no number fools nobody
+        assert ((z == x).flatten(1).all(1) | model(z).isfinite().all(1)).all()
+
+
+@pytest.mark.parametrize("attack", [PGD(eps=0.3), APGD(eps=0.3), WorstOf([FGSM(eps=0.3), FGSM(eps=0.01)])])
+def test_where_the_model_breaks_is_returned_rather_than_where_it_stands(attack: Attack) -> None:
+    """Evaluation counts such a point against the model: an attack must not hide it."""
+
+    class Cliff(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            s = x.flatten(1).sum(1)
+            return torch.stack([100 - s, torch.where(s > 5, torch.nan, s), s - 9], 1)
+
+    x, y = torch.full((2, 9), 0.5), torch.zeros(2, dtype=torch.long)
+    assert Cliff()(attack(Cliff(), x, y)).isnan().any(1).all()
+
+
+@pytest.mark.parametrize("attack", WHOLE, ids=ids(WHOLE))
+def test_probabilities_are_warned_of(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_autoattack.short_autoattack(monkeypatch)
+    victim = Holed().net
+    x = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, noise = victim(x).argmax(1), Noise.keyed(0, torch.arange(3))
+
+    class Ends(nn.Sequential):
+        purifier, detector = nn.Identity(), SimpleNamespace(score=lambda x: x.flatten(1).sum(1), theta=1.0)
+
+    monkeypatch.setattr(Own, "network", lambda _: Ends(victim, nn.Softmax(1)))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        attack(Ends(victim, nn.Softmax(1)), x, y, noise)
+        expected = attack.kind != "corruption"
+        assert bool(seen) == expected and all("log_softmax" in str(w.message) for w in seen)
+        if not isinstance(attack, Targeted | AutoAttack):  # these call others
+            assert len(seen) == expected
+    monkeypatch.setattr(Own, "network", lambda _: Ends(victim, nn.LogSoftmax(1)))
+    attack(Ends(victim, nn.LogSoftmax(1)), x, y, noise)  # a warning would be an error
+
+
+def test_logits_that_happen_to_sum_to_one_are_logits() -> None:
+    class Affine(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            s = x.flatten(1).sum(1)
+            return torch.stack([s, 1 - s], 1)
+
+    PGD(steps=1)(Affine(), torch.ones(3, 4), torch.tensor([0, 1, 0]))
+
+
+@pytest.mark.parametrize(
+    "output,y,says",
+    [
+        (lambda x: x.flatten(1)[:, :3], [0, 3], "0 .. 3 do not fit a model with 3 outputs"),
+        (lambda x: x.flatten(1)[:, :3], [-1, 2], "-1 .. 2 do not fit"),
+        (lambda x: x.flatten(1)[:, 0], [0, 1], r"returned \(2,\)"),
+        (lambda x: x.flatten(1)[:, :1], [0, 0], r"returned \(2, 1\)"),
+        (lambda x: (x, x), [0, 1], "returned a tuple"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_named(output: Any, y: list[int], says: str) -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return output(x)
+
+    model = Model()
+    with pytest.raises(ValueError, match=says):
+        PGD(steps=1)(model, torch.rand(2, 1, 4, 4), torch.tensor(y))
+    assert not model._forward_hooks
+
+
 # --- norms -----------------------------------------------------------------------------------------------------------
 
 
@@ -452,30 +613,74 @@ def test_sampler_starts(start: str, largest: float) -> None:
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
+ONE_OF_EACH = {type(a): a for a in [*ALL, *SPECIAL, *REFERENCE]}
+MAY_BE = {("FAB", "search_steps", 0), ("PDGD", "finetune", 0), ("PDGD", "runners_up", 0)}
+MAY_BE |= {("PDPGD", "finetune", 0), ("PDPGD", "runners_up", 0)}
+MAY_BE |= {("DetectorAwarePGD", "theta", -1.0), ("DetectorAwarePGD", "theta", math.inf)}
+
+
+@pytest.mark.parametrize("cls", ONE_OF_EACH, ids=lambda c: c.__name__)
+def test_no_setting_takes_what_it_cannot_mean(cls: type) -> None:
+    """No unknown name (a norm that the attack does not have), no count below 1, no length below 0, infinite or NaN."""
+    attack, hints = ONE_OF_EACH[cls], get_type_hints(cls)
+    for field in fields(cls):
+        hint = str(hints[field.name])
+        values: list[Any] = []
+        if "Literal" in hint:
+            values = ["l7"]
+        elif "int" in hint:
+            values = [0, -1]
+        elif "float" in hint or "Radius" in hint:
+            values = [math.nan, -1.0, math.inf]
+        for value in values:
+            if (cls.__name__, field.name, value) in MAY_BE:
+                replace(attack, **{field.name: value})
+                continue
+            with pytest.raises(ValueError, match=rf"\b{field.name.rstrip('_')}") as error:
+                replace(attack, **{field.name: value})
+            assert len(str(error.value)) < 160
+
+
 @pytest.mark.parametrize(
     "make,says",
     [
-        (lambda: PGD(eps=-0.1), "eps"),
-        (lambda: PGD(eps=float("nan")), "eps"),
-        (lambda: PGD(steps=0), "steps"),
-        (lambda: PGD(step_size=-1.0), "step_size"),
-        (lambda: PGD(samples=0), "samples"),
-        (lambda: FGSM(eps=-1.0), "eps"),
-        (lambda: Langevin(steps=0), "steps"),
-        (lambda: Langevin(step_size=0.0), "step_size"),
+        (lambda: PGD(norm="l0"), "norm of PGD must be linf, l2 or l1, not 'l0'"),
+        (lambda: DDN(norm="linf"), "norm of DDN must be l2, not 'linf'"),
+        (lambda: QuasinormPenalty("3/4"), "q of QuasinormPenalty must be 2/3 or 1/2"),
+        (lambda: GroupL0Penalty("sum"), "rule"),
+        (lambda: TotalVariation(iterations=0), "iterations"),
+        (lambda: Within(FMN(norm="l0"), 2.5), "whole number of values"),
+        (lambda: scale_eps(Within(FMN(norm="l0"), 5), 0.5), "whole number of values"),
+        (lambda: Within(PGD(), 0.1), "has its own eps"),
         (lambda: Langevin(pull=1.5), "pull"),
-        (lambda: Langevin(pull=-0.1), "pull"),
-        (lambda: Langevin(pull=3.0, coupled=True, step_size=0.5), "pull"),
-        (lambda: Langevin(noise_scale=-1.0), "noise_scale"),
-        (lambda: GaussianNoise(-1.0), "std"),
+        (lambda: Langevin(pull=3.0, coupled=True, step_size=0.5), r"step_size \* pull"),
         (lambda: SaltAndPepper(1.5), "density"),
-        (lambda: Restarts(PGD(), 0), "n "),
-        (lambda: WorstOf([]), "attacks"),
+        (lambda: APGD(rho=1.5), "rho"),
+        (lambda: Square(p_init=2.0), "p_init"),
+        (lambda: JSMA(theta=1.5), "theta"),
+        (lambda: JSMA(gamma=1.1), "gamma"),
+        (lambda: CWLinf(max_const=1e-9), "max_const"),
+        (lambda: SparseFool(lambda_=0.5), "lambda_"),
+        (lambda: OnePixel(population=4), "population"),
+        *((lambda c=c: c(queries=1), "queries") for c in (RayS, Boundary, HopSkipJump, SaltAndPepperSearch)),
+        (lambda: RayS(queries=9, votes=5), "queries"),
+        (lambda: AutoAttack("plus", "l1"), "plus"),
+        (lambda: WorstOf([]), "at least one attack"),
+        (lambda: WorstOf([PGD(), DDN()]), "one kind only"),
+        (lambda: Targeted(PGD()), "targeted"),
+        (lambda: LogitEOT(DDN()), "budget attack"),
+        (lambda: Transfer(RayS(), Own()), "budget attack"),
+        (lambda: Transfer(PGD(), Checkpoint("nowhere.ckpt")), r"no file 'nowhere\.ckpt'"),
+        (lambda: PDPGD(runners_up=2, targeted=True), "runners_up"),
+        (lambda: FeatureAdversary(targeted=True), "targeted needs guides"),
+        (lambda: FeatureAdversary(random_start=False), "random_start"),
+        (lambda: FeatureAdversary(guides="/no/such/file"), "guides"),
+        (lambda: AutoAttack()(Holed(), torch.rand(2, 1, 6, 6).double(), torch.full((2, 4), 1 / 4)), "labels"),
     ],
 )
-def test_bad_settings_are_named(make: object, says: str) -> None:
+def test_bad_settings_are_named(make: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        make()  # type: ignore[operator]
+        make()
 
 
 @pytest.mark.parametrize(

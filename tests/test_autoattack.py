@@ -458,35 +458,3 @@ def test_autoattack_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(state, torch.get_rng_state()) and all(m.training for m in model.modules())
     assert all(p.requires_grad and (p.grad == 3).all() for p in model.parameters())
     assert all(torch.equal(v, buffers[k]) for k, v in model.state_dict().items())
-
-
-def test_autoattack_warns_of_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
-    short_autoattack(monkeypatch)
-    net, x, y = victims(3)
-    with pytest.warns(UserWarning, match="logits"):
-        AutoAttack()(nn.Sequential(net, nn.Softmax(1)), x, y, keyed(3))
-
-
-@pytest.mark.parametrize(
-    "make,says",
-    [
-        (lambda: APGD(eps=-1.0), "eps"),
-        (lambda: APGD(steps=0), "steps"),
-        (lambda: APGD(samples=0), "samples"),
-        (lambda: APGD(rho=0.0), "rho"),
-        (lambda: FAB(steps=0), "steps"),
-        (lambda: FAB(beta=1.0), "beta"),
-        (lambda: FAB(alpha_max=float("nan")), "alpha_max"),
-        (lambda: FAB(eta=0.5), "eta"),
-        (lambda: Square(queries=0), "queries"),
-        (lambda: Square(p_init=2.0), "p_init"),
-        (lambda: Targeted(PGD()), "targeted"),
-        (lambda: Targeted(PGD(targeted=True), 0), "n_targets"),
-        (lambda: AutoAttack(eps=-0.1), "eps"),
-        (lambda: AutoAttack("plus", "l1"), "plus"),
-        (lambda: AutoAttack()(BatchNormNet(), torch.rand(2, 1, 8, 8), torch.full((2, 3), 1 / 3)), "labels"),
-    ],
-)
-def test_bad_settings_are_named(make: object, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        make()  # type: ignore[operator]

@@ -76,7 +76,7 @@ def test_half_networks_are_refused(tmp_path: Path) -> None:
 
 
 def test_gather_refuses_padding() -> None:
-    rows = [Outcome(i, 0, 0, 0, 0, 0.0, 0.0, 0.0, 1, 1, 0.0) for i in (3, 1, 2)]
+    rows = [Outcome(i, 0, 0, 0, 1, 0, 0.0, 0.0, 0.0, 1.0, None, 1, 1, 0.0) for i in (3, 1, 2)]
     assert [o.index for o in gather(rows)] == [1, 2, 3]
     with pytest.raises(RuntimeError, match=r"\[2\].*more than once"):
         gather([*rows, rows[2]])

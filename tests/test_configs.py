@@ -1,4 +1,4 @@
-"""Every YAML file is what it says: fragments instantiate, experiments run one batch of everything."""
+"""Every YAML file is what it says: fragments instantiate, experiments run one batch; suites are in test_suites.py."""
 
 import re
 import sys
@@ -85,15 +85,6 @@ def test_attack_fragment_instantiates(path: Path) -> None:
     parser.add_argument("--attack", type=Attack, sub_configs=True)
     attack = parser.instantiate(parser.parse_args(["--attack", str(path)])).attack
     assert isinstance(attack, Attack) and path.read_text().startswith("# ")
-
-
-@pytest.mark.parametrize("path", sorted((CONFIGS / "suites").glob("*.yaml")), ids=lambda p: p.stem)
-def test_suite_instantiates(path: Path) -> None:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--suite", type=dict[str, Attack], sub_configs=True)
-    suite = parser.instantiate(parser.parse_args(["--suite", str(path)])).suite
-    assert suite and all(isinstance(attack, Attack) for attack in suite.values())
-    assert path.read_text().startswith("# ") and "# command:" in path.read_text() and "# cost:" in path.read_text()
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "defenses").glob("*.yaml")), ids=lambda p: p.stem)

@@ -95,7 +95,7 @@ def children(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 def test_kill_nine_and_other_processes_change_nothing(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """1 process x 64, 2 x 7, and 2 killed in the middle, then finished by 1: the same; and no orphan writes."""
-    defended = {"defenses": files / "defenses.yaml"}
+    defended = {"defenses": files / "defenses.yaml", "draws": 3}
     assert evaluate.main(arguments(files, "one", batch_size=64, **defended)) == 0
     assert "60 " not in capsys.readouterr().err.split("clean")[0]
     expected, rows = results(files / "one"), outcomes(files / "one")
@@ -180,7 +180,9 @@ OTHER: dict[str, tuple[dict[str, Any], str]] = {
     "checkpoint": ({"checkpoint": "other.ckpt"}, "checkpoint"),
     "network": ({"network": "network.yaml"}, "checkpoint"),
     "data": ({"data": "data.yaml"}, "data"),
-    "defenses": ({"defenses": "defenses.yaml"}, "defenses"),
+    "defenses": ({"defenses": "defenses.yaml", "draws": 1}, "defenses"),
+    "mode": ({"mode": "worst_case"}, "mode"),
+    "draws": ({"draws": 2}, "draws"),
 }
 
 
@@ -193,7 +195,7 @@ def test_the_folder_of_another_evaluation_is_refused(
     (files / "data.yaml").write_text("class_path: Digits\ninit_args: {size: 8, test_limit: 100}")
     (files / "network.yaml").write_text("class_path: networks.MLP\ninit_args: {features: 64, hidden: [32]}")
     save(files / "other.ckpt", epoch=3)
-    paths = {name: files / value if isinstance(value, str) else value for name, value in options.items()}
+    paths = {name: files / value if "." in str(value) else value for name, value in options.items()}
     (files / "suite.yaml").write_text("fgsm: {class_path: FGSM, init_args: {eps: 0.05}}")
     assert evaluate.main(arguments(files, "a", limit=2)) == 0
     before = digests(files / "a")

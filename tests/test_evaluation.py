@@ -78,9 +78,9 @@ def records(c: Campaign) -> list[dict[str, Any]]:
 
 
 def numbers(results: dict[str, Any]) -> dict[str, Any]:
-    """The results without the seconds."""
+    """The results without what they cost."""
     attacks = [{k: v for k, v in attack.items() if k != "seconds"} for attack in results["attacks"]]
-    return {**results, "attacks": attacks}
+    return {**results, "attacks": attacks, "cost": None}
 
 
 # --- outcomes ---------------------------------------------------------------------------------------------------------
@@ -256,7 +256,10 @@ def test_evaluation_leaves_everything_as_it_was() -> None:
 
 
 def test_draws_are_keyed_and_disjoint() -> None:
-    """Clean forward, attack, verification, names, restarts: all draw from different streams. Padding is dropped."""
+    """An attack draws from a stream of its own for each name and restart; a draw of the defender is the same under all.
+
+    Padding is dropped.
+    """
     keys: list[tuple[int, ...]] = []
 
     class Recorder(RandomQuantizer):
@@ -268,10 +271,11 @@ def test_draws_are_keyed_and_disjoint() -> None:
     model = Purified(trained(), Recorder())
     x, y, index = Digits(size=8).dataset("test").__getitems__([3, 5, -1])
     for name, restart in (("a", 0), ("a", 1), ("b", 0)):
-        outcomes = evaluate_batch(model, FGSM(eps=0.1), x, y, index, seed=0, name=name, restart=restart)
+        outcomes = evaluate_batch(model, FGSM(eps=0.1), x, y, index, seed=0, name=name, restart=restart, draws=2)
         assert [o.index for o in outcomes] == index[:2].tolist()
-    assert len(keys) == 9 and len(set(keys)) == 9  # clean, attack, verification each time
-    assert len({key for row in keys for key in row[:2]}) == 18
+    clean, attack, verified = keys[0::5] + keys[1::5], keys[2::5], keys[3::5] + keys[4::5]
+    assert len(keys) == 15 and sorted(clean) == sorted(verified) and len(set(clean)) == 2
+    assert len(set(attack)) == 3 and len({key for row in set(keys) for key in row[:2]}) == 10
 
 
 # --- campaigns --------------------------------------------------------------------------------------------------------
@@ -416,8 +420,8 @@ DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
     "not asked for": (
         lambda c: edit(
             c.folder / "ledgers/rank0.sqlite",
-            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, l0, l1, l2, linf, forwards, "
-            "backwards, seconds FROM outcomes WHERE attack = 'small' LIMIT 1",
+            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, draws, l0, l1, l2, linf, "
+            "image_l2, score, forwards, backwards, seconds FROM outcomes WHERE attack = 'small' LIMIT 1",
         ),
         ValueError,
         "do not belong there: 99999",
@@ -520,7 +524,7 @@ def invented(folder: Path, table: dict[str, dict[int, bool]], suite: dict[str, A
             for position, ok in stands.items():
                 adversarial = 0 if ok else 1
                 row = replace(base, index=c.samples[position], clean=adversarial if name == "clean" else 0, **cost)
-                ledger.add(name, 0, [replace(row, adversarial=adversarial)])
+                ledger.add(name, 0, [replace(row, adversarial=adversarial, draws=int(ok))])
     return c
 
 
@@ -548,30 +552,19 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
         "d": {i: i != 4 for i in correct},
     }
     results, report = finish(invented(tmp_path, table, suite))
-    assert set(results) == {
-        *(
-            "schema",
-            "checkpoint",
-            "data",
-            "n",
-            "seed",
-            "clean_accuracy",
-            "attacks",
-            "worst_case",
-            "defenses",
-            "warnings",
-        )
-    }
-    assert (results["schema"], results["n"], results["clean_accuracy"]) == (1, 6, pytest.approx(5 / 6))
+    documented = (Path(__file__).resolve().parent.parent / "docs" / "results_schema.md").read_text()
+    for key in {*results, *results["attacks"][0], *results["worst_case"][0], *results["cost"]}:
+        assert f"`{key}`" in documented
+    assert (results["schema"], results["n"], results["clean_accuracy"]) == (2, 6, pytest.approx(5 / 6))
     assert [(a["name"], a["norm"], a["eps"], round(6 * a["robust_accuracy"])) for a in results["attacks"]] == [
         *(("a", "linf", 0.1, 3), ("b", "linf", 0.1, 3), ("c", "l2", 1.0, 5), ("d", None, None, 4))
     ]
     first = results["attacks"][0]
     assert (first["n"], first["forwards"], first["backwards"], first["seconds"]) == (6, 200, 100, 7.5)
-    assert results["worst_case"] == [
-        {"norm": "linf", "eps": 0.1, "robust_accuracy": pytest.approx(2 / 6), "attacks": ["a", "b"]},
-        {"norm": "l2", "eps": 1.0, "robust_accuracy": pytest.approx(5 / 6), "attacks": ["c"]},
+    assert [(w["norm"], w["eps"], w["robust_accuracy"], w["attacks"]) for w in results["worst_case"]] == [
+        *(("linf", 0.1, pytest.approx(2 / 6), ["a", "b"]), ("l2", 1.0, pytest.approx(5 / 6), ["c"]))
     ]
+    assert (first["attacked"], first["succeeded"], first["success_rate"]) == (5, 2, 0.4)
     assert "**33.33 % robust accuracy at linf 0.1 (worst case of a, b; n = 6); clean 83.33 %**" in report
     assert "python evaluate.py" in report and "| b " in report
 

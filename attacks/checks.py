@@ -1,0 +1,85 @@
+"""What attacks refuse, and what they warn of: settings, images, labels and logits that cannot be meant."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+
+def at_least(minimum: float, **settings: float | None) -> None:
+    """Raise ValueError naming the first of `settings` that is below `minimum`, infinite or no number; None passes."""
+    for name, value in settings.items():
+        if value is not None and not minimum <= value < math.inf:
+            raise ValueError(f"{name} must be at least {minimum}{' and finite' * (value == math.inf)}, not {value}")
+
+
+def between(low: float, high: float, **settings: float | None) -> None:
+    """Raise ValueError naming the first of `settings` that is not above `low` and below `high`; None passes."""
+    for name, value in settings.items():
+        if value is not None and not low < value < high:
+            limit = "and finite" if high == math.inf else f"and below {high}"
+            raise ValueError(f"{name} must be above {low} {limit}, not {value}")
+
+
+def check_choices(settings: Any) -> None:
+    """Raise ValueError where a field of the dataclass `settings` that is a choice (`Literal`) has another value."""
+    hints = get_type_hints(type(settings))
+    for name in (f.name for f in fields(settings) if get_origin(hints[f.name]) is Literal):
+        allowed, value = get_args(hints[name]), getattr(settings, name)
+        if value not in allowed:
+            *most, last = map(str, allowed)
+            options = f"{', '.join(most)} or {last}" if most else last
+            raise ValueError(f"{name} of {type(settings).__name__} must be {options}, not {value!r}")
+
+
+def check_images(x: Tensor) -> None:
+    """Raise ValueError unless `x` is a float batch (B, ...) with all values in [0, 1]."""
+    if not x.is_floating_point() or x.ndim < 2:
+        raise ValueError(f"images must be floats (B, C, H, W), not {x.dtype} {tuple(x.shape)}")
+    if x.numel() and not bool(((x >= 0) & (x <= 1)).all()):
+        low, high = float(x.min()), float(x.max())
+        raise ValueError(
+            f"images must lie in [0, 1], these in [{low:.4g}, {high:.4g}]: normalisation belongs into the network's "
+            "first layer (networks.Normalize), never into the data"
+        )
+
+
+@contextmanager
+def checked_logits(model: nn.Module, y: Tensor) -> Iterator[None]:
+    """In this context the first output of `model` is looked at, once.
+
+    Raises ValueError where it is no (B, K) with K > 1, or where labels `y` (B,) do not lie in 0 .. K-1. Warns where all rows are
+    probabilities: after a softmax losses flatten and most attacks fail quietly. Log-probabilities are logits.
+    """
+
+    def look(_module: nn.Module, _inputs: object, logits: Any) -> None:
+        handle.remove()
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+            what = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise ValueError(f"the model returned {what}: attacks need logits (B, K) of K > 1 classes")
+        p, labels = logits.detach(), y if y.ndim == 1 else y.new_full((1,), y.shape[1] - 1)
+        probabilities = (p >= 0).all() & ((p.sum(1) - 1).abs() < 1e-3).all()
+        strange = ((labels < 0) | (labels >= p.shape[1])).any()
+        probable, misfit = torch.stack([probabilities, strange]).tolist() if len(p) else (False, False)
+        if misfit:
+            raise ValueError(
+                f"labels {int(labels.min())} .. {int(labels.max())} do not fit a model with {p.shape[1]} outputs: "
+                "labels and targets are class numbers from 0"
+            )
+        if probable:
+            warnings.warn(
+                "the model seems to return probabilities (rows in [0, 1] that sum to 1): attacks need logits. Take the "
+                "softmax off the end of the network, or return log-probabilities (log_softmax)",
+                stacklevel=2,
+            )
+
+    handle = model.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,159 @@
+"""Every suite runs as its header says, to the report, with budgets cut down to a few steps."""
+
+import json
+import re
+import shlex
+import signal
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_evaluation import save
+
+import attacks
+import evaluate
+from attacks import Attack, AutoAttack, threat
+from evaluation import catalogue
+
+ROOT = Path(__file__).resolve().parent.parent
+SUITES = sorted((ROOT / "configs" / "suites").glob("*.yaml"))
+DEFENSES = sorted((ROOT / "configs" / "defenses").glob("*.yaml"))
+SMALL = {  # most that is left of each budget: enough for every branch, not for an attack
+    **{name: 2 for name in ("steps", "search_steps", "finetune", "restarts", "n", "n_targets", "samples", "particles")},
+    **{name: 2 for name in ("deepfool_steps", "candidates", "starts", "probes", "votes", "generations", "pixels")},
+    **{"queries": 12, "population": 6, "runners_up": 2},
+}
+
+
+def small(attack: Attack) -> Attack:
+    """The same attack, and the same parts, with every budget cut down to `SMALL`."""
+    changes: dict[str, Any] = {}
+    for field in fields(attack):  # type: ignore[arg-type]
+        value = getattr(attack, field.name)
+        if isinstance(value, Attack):
+            changes[field.name] = small(value)
+        elif isinstance(value, list | tuple) and any(isinstance(a, Attack) for a in value):
+            changes[field.name] = [small(a) for a in value]
+        elif type(value) is int and value > 1:
+            changes[field.name] = min(value, SMALL[field.name])  # a KeyError here: a budget that SMALL must name
+    return replace(attack, **changes)  # type: ignore[type-var]
+
+
+def command(path: Path) -> list[str]:
+    """The words behind ``evaluate.py`` of the command in a suite's header."""
+    found = re.search(r"^# command: ((?:.*\\\n#)*.*)", path.read_text(), re.M)
+    assert found, f"{path.name} has no command"
+    words = shlex.split(found[1].replace("\\\n#", ""))
+    assert words[:2] == ["python", "evaluate.py"] and f"configs/suites/{path.name}" in words
+    return words[2:]
+
+
+def whole(path: Path) -> str:
+    """The text of a suite with the rows that its end keeps for people with more files, ``#: ``, put in."""
+    return re.sub(r"^#: ", "", path.read_text(), flags=re.M)
+
+
+def names(text: str) -> set[str]:
+    """The names of the attacks in the text of a suite."""
+    return set(re.findall(r"^([\w.]+):", text, re.M))
+
+
+def leaves(attack: Attack) -> set[type]:
+    return {type(attack)}.union(*map(leaves, attacks.members(attack)))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small net that knows 8x8 digits a little."""
+    return save(tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt")
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """evaluate.py with its own parser, whose suites lose their budgets; the SIGTERM handler is put back afterwards."""
+    options, ensemble = evaluate.options, AutoAttack.ensemble
+
+    def cutting() -> Any:
+        parser = options()
+        instantiate = parser.instantiate
+
+        def smaller(settings: Any) -> Any:
+            objects = instantiate(settings)
+            cut = {name: small(attack) for name, attack in objects.suite.items()}
+            for name, attack in objects.suite.items():
+                assert leaves(cut[name]) == leaves(attack) and threat(cut[name]) == threat(attack)
+            objects.suite = cut
+            return objects
+
+        parser.instantiate = smaller
+        return parser
+
+    monkeypatch.chdir(ROOT)  # commands are given from there
+    monkeypatch.setattr(evaluate, "options", cutting)
+    monkeypatch.setattr(AutoAttack, "ensemble", lambda self, classes: [small(a) for a in ensemble(self, classes)])
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def run(words: list[str], checkpoint: Path, output: Path, defense: Path | None) -> dict[str, Any]:
+    """The results of a command of a header, its placeholders filled in, on six images."""
+    put = {"CKPT": str(checkpoint), "DIR": str(output), "DEFENSE": str(defense)}
+    words = [put.get(word, word) for word in words]
+    assert evaluate.main([*words, "--limit", "6", "--accelerator", "cpu"]) == 0
+    results: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return results
+
+
+RUNS = [(path, defense) for path in SUITES for defense in (DEFENSES if "DEFENSE" in command(path) else [None])]
+
+
+@pytest.mark.parametrize("path,defense", RUNS, ids=[f"{p.stem}-{d.stem}" if d else p.stem for p, d in RUNS])
+def test_suite_runs_as_its_header_says(
+    path: Path, defense: Path | None, checkpoint: Path, cut: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = run(command(path), checkpoint, tmp_path / "out", defense)
+    assert {attack["name"] for attack in results["attacks"]} == names(path.read_text())
+    asked = {attack["name"] for attack in results["attacks"] if attack["forwards"] > 0}
+    assert names(path.read_text()) - asked <= {"gaussian", "saltandpepper", "salt_and_pepper"}  # they ask nothing
+    assert (tmp_path / "out" / "report.md").exists()
+
+
+@pytest.mark.parametrize("path", [p for p in SUITES if whole(p) != p.read_text()], ids=lambda p: p.stem)
+def test_rows_for_people_with_more_files(
+    path: Path, checkpoint: Path, cut: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They parse beside the others, and those that need no more than a checkpoint run."""
+    text = re.sub(r"\b(OWN|OTHER)\.ckpt", str(checkpoint), whole(path))
+    blocks = re.split(r"^(?=[\w.]+:)", re.sub(r"^#.*\n", "", text, flags=re.M), flags=re.M)[1:]
+    rows = [block for block in blocks if not names(block) <= names(path.read_text())]
+    assert rows and len(set(blocks)) == len(names(text)) == len(blocks)
+    (tmp_path / "rows.yaml").write_text("".join(rows))
+    words = ["--checkpoint", str(checkpoint), "--suite", str(tmp_path / "rows.yaml"), "--output", str(tmp_path / "out")]
+    parser = evaluate.options()
+    suite = parser.instantiate(parser.parse_args(words)).suite
+    assert set(suite) == names("".join(rows))
+    transfers = [block for block in rows if "attacks.Transfer" in block]
+    if transfers:
+        (tmp_path / "rows.yaml").write_text("".join(transfers))
+        results = run(words, checkpoint, tmp_path / "out", None)
+        assert {attack["name"] for attack in results["attacks"]} == names("".join(transfers))
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda p: p.stem)
+def test_suite_is_a_document(path: Path) -> None:
+    header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("# "))
+    table = re.search(r"_table(\d)", path.stem)
+    assert not table or re.search(rf"Table {table[1]}\b", header.splitlines()[0])
+    for part in ("command", "cost", *(("expected", "departures") if table else ())):
+        assert re.search(rf"^# {part}\b.*:", header, re.M), part
+
+
+def test_every_attack_is_in_a_suite() -> None:
+    text = "".join(whole(path) for path in SUITES)
+    text += "".join((ROOT / "configs" / "suites" / name).read_text() for name in set(re.findall(r": (\.\./\S+)", text)))
+    named = set(re.findall(r"class_path: attacks\.(\w+)", text))
+    known = {c.__name__ for c in catalogue(attacks) if issubclass(c, Attack) and c is not Attack}
+    assert known - named == set()
