@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from attacks.base import Attack
-from attacks.checks import at_least
+from attacks.checks import at_least, check_choices
 from attacks.compose import Combination
 from attacks.eot import part, straight_through
 from attacks.noise import Noise
@@ -33,7 +33,8 @@ class BPDA(Combination):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        at_least(0, steps=0 if self.steps is None else self.steps)
+        check_choices(self)
+        at_least(0, steps=self.steps)
         if self.steps is not None and self.backward != "chain":
             raise ValueError(f"steps belong to backward: chain, not to {self.backward}")
 

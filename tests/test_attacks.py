@@ -427,6 +427,7 @@ def test_probabilities_are_warned_of(attack: Attack, monkeypatch: pytest.MonkeyP
 
     class Ends(nn.Sequential):
         purifier, detector = nn.Identity(), SimpleNamespace(score=lambda x: x.flatten(1).sum(1), theta=1.0)
+        classifier = property(lambda self: nn.Sequential(*self))
 
     monkeypatch.setattr(Own, "network", lambda _: Ends(victim, nn.Softmax(1)))
     with warnings.catch_warnings(record=True) as seen:
