@@ -1,7 +1,7 @@
-"""How robust is this checkpoint? Attacks it with a suite and writes DIR/results.json and DIR/report.md.
+"""How robust is this checkpoint? Attacks it with a suite; writes results.json, report.md and report.html into DIR.
 
     python evaluate.py --checkpoint CKPT --suite configs/suites/quick.yaml --output DIR [--devices 2] [...]
-    python evaluate.py compare DIR1 DIR2 ... [--output FILE]
+    python evaluate.py compare DIR1 DIR2 ... [--output FILE.md|FILE.html|FOLDER]
 
 Run the same command again to resume after an interruption, with any number of processes.
 """
@@ -20,7 +20,7 @@ import datamodules
 import defenses
 import networks  # noqa: F401  (imported for its short class names)
 from attacks import Attack
-from evaluation import Campaign, build, catalogue, compare, describe, load_network, write_report
+from evaluation import Campaign, build, catalogue, describe, load_network, write_comparison, write_report
 from evaluation.cascade import CLEAN, Mode
 from evaluation.checkpoint import Spec, check_fit, plain
 from evaluation.errors import exits
@@ -90,21 +90,22 @@ def evaluate(argv: list[str], here: Place) -> int:
         if here.spawned:
             return 0
     try:
-        results, refused = write_report(
+        results = write_report(
             campaign,
             checkpoint={"path": settings.checkpoint, "sha256": parts["checkpoint"]["sha256"]},
             data=parts["data"],
             defenses=parts["defenses"],
             obligations=defenses.obligations(model),
             command=shlex.join(["python", "evaluate.py", *argv]),
+            model=model.to(device),
         )
     except Incomplete:
         if here.world == 1:
             raise
         print(f"process {here.rank} of {here.world} is done; the last one writes the report")
         return 0
-    print("\n".join([*headlines(results, refused), *(f"warning: {text}" for text in results["warnings"])]))
-    print(f"report: {campaign.folder / 'report.md'}")
+    print("\n".join([*headlines(results), *(f"warning: {text}" for text in results["warnings"])]))
+    print(f"report: {campaign.folder / 'report.html'}")
     return 0
 
 
@@ -160,12 +161,11 @@ def compare_command(argv: list[str]) -> int:
     """Print several evaluations side by side."""
     parser = ArgumentParser(prog="evaluate.py compare", exit_on_error=False)
     parser.add_argument("folders", type=Path, nargs="+", help="--output folders of finished evaluations")
-    parser.add_argument("--output", type=Path | None, help="also write the table to this file")
+    parser.add_argument(
+        "--output", type=Path | None, help="also write it there: a .md or .html file, or a folder for both"
+    )
     settings = parser.parse_args(argv)
-    text = compare(settings.folders)
-    print(text, end="")
-    if settings.output:
-        settings.output.write_text(text, encoding="utf-8")
+    print(write_comparison(settings.folders, settings.output), end="")
     return 0
 
 

@@ -6,6 +6,7 @@ from attacks.base import Attack, guard
 from attacks.boundary import Boundary
 from attacks.bypass import BPDA, GrayBox
 from attacks.checks import check_images
+from attacks.choose import choose_step_size
 from attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
 from attacks.corruptions import GaussianNoise, SaltAndPepper
 from attacks.cw import CW, CWLinf
@@ -79,6 +80,7 @@ __all__ = [
     "Within",
     "WorstOf",
     "check_images",
+    "choose_step_size",
     "drawing",
     "guard",
     "members",

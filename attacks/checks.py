@@ -53,8 +53,8 @@ def check_images(x: Tensor) -> None:
 def checked_logits(model: nn.Module, y: Tensor) -> Iterator[None]:
     """In this context the first output of `model` is looked at, once.
 
-    Raises ValueError where it is no (B, K) with K > 1, or where labels `y` (B,) do not lie in 0 .. K-1. Warns where all rows are
-    probabilities: after a softmax losses flatten and most attacks fail quietly. Log-probabilities are logits.
+    Raises ValueError where it is no (B, K) with K > 1, or where labels `y` (B,) do not lie in 0 .. K-1. Warns where all
+    rows are probabilities: after a softmax losses flatten and most attacks fail quietly. Log-probabilities are logits.
     """
 
     def look(_module: nn.Module, _inputs: object, logits: Any) -> None:

@@ -15,6 +15,7 @@ still make a whole attack. Where this departs from the thesis:
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -23,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind
 from attacks.checks import at_least, check_choices
 from attacks.closest import Closest
 from attacks.gradient import input_gradient
@@ -42,33 +43,33 @@ PENALTIES: dict[str, Penalty] = {
 
 Push = Callable[[Tensor, Tensor, Tensor], Tensor]  # (r, gradient of h, lambda_1) -> what Adam descends
 Pull = Callable[[Tensor, Tensor, Tensor], Tensor]  # (r, step times rho, Adam's metric) -> r
+Distance = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class PDGD(Attack):
-    """Primal-dual gradient descent: the smallest l2 perturbation that fools (thesis, Algorithm 2).
-
-    A strong setting for about 500 gradients: ``steps=100, restarts=4, finetune=100, runners_up=3``.
+class PrimalDual(Attack):
+    """The game that `PDGD` and `PDPGD` play with different moves.
 
     Args:
         norm: norm that is minimised.
         steps: gradients in each run.
         step_size: Adam's first step, in pixels of [0, 1]; it falls to 1e-4 of it. The thesis tunes it on held-out
-            images among 0.01, 0.05, 0.1, 0.5 and 1.
+            images among 0.01, 0.05, 0.1, 0.5 and 1: `attacks.choose_step_size`.
         restarts: number of runs.
         finetune: gradients of one more run from the best point, with a hundredth of the step; 0 for none.
         runners_up: runs after the first aim in turn at so many of the most likely wrong classes; 0 for any class.
         spread: later runs start uniformly within this distance (linf) of the image.
-        ratio: first value of rho, the weight of the norm over the weight of the class (the thesis: 0.01); none: the
-            length of the first gradient, where a linear model is in balance.
+        ratio: first value of rho, the weight of the norm over the weight of the class; none: 0.01, the thesis' value,
+            but for l2 the length of the first gradient, where a linear model is in balance.
         dual_step: step of the logarithm of rho.
         surrogate: h, hinge or softplus (smooth, for models on which the hinge stalls).
         targeted: `y` holds the classes to reach.
         samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["minimum-norm"]] = "minimum-norm"
-    norm: Literal["l2"] = "l2"
+    kind: ClassVar[Kind] = "minimum-norm"
+
+    norm: Literal["linf", "l2", "l1", "l0"] = "l2"
     steps: int = 500
     step_size: float = 0.3
     restarts: int = 1
@@ -83,17 +84,124 @@ class PDGD(Attack):
 
     def __post_init__(self) -> None:
         check_choices(self)
-        _check(self)
+        at_least(1, steps=self.steps, restarts=self.restarts, samples=self.samples)
+        at_least(0, finetune=self.finetune, runners_up=self.runners_up, spread=self.spread)
+        at_least(1e-12, step_size=self.step_size, dual_step=self.dual_step)
+        at_least(1e-6, ratio=self.ratio)
+        if self.runners_up and self.targeted:
+            raise ValueError("runners_up must be 0 in a targeted attack: its class is given")
+
+    @abstractmethod
+    def moves(self) -> tuple[Distance, Push, Pull]:
+        """What is made small, what Adam descends, and what follows its step."""
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        def push(r: Tensor, gradient: Tensor, lambda_1: Tensor) -> Tensor:
-            return column(1 - lambda_1, r) * gradient + column(lambda_1, r) * NORMS["l2"].steepest(r, r)
+        """All runs; rows that are adversarial as they are travel with the others and stay as they are."""
+        distance, push, pull = self.moves()
+        keep = Closest(model, x, y, distance, self.targeted)
+        if bool(keep.done.all()):
+            return x
+        with torch.no_grad():
+            logits = model(x)
+        others = logits.scatter(1, y[:, None], -torch.inf).sort(1, descending=True).indices[:, :-1]
+        best = torch.zeros_like(keep.length)  # log rho where the best point was found
+        for i in range(self.restarts):
+            z, aim = x, None
+            if i:
+                z = (x + self.spread * (2 * noise.fork(i).uniform(x) - 1)).clamp(0, 1)
+                if self.runners_up:
+                    aim = others[:, (i - 1) % min(self.runners_up, others.shape[1])]
+            best = self.run(push, pull, model, keep, z, aim, best)
+        if self.finetune:
+            self.run(push, pull, model, keep, keep.point, None, best, finetuning=True)
+        return keep.point
 
-        return _play(self, NORMS["l2"].distance, push, lambda r, weight, metric: r, model, x, y, noise)
+    def balance(self, gradient: Tensor) -> Tensor:
+        """Logarithm of the first rho (B,)."""
+        if self.ratio is None and self.norm == "l2":
+            dual = NORMS["l2"].distance(gradient)
+            return torch.where(dual > 0, dual, 0.01).log().clamp(FLOOR, -FLOOR)
+        return gradient.new_full((len(gradient),), math.log(0.01 if self.ratio is None else self.ratio))
+
+    def run(
+        self,
+        push: Push,
+        pull: Pull,
+        model: nn.Module,
+        keep: Closest,
+        z: Tensor,
+        aim: Tensor | None,
+        best: Tensor,
+        finetuning: bool = False,
+    ) -> Tensor:
+        """One run from `z` towards the classes `aim` (B,); returns the new `best`."""
+        x, logits = keep.x, torch.empty(0)
+        steps, primal, dual = (self.finetune, 0.01, 0.1) if finetuning else (self.steps, 1.0, 1.0)
+
+        def h(values: Tensor, y: Tensor) -> Tensor:
+            nonlocal logits
+            logits = values.detach() if not len(logits) else logits + values.detach()  # of all EOT draws
+            if aim is not None:
+                m = (values.gather(1, y[:, None]) - values.gather(1, aim[:, None]))[:, 0]
+            else:
+                m = margin(values, y) * (1 if self.targeted else -1)
+            return F.relu(m) if self.surrogate == "hinge" else F.softplus(m)
+
+        mean, square = torch.zeros_like(x), torch.zeros_like(x)
+        been = lost = torch.zeros_like(keep.done)
+        log_rho = best
+        lambda_1 = torch.sigmoid(log_rho)  # lambda_2 = 1 - lambda_1
+        for k in range(steps):
+            logits = torch.empty(0)
+            gradient, _ = input_gradient(model, z, keep.y, h, self.samples)
+            length = keep.length
+            fooled = keep.offer(z, logits / self.samples)
+            closer = keep.length < length
+            if k == 0 and not finetuning:
+                log_rho = self.balance(gradient)
+                lambda_1 = torch.sigmoid(log_rho)
+            best = torch.where(closer, lambda_1.logit(), best)
+            # Adam (Kingma and Ba 2015).
+            r = z - x
+            gradient = push(r, gradient, lambda_1)
+            mean, square = mean.lerp(gradient, 0.1), square.lerp(gradient * gradient, 0.001)
+            metric = (square / (1 - 0.999 ** (k + 1))).sqrt_().add_(1e-8)
+            theta = primal * self.step_size * (1 - 0.99 * k / max(steps - 1, 1)) ** 2
+            z = (z - theta * mean / (1 - 0.9 ** (k + 1)) / metric).clamp_(0, 1)
+            z = (x + pull(z - x, theta * lambda_1 / (1 - lambda_1), metric)).clamp_(0, 1)
+            # The margin of the step above decides: both players move at once. No success (-1) lowers the norm's weight.
+            # Where few steps are left for it, rho hastens from its start to where success is first lost again.
+            been, lost = been | fooled, lost | (been & ~fooled)
+            pace = torch.where(lost, 1.0, max(1.0, 300 / steps))
+            log_rho = (log_rho + dual * self.dual_step * pace * (2 * fooled.to(x.dtype) - 1)).clamp(FLOOR, -FLOOR)
+            lambda_1 = 0.9 * lambda_1 + 0.1 * torch.sigmoid(log_rho)
+        with torch.no_grad():
+            length = keep.length
+            keep.offer(z, model(z))
+            return torch.where(keep.length < length, lambda_1.logit(), best)
 
 
 @dataclass(frozen=True)
-class PDPGD(Attack):
+class PDGD(PrimalDual):
+    """Primal-dual gradient descent: the smallest l2 perturbation that fools (thesis, Algorithm 2).
+
+    A strong setting for about 500 gradients: ``steps=100, restarts=4, finetune=100, runners_up=3``.
+
+    Args:
+        norm: norm that is minimised.
+    """
+
+    norm: Literal["l2"] = "l2"
+
+    def moves(self) -> tuple[Distance, Push, Pull]:
+        def push(r: Tensor, gradient: Tensor, lambda_1: Tensor) -> Tensor:
+            return column(1 - lambda_1, r) * gradient + column(lambda_1, r) * NORMS["l2"].steepest(r, r)
+
+        return NORMS["l2"].distance, push, lambda r, weight, metric: r
+
+
+@dataclass(frozen=True)
+class PDPGD(PrimalDual):
     """Primal-dual proximal gradient descent: the smallest perturbation for a penalty with a prox (Algorithm 3).
 
     Strong settings for about 500 gradients: ``steps=100, restarts=4, finetune=100`` for l1 and l0, whose minima differ
@@ -103,148 +211,12 @@ class PDPGD(Attack):
         norm: norm that is minimised; l0 counts values and is reached through the 2/3 quasinorm, as in the author's
             published runs.
         penalty: another penalty of `attacks.prox` to minimise instead: pixels (GroupL0Penalty), total variation, sums.
-        steps: gradients in each run.
-        step_size: Adam's first step, in pixels of [0, 1]; it falls to 1e-4 of it. The thesis tunes it on held-out
-            images among 0.01, 0.05, 0.1, 0.5 and 1.
-        restarts: number of runs.
-        finetune: gradients of one more run from the best point, with a hundredth of the step; 0 for none.
-        runners_up: runs after the first aim in turn at so many of the most likely wrong classes; 0 for any class.
-        spread: later runs start uniformly within this distance (linf) of the image.
-        ratio: first value of rho, the weight of the norm over the weight of the class; none: 0.01, the thesis' value,
-            but for l2 the length of the first gradient, where a linear model is in balance.
-        dual_step: step of the logarithm of rho.
-        surrogate: h, hinge or softplus (smooth, for models on which the hinge stalls).
-        targeted: `y` holds the classes to reach.
-        samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["minimum-norm"]] = "minimum-norm"
     norm: Literal["linf", "l2", "l1", "l0"] = "linf"
-    penalty: Penalty | None = None
-    steps: int = 500
     step_size: float = 1.0
-    restarts: int = 1
-    finetune: int = 0
-    runners_up: int = 0
-    spread: float = 0.5
-    ratio: float | None = None
-    dual_step: float = 0.1
-    surrogate: Literal["hinge", "softplus"] = "hinge"
-    targeted: bool = False
-    samples: int = 1
+    penalty: Penalty | None = None
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-        _check(self)
-
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    def moves(self) -> tuple[Distance, Push, Pull]:
         penalty = PENALTIES[self.norm] if self.penalty is None else self.penalty
-        return _play(self, penalty.distance, lambda r, gradient, _: gradient, penalty.prox, model, x, y, noise)
-
-
-def _check(attack: PDGD | PDPGD) -> None:
-    check_choices(attack)
-    at_least(1, steps=attack.steps, restarts=attack.restarts, samples=attack.samples)
-    at_least(0, finetune=attack.finetune, runners_up=attack.runners_up, spread=attack.spread)
-    at_least(1e-12, step_size=attack.step_size, dual_step=attack.dual_step)
-    at_least(1e-6, ratio=attack.ratio)
-    if attack.runners_up and attack.targeted:
-        raise ValueError("runners_up must be 0 in a targeted attack: its class is given")
-
-
-def _play(
-    attack: PDGD | PDPGD,
-    distance: Callable[[Tensor], Tensor],
-    push: Push,
-    pull: Pull,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    noise: Noise,
-) -> Tensor:
-    """All runs; rows that are adversarial as they are travel with the others and stay as they are."""
-    keep = Closest(model, x, y, distance, attack.targeted)
-    if bool(keep.done.all()):
-        return x
-    with torch.no_grad():
-        logits = model(x)
-    others = logits.scatter(1, y[:, None], -torch.inf).sort(1, descending=True).indices[:, :-1]
-    best = torch.zeros_like(keep.length)  # log rho where the best point was found
-    for i in range(attack.restarts):
-        z, aim = x, None
-        if i:
-            z = (x + attack.spread * (2 * noise.fork(i).uniform(x) - 1)).clamp(0, 1)
-            if attack.runners_up:
-                aim = others[:, (i - 1) % min(attack.runners_up, others.shape[1])]
-        best = _run(attack, push, pull, model, keep, z, aim, None, best, attack.steps, 1.0, 1.0)
-    if attack.finetune:
-        _run(attack, push, pull, model, keep, keep.point, None, best, best, attack.finetune, 0.01, 0.1)
-    return keep.point
-
-
-def _balance(attack: PDGD | PDPGD, gradient: Tensor) -> Tensor:
-    """Logarithm of the first rho (B,)."""
-    if attack.ratio is None and attack.norm == "l2":
-        dual = NORMS["l2"].distance(gradient)
-        return torch.where(dual > 0, dual, 0.01).log().clamp(FLOOR, -FLOOR)
-    return gradient.new_full((len(gradient),), math.log(0.01 if attack.ratio is None else attack.ratio))
-
-
-def _run(
-    attack: PDGD | PDPGD,
-    push: Push,
-    pull: Pull,
-    model: nn.Module,
-    keep: Closest,
-    z: Tensor,
-    aim: Tensor | None,
-    log_rho: Tensor | None,
-    best: Tensor,
-    steps: int,
-    primal: float,
-    dual: float,
-) -> Tensor:
-    """One run from `z` towards the classes `aim` (B,), step sizes scaled by `primal` and `dual`; returns new `best`."""
-    x, logits = keep.x, torch.empty(0)
-
-    def h(values: Tensor, y: Tensor) -> Tensor:
-        nonlocal logits
-        logits = values.detach() if not len(logits) else logits + values.detach()  # of all EOT draws
-        if aim is not None:
-            m = (values.gather(1, y[:, None]) - values.gather(1, aim[:, None]))[:, 0]
-        else:
-            m = margin(values, y) * (1 if attack.targeted else -1)
-        return F.relu(m) if attack.surrogate == "hinge" else F.softplus(m)
-
-    mean, square = torch.zeros_like(x), torch.zeros_like(x)
-    been = lost = torch.zeros_like(keep.done)
-    lambda_1 = torch.sigmoid(best if log_rho is None else log_rho)  # lambda_2 = 1 - lambda_1
-    for k in range(steps):
-        logits = torch.empty(0)
-        gradient, _ = input_gradient(model, z, keep.y, h, attack.samples)
-        length = keep.length
-        fooled = keep.offer(z, logits / attack.samples)
-        closer = keep.length < length
-        if k == 0 and log_rho is None:
-            log_rho = _balance(attack, gradient)
-            lambda_1 = torch.sigmoid(log_rho)
-        best = torch.where(closer, lambda_1.logit(), best)
-        # Adam (Kingma and Ba 2015).
-        r = z - x
-        gradient = push(r, gradient, lambda_1)
-        mean, square = mean.lerp(gradient, 0.1), square.lerp(gradient * gradient, 0.001)
-        metric = (square / (1 - 0.999 ** (k + 1))).sqrt_().add_(1e-8)
-        theta = primal * attack.step_size * (1 - 0.99 * k / max(steps - 1, 1)) ** 2
-        z = (z - theta * mean / (1 - 0.9 ** (k + 1)) / metric).clamp_(0, 1)
-        z = (x + pull(z - x, theta * lambda_1 / (1 - lambda_1), metric)).clamp_(0, 1)
-        # The margin of the step above decides: both players move at once. No success (-1) lowers the norm's weight.
-        # Where few steps are left for it, rho hastens from its start to where success is first lost again.
-        been, lost = been | fooled, lost | (been & ~fooled)
-        pace = torch.where(lost, 1.0, max(1.0, 300 / steps))
-        assert log_rho is not None
-        log_rho = (log_rho + dual * attack.dual_step * pace * (2 * fooled.to(x.dtype) - 1)).clamp(FLOOR, -FLOOR)
-        lambda_1 = 0.9 * lambda_1 + 0.1 * torch.sigmoid(log_rho)
-    with torch.no_grad():
-        length = keep.length
-        keep.offer(z, model(z))
-        return torch.where(keep.length < length, lambda_1.logit(), best)
+        return penalty.distance, lambda r, gradient, _: gradient, penalty.prox

@@ -5,10 +5,12 @@ python benchmarks/record.py --training runs/x --evaluation DIR --table mnist_lin
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning
 import torch
@@ -22,6 +24,16 @@ def machine() -> str:
     parts = [f"{os.cpu_count()} cores of {', '.join(sorted(names)) or platform.processor() or platform.machine()}"]
     parts += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return "; ".join(parts)
+
+
+def about(note: str) -> dict[str, Any]:
+    """Date, machine, versions and a note: what stands beside every figure."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": {"torch": torch.__version__, "pytorch-lightning": pytorch_lightning.__version__},
+        "note": note,
+    }
 
 
 def _lines(path: str) -> list[str]:
@@ -41,14 +53,24 @@ def record(training: Path, evaluation: Path, folder: Path, note: str) -> None:
     ]
     (folder / "config.yaml").write_text("\n".join(config) + "\n")
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "versions": {"torch": torch.__version__, "pytorch-lightning": pytorch_lightning.__version__},
-        "epoch": checkpoint["epoch"],
-        "note": note,
+    run = {**about(note), "epoch": checkpoint["epoch"]}
+    (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+
+
+def record_benchmark(
+    path: Path, checkpoints: dict[str, Path], settings: dict[str, Any], figures: dict[str, Any], note: str
+) -> None:
+    """Write the JSON file of a benchmark, such as results/attacks/x.json: `settings` hold the seed, too."""
+    content = {
+        "schema": 1,
+        **about(note),
+        "checkpoints": {title: hashlib.sha256(file.read_bytes()).hexdigest() for title, file in checkpoints.items()},
+        "settings": settings,
+        "figures": figures,
     }
-    (folder / "run.json").write_text(json.dumps(about, indent=2) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"recorded: {path}")
 
 
 if __name__ == "__main__":

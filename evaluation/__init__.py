@@ -3,17 +3,17 @@
 from evaluation.campaign import Campaign
 from evaluation.checkpoint import build, catalogue, describe, load_network
 from evaluation.outcome import Outcome, evaluate_batch, robust
-from evaluation.report import compare, write_report
+from evaluation.report import write_comparison, write_report
 
 __all__ = [
     "Campaign",
     "Outcome",
     "build",
     "catalogue",
-    "compare",
     "describe",
     "evaluate_batch",
     "load_network",
     "robust",
+    "write_comparison",
     "write_report",
 ]

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from victims import Linear, at_distance
 
+from attacks.choose import choose_step_size
+from attacks.ddn import DDN
+from attacks.deepfool import DeepFool
 from attacks.noise import Noise
 from attacks.norms import NORMS, distances
 from attacks.pdpgd import PDGD, PDPGD
+from attacks.pgd import PGD
 from attacks.prox import (
     GroupL0Penalty,
     L0Penalty,
@@ -184,7 +189,7 @@ def test_l0_comes_within_one_entry_of_the_optimum(penalty: Penalty | None) -> No
     """Greedy is optimal on a linear victim: the entries with the largest possible gain, each moved to the box."""
     model = Linear((2, 5, 5) if isinstance(penalty, GroupL0Penalty) else (40,))
     x, y = at_distance(model, "l2", 0.3, 8)
-    z = PDPGD("l0", penalty, steps=150, restarts=2)(model, x, y, Noise.keyed(0, torch.arange(8)))
+    z = PDPGD("l0", penalty=penalty, steps=150, restarts=2)(model, x, y, Noise.keyed(0, torch.arange(8)))
     assert (model(z).argmax(1) != y).all()
     side = (2 * y - 1)[:, None] * model.weight.detach()
     gain = (side * x.flatten(1)).maximum(side * (x.flatten(1) - 1)).view_as(x)
@@ -212,7 +217,9 @@ def test_the_metric_of_the_prox_matters() -> None:
     """Why the prox must know Adam's metric: without it the game settles elsewhere."""
     model = Linear((1, 8, 8))
     x, y = at_distance(model, "l1", 0.1, 8)
-    lengths = [NORMS["l1"].distance(PDPGD("l1", p, steps=200)(model, x, y) - x).mean() for p in (None, Unmatched())]
+    lengths = [
+        NORMS["l1"].distance(PDPGD("l1", penalty=p, steps=200)(model, x, y) - x).mean() for p in (None, Unmatched())
+    ]
     assert lengths[1] > 1.05 * lengths[0]
 
 
@@ -220,7 +227,7 @@ def test_total_variation_makes_smooth_perturbations() -> None:
     model = Linear((1, 8, 8))
     x, y = at_distance(model, "l2", 0.3, 4)
     smooth = SumPenalty([TotalVariation(10), L2Penalty()], [1.0, 0.1])
-    results = [PDPGD("l2", p, steps=60, step_size=0.3)(model, x, y) for p in (None, smooth)]
+    results = [PDPGD("l2", penalty=p, steps=60, step_size=0.3)(model, x, y) for p in (None, smooth)]
     assert all((model(z).argmax(1) != y).all() for z in results)
     variation = [TotalVariation().distance(z - x).mean() for z in results]
     assert variation[1] < 0.8 * variation[0]
@@ -321,3 +328,43 @@ def test_rows_that_need_or_allow_no_attack_stay(attack: PDGD | PDPGD) -> None:
 
     for value in (0.0, float("nan")):
         assert torch.equal(replace(attack, steps=5, restarts=2)(Masked(value), x, torch.zeros_like(y)), x)
+
+
+# --- the step size ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attack", [PDGD(steps=20), PDPGD("l1", steps=20), DDN(steps=20)], ids=lambda a: a.norm)
+def test_the_step_size_that_finds_most_and_nearest_is_chosen(
+    attack: PDGD | PDPGD | DDN, curved: tuple[nn.Module, Tensor, Tensor]
+) -> None:
+    net, x, y = curved
+    y = torch.where(torch.arange(len(y)) < 6, (y + 1) % 4, y)  # these need no attack, and no step size does them better
+    noise, grid = Noise.keyed(0, torch.arange(len(x))), (1e-4, 0.05, 0.5, 5.0)
+    chosen, reached = choose_step_size(attack, net, x, y, noise, grid)
+    assert list(reached) == list(grid) and chosen == replace(attack, step_size=chosen.step_size)
+    for size, (share, mean) in reached.items():
+        z = replace(attack, step_size=size)(net, x[6:], y[6:], noise[slice(6, None)])
+        found = net(z).argmax(1) != y[6:]
+        length = distances(z - x[6:])[attack.norm][found].mean().item()
+        assert share == found.double().mean().item() and mean == pytest.approx(length, nan_ok=True)
+    assert reached[1e-4][0] < 1 or isinstance(
+        attack, DDN
+    )  # too short to arrive, and so never chosen, near as the few it finds may be
+    whole = {size: mean for size, (share, mean) in reached.items() if share == 1}
+    assert chosen.step_size == min(whole, key=lambda size: whole[size])
+
+
+@pytest.mark.parametrize(
+    "attack,labels,grid,says",
+    [
+        (PGD(), "right", (0.1,), "PGD is no minimum-norm attack"),
+        (DeepFool(), "right", (0.1,), "DeepFool is no minimum-norm attack with a step_size"),
+        (PDGD(targeted=True), "right", (0.1,), "untargeted"),
+        (PDGD(), "right", (), "grid"),
+        (PDGD(), "wrong", (0.1,), "wrong about all"),
+    ],
+)
+def test_nothing_to_choose_is_said(attack: Any, labels: str, grid: tuple[float, ...], says: str) -> None:
+    x, y = at_distance(Linear((9,)), "l2", 0.1, 2)
+    with pytest.raises(ValueError, match=says):
+        choose_step_size(attack, Linear((9,)), x, y if labels == "right" else 1 - y, Noise.keyed(0, y), grid)

@@ -1,0 +1,247 @@
+"""Several evaluations side by side: attacks down, models across, worst cases a threat model, the best in bold."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evaluation import words
+from evaluation.figures import Drawn, Series, over_radius
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of one model (more is better) and its bounds; `refused`: the suite is not what the defense needs."""
+
+    value: float
+    text: str
+    bounds: str
+    refused: bool = False
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: `cells` by model, where there is one."""
+
+    label: str
+    cells: Mapping[str, Cell]
+    worst: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one threat model; `shape` is its title with the symbols of norms."""
+
+    title: str
+    shape: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: results by name of the model, in the order given, the table, and what makes it unfair."""
+
+    models: Mapping[str, Results]
+    groups: Sequence[Group]
+    careful: Sequence[str]
+    drawings: Sequence[Drawn]
+
+    @property
+    def refused(self) -> bool:
+        """Whether a cell has no headline."""
+        return any(cell.refused for group in self.groups for row in group.rows for cell in row.cells.values())
+
+
+def read_results(folder: Path) -> Results:
+    """The results.json of an evaluation, in today's schema; ValueError where there is none that can be read."""
+    try:
+        return upgraded(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} holds no results.json of a finished evaluation ({error})") from error
+
+
+def upgraded(results: Mapping[str, Any]) -> Results:
+    """Results of schema 1 with what can be said of them in schema 2: intervals, and the audit that was not run."""
+    n = results["n"]
+    whole: Results = {"mode": "full", "audit": None, "warnings": [], "cost": None, "sweeps": [], **results}
+    whole.setdefault("clean_interval", words.wilson(results["clean_accuracy"], n))
+    attacked = round(n * results["clean_accuracy"])
+    for key in ("attacks", "worst_case"):
+        whole[key] = [{"interval": words.wilson(e["robust_accuracy"], n), **e} for e in results[key]]
+    for case in whole["worst_case"]:
+        begin = f"no headline for {case['norm']} {case['eps']:g}: "  # how schema 1 said it
+        for note in whole["warnings"]:
+            if note.startswith(begin):
+                case["refused"] = note[len(begin) :]
+    for attack in whole["attacks"]:
+        attack.setdefault("attacked", attacked)
+        attack.setdefault("succeeded", attacked - round(n * attack["robust_accuracy"]))
+    return whole
+
+
+def compare(folders: Sequence[Path]) -> Comparison:
+    """The evaluations in `folders`, named by the folders. Raises ValueError as `read_results`."""
+    models = dict(zip(_names(folders), map(read_results, folders), strict=True))
+    clean = {name: _share(r["clean_accuracy"], r["clean_interval"], r["n"]) for name, r in models.items()}
+    groups = [Group("", "", [_row("clean", clean)])]
+    entries = [(e["norm"], e["eps"]) for r in models.values() for e in (*r["worst_case"], *r["attacks"])]
+    for norm, eps in sorted(dict.fromkeys(entries), key=rank):
+        rows: dict[str, dict[str, Cell]] = {}
+        worst: dict[str, Cell] = {}
+        for name, r in models.items():
+            for a in r["attacks"]:
+                if (a["norm"], a["eps"]) == (norm, eps):
+                    rows.setdefault(a["name"], {})[name] = _length(a) if any_radius(a) else _accuracy(a, r["n"])
+            for c in r["worst_case"]:
+                if (c["norm"], c["eps"]) == (norm, eps):
+                    worst[name] = _accuracy(c, r["n"])
+        group = [_row(label, cells) for label, cells in rows.items()]
+        group += [_row("worst case", worst, worst=True)] if worst else []
+        groups.append(Group(title(norm, eps), title(norm, eps, symbols=True), group))
+    return Comparison(models, groups, _differences(models), _drawings(models))
+
+
+def rank(model: tuple[str | None, float | None]) -> tuple[int, int, float]:
+    """Where a threat model stands in a table: norms, radii ascending, then lengths, corruptions at the end."""
+    norm, eps = model
+    norms = [*words.SYMBOLS, norm]
+    return (2 if norm is None else 1 if eps is None else 0, norms.index(norm), eps or 0.0)
+
+
+def any_radius(attack: Results) -> bool:
+    """Whether an attack has no ball: what counts is the length of what it finds."""
+    return attack["eps"] is None and attack.get("curve") is not None
+
+
+def _accuracy(entry: Results, n: int) -> Cell:
+    return _share(entry["robust_accuracy"], entry["interval"], n, refused=bool(entry.get("refused")))
+
+
+def _share(share: float, bounds: Sequence[float], n: int, refused: bool = False) -> Cell:
+    return Cell(share, words.percent(share, n), words.interval(bounds, n), refused)
+
+
+def _length(attack: Results) -> Cell:
+    """The median length; infinite where less than half were found."""
+    median = attack["median_norm"]
+    found = f"{words.count(attack['found'])} of {words.count(attack['attacked'])} found"
+    return Cell(math.inf, "∞", found) if median is None else Cell(median, words.number(median), found)
+
+
+def title(norm: str | None, eps: float | None, symbols: bool = False) -> str:
+    """The heading of a group of attacks."""
+    if norm is None:
+        return "corruptions"
+    return (
+        words.threat(norm, eps, symbols) if eps is not None else f"{words.threat(norm, None, symbols)}, median length"
+    )
+
+
+def _row(label: str, cells: Mapping[str, Cell], worst: bool = False) -> Row:
+    """The row with its best cells marked: all that are equally good, unless all are."""
+    allowed = {cell.value for cell in cells.values() if not cell.refused}
+    top = max(allowed) if len(allowed) > 1 else None
+    return Row(label, {m: replace(c, best=c.value == top and not c.refused) for m, c in cells.items()}, worst)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What tells the folders apart: their paths without the end that all share, as short as that allows."""
+    parts = [folder.resolve().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise ValueError("a folder is named twice: compare different evaluations")
+    while len(parts) > 1 and len({p[-1] for p in parts}) == 1:
+        parts = [p[:-1] for p in parts]
+    for k in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-k:]) for p in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _differences(models: Mapping[str, Results]) -> list[str]:
+    """What makes a comparison of these evaluations unfair, a sentence each."""
+    found = []
+    images = [r["data"].get("fingerprint") or json.dumps(r["data"], sort_keys=True) for r in models.values()]
+    if len(set(images)) > 1:
+        found.append("they were made on different data")
+    for key, name in (("n", "number of samples"), ("seed", "seed"), ("mode", "mode")):
+        values = [str(r[key]).replace("_", " ") for r in models.values()]
+        if len(set(values)) > 1:
+            found.append(f"the {name} differs ({', '.join(values)})")
+    for norm, eps in dict.fromkeys((c["norm"], c["eps"]) for r in models.values() for c in r["worst_case"]):
+        suites = [
+            tuple(c["attacks"])
+            for r in models.values()
+            for c in r["worst_case"]
+            if (c["norm"], c["eps"]) == (norm, eps)
+        ]
+        if len(set(suites)) > 1:
+            found.append(f"the worst case of {words.threat(norm, eps)} is over different attacks")
+    known: dict[str, list[Any]] = {}
+    for a in (a for r in models.values() for a in r["attacks"]):
+        facts = [a["norm"], a["eps"], a["restarts"]], a.get("settings")  # schema 1 has no settings
+        known.setdefault(a["name"], []).append(facts)
+    other = [
+        name
+        for name, facts in known.items()
+        if any(f[0] != facts[0][0] or (f[1] and facts[0][1] and f[1] != facts[0][1]) for f in facts)
+    ]
+    if other:
+        found.append(f"settings differ of {', '.join(other)}")
+    return found
+
+
+def _drawings(models: Mapping[str, Results]) -> list[Drawn]:
+    """Robust accuracy over the radius, a line a model: worst cases at several radii, then each minimum-norm attack."""
+    lines: dict[tuple[str, str], list[Series]] = {}
+    for name, r in models.items():
+        for norm in dict.fromkeys(c["norm"] for c in r["worst_case"]):
+            cases = sorted((c for c in r["worst_case"] if c["norm"] == norm), key=lambda c: float(c["eps"]))
+            if len(cases) > 1:
+                xs, ys = [c["eps"] for c in cases], [c["robust_accuracy"] for c in cases]
+                line = Series(name, xs, ys, bounds=[c["interval"] for c in cases])
+                lines.setdefault((norm, "worst case"), []).append(line)
+        for a in r["attacks"]:
+            if a.get("curve"):
+                line = Series(name, a["curve"]["eps"], a["curve"]["robust_accuracy"], step=True)
+                lines.setdefault((a["norm"], a["name"]), []).append(line)
+    drawn = []
+    for (norm, what), series in lines.items():
+        if len(series) > 1:
+            caption = f"Robust accuracy over the {words.SYMBOLS[norm]} radius: {what}."
+            half = [f"{s.name} {words.half(s.x, s.y)}" for s in series]
+            alt = f"{caption} Radius where it is half of the first value: {'; '.join(half)}."
+            drawn.append(Drawn(f"curves/{norm}/{what}", over_radius(norm, series), caption, alt))
+    return drawn
+
+
+def side_by_side(comparison: Comparison) -> str:
+    """The comparison as a table to read as text."""
+    models = list(comparison.models)
+    body: list[list[str]] = []
+    for group in comparison.groups:
+        for row in group.rows:
+            label = f"{row.label} ({group.title})" if group.title else row.label
+            body.append([f"**{label}**" if row.worst else label, *(_words(row.cells.get(model)) for model in models)])
+    body.append(["audit", *(words.audit_words(comparison.models[model]["audit"]) for model in models)])
+    lines = words.table(["accuracy under", *models], body)
+    lines += [
+        "",
+        "Best of a row in bold; in brackets 95 % intervals; worst case: mean over samples of the minimum over attacks.",
+    ]
+    if comparison.refused:
+        lines += ["", "†: no headline, the suite does not do what the defense declares; never the best of a row."]
+    if comparison.careful:
+        lines += ["", f"Careful, these evaluations are not alike: {'; '.join(comparison.careful)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _words(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    return f"{f'**{cell.text}**' if cell.best else cell.text}{' †' * cell.refused} {cell.bounds}"

@@ -1,0 +1,138 @@
+"""Pages that are whole in one file: results and figures poured into the templates of ``evaluation/pages``."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from evaluation import words
+from evaluation.comparison import Comparison, any_radius, rank, title
+from evaluation.figures import Drawn
+from evaluation.pictures import Gallery
+
+_PAGES = Path(__file__).parent / "pages"
+Results = dict[str, Any]
+
+
+@cache
+def _environment() -> Environment:
+    loader = FileSystemLoader(_PAGES)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": words.percent,
+        "interval": words.interval,
+        "symbols": lambda norm, eps=None: words.threat(norm, eps, symbols=True),
+        "duration": words.duration,
+        "count": words.count,
+        "number": words.number,
+        "settings": words.settings,
+        "facts": words.facts,
+        "any_radius": any_radius,
+        "breakable": lambda path: path.replace("/", "/\u200b"),  # a zero-width space: lines may break there
+        "audit_state": words.audit_state,
+        "audit_words": words.audit_words,
+    }
+    return environment
+
+
+def _page(template: str, **values: Any) -> str:
+    style = Markup((_PAGES / "style.css").read_text(encoding="utf-8"))
+    return _environment().get_template(template).render(style=style, **values)
+
+
+def report_page(
+    results: Results,
+    command: str,
+    drawn: Mapping[str, Sequence[Drawn]],
+    *,
+    galleries: Sequence[Gallery] = (),
+    omitted: Sequence[str] = (),
+) -> str:
+    """The report of one evaluation as HTML.
+
+    `results` as in results.json; `drawn` are figures by section (curves, lengths, scores, confusions); `omitted` says
+    which pictures are missing.
+    """
+    shortest = [a for a in results["attacks"] if a.get("curve")]
+    detector = results.get("detection")
+    sections = {
+        "attacks": "attacks",
+        "draws": "defender’s draws" if draws(results) else "",
+        "curves": "over the radius" if drawn["curves"] else "",
+        "lengths": "shortest perturbations" if shortest else "",
+        "detector": "detector" if detector else "",
+        "examples": "examples" if galleries or omitted else "",
+        "confusion": "confusions" if drawn["confusions"] else "",
+        "audit": "audit",
+        "cost": "cost",
+        "repeat": "how to repeat it",
+    }
+    return _page(
+        "report.html",
+        r=results,
+        command=command,
+        title=f"Robustness of {words.place(results['checkpoint']['path'])}",
+        subject=words.subject(results),
+        contents=[(id, name) for id, name in sections.items() if name],
+        cards=cards(results),
+        groups=groups(results),
+        draws=draws(results),
+        shortest=shortest,
+        relative=any(a.get("relative_norm") is not None for a in shortest),
+        detector=detector,
+        levels=levels(results) if detector else [],
+        areas={a["name"]: a["detection"]["auroc"] for a in results["attacks"]} if detector else {},
+        facts=words.facts(results),
+        facts_of_cost=words.facts_of_cost(results),
+        **{"drawn": drawn, "galleries": galleries, "omitted": omitted},
+    )
+
+
+def compare_page(comparison: Comparison) -> str:
+    """Several evaluations side by side as HTML."""
+    return _page("compare.html", c=comparison, title="Robustness side by side")
+
+
+def cards(results: Results) -> dict[str, list[Results]]:
+    """The worst cases by norm, small radii first."""
+    found: dict[str, list[Results]] = {}
+    for case in sorted(results["worst_case"], key=lambda case: rank((case["norm"], case["eps"]))):
+        found.setdefault(case["norm"], []).append(case)
+    return found
+
+
+def groups(results: Results) -> list[dict[str, Any]]:
+    """The attacks in groups of one threat model, with its worst case where it has one."""
+    cases = {(c["norm"], c["eps"]): c for c in results["worst_case"]}
+    models = [*cases, *((a["norm"], a["eps"]) for a in results["attacks"])]
+    return [
+        {
+            "title": title(norm, eps, symbols=True),
+            "attacks": [a for a in results["attacks"] if (a["norm"], a["eps"]) == (norm, eps)],
+            "case": cases.get((norm, eps)),
+        }
+        for norm, eps in sorted(dict.fromkeys(models), key=rank)
+    ]
+
+
+def draws(results: Results) -> list[tuple[str, dict[str, Any]]]:
+    """What was measured over the defender's draws, attacks and worst cases."""
+    found = [("no attack", results["clean_draws"])] if results.get("clean_draws") else []
+    found += [(a["name"], a["draws"]) for a in results["attacks"] if a.get("draws")]
+    cases = [c for c in results["worst_case"] if c.get("draws")]
+    return found + [(f"worst case, {words.threat(c['norm'], c['eps'], symbols=True)}", c["draws"]) for c in cases]
+
+
+def levels(results: Results) -> list[dict[str, Any]]:
+    """What stands behind the detector at each false positive rate: the level and, by attack and worst case, figures."""
+    cases = {f"worst case, {words.threat(c['norm'], c['eps'], symbols=True)}": c for c in results["worst_case"]}
+    judged = {**{a["name"]: a for a in results["attacks"]}, **cases}
+    return [
+        {**level, "rows": {name: entry["detection"]["levels"][i] for name, entry in judged.items()}}
+        for i, level in enumerate(results["detection"]["clean"]["levels"])
+    ]

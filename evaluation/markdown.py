@@ -1,0 +1,137 @@
+"""The report to read as text: one sentence a threat model, and tables that are aligned."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluation.comparison import any_radius
+from evaluation.html import draws, groups
+from evaluation.words import (
+    audit_words,
+    count,
+    duration,
+    facts,
+    facts_of_cost,
+    interval,
+    number,
+    percent,
+    subject,
+    table,
+    threat,
+)
+
+Results = dict[str, Any]
+
+
+def headlines(results: Results) -> list[str]:
+    """One sentence for each threat model that may have one, with its interval and what the audit says."""
+    n, said = results["n"], []
+    for case in results["worst_case"]:
+        if not case.get("refused"):
+            share = f"{percent(case['robust_accuracy'], n)} robust accuracy at {threat(case['norm'], case['eps'])}"
+            basis = (
+                f"95 % interval {interval(case['interval'], n)}; worst case of {', '.join(case['attacks'])}; n = {n}"
+            )
+            clean = f"clean {percent(results['clean_accuracy'], n)}"
+            said.append(f"{share} ({basis}); {clean}; {audit_words(results['audit'])}")
+    return said
+
+
+def report_text(results: Results, command: str) -> str:
+    """The whole report in markdown; `results` as in results.json."""
+    lines = ["# Robustness report", "", subject(results), ""]
+    lines += [f"**{sentence}**\n" for sentence in headlines(results)]
+    lines += [f"> {note}\n" for note in results["warnings"]]
+    lines += _attacks(results)
+    lines += _draws(results)
+    lines += _lengths(results)
+    lines += _detector(results)
+    lines += _audit(results)
+    lines += ["## Cost", "", *(f"- {name}: {value}" for name, value in facts_of_cost(results).items()), ""]
+    lines += ["## How to repeat it", "", "```", command, "```", ""]
+    lines += [f"- {name}: {value}" for name, value in facts(results).items()]
+    lines += ["", "Curves, histograms, examples and confusions are in report.html, and in TensorBoard."]
+    return "\n".join(lines) + "\n"
+
+
+def _attacks(results: Results) -> list[str]:
+    n = results["n"]
+    rows = [["clean", "", *_share(results["clean_accuracy"], results["clean_interval"], n), "", "", "", ""]]
+    for group in groups(results):
+        for a in group["attacks"]:
+            accuracy = _share(a["robust_accuracy"], a["interval"], n)
+            if any_radius(a):
+                accuracy = f"median length {number(a['median_norm']) or 'infinite'}", ""
+            felled = f"{count(a['succeeded'])} of {count(a['attacked'])}"
+            passes = f"{count(a['forwards'])} / {count(a['backwards'])}"
+            model = threat(a["norm"], a["eps"])
+            rows.append([a["name"], model, *accuracy, felled, str(a["restarts"]), passes, duration(a["seconds"])])
+        if case := group["case"]:
+            accuracy = _share(case["robust_accuracy"], case["interval"], n)
+            rows.append(["**worst case**", threat(case["norm"], case["eps"]), *accuracy, "", "", "", ""])
+    head = ["attack", "threat", "robust accuracy", "95 % interval", "felled", "runs"]
+    lines = ["## Attacks", "", *table([*head, "forward / backward passes", "time"], rows), ""]
+    lines += ["A sample counts as robust where the model is right without the attack and after every run of it."]
+    lines += ["Worst case: the mean over samples of the minimum over the attacks of a threat model.", ""]
+    if results["mode"] == "worst_case":
+        lines += ["A later attack saw only what the earlier ones of its threat model had left: its row is what is left"]
+        lines += ["after all of them.", ""]
+    return lines
+
+
+def _draws(results: Results) -> list[str]:
+    n = results["n"]
+    rows = [
+        [name, str(d["n"]), *_share(d["mean"], d["interval"], n), percent(d["vote"], n), percent(d["worst"], n)]
+        for name, d in draws(results)
+    ]
+    head = ["attack", "draws", "mean", "95 % interval", "majority vote", "worst draw"]
+    return ["## Over the defender's draws", "", *table(head, rows), ""] if rows else []
+
+
+def _lengths(results: Results) -> list[str]:
+    kinds = ("mean", "median", "relative")
+    rows = [
+        [a["name"], a["norm"], count(a["found"]), *(number(a.get(f"{kind}_norm")) for kind in kinds)]
+        for a in results["attacks"]
+        if a.get("curve")
+    ]
+    head = ["attack", "norm", "found", "mean length", "median length (failures infinite)", "mean relative length"]
+    return ["## Shortest adversarial perturbations", "", *table(head, rows), ""] if rows else []
+
+
+def _detector(results: Results) -> list[str]:
+    if not results.get("detection"):
+        return []
+    n, lines = results["n"], ["## Detector", ""]
+    for i, level in enumerate(results["detection"]["clean"]["levels"]):
+        rows = []
+        for entry in (*results["attacks"], *results["worst_case"]):
+            d = entry["detection"]["levels"][i]
+            name = entry.get("name", f"worst case ({threat(entry['norm'], entry['eps'])})")
+            figures = (d["acc_adv"], d["acc_nadv"], d["acc_cla"], d["acc_com"], *_malade(d["malade"]))
+            rows.append([name, *("" if value is None else percent(value, n) for value in figures)])
+        realised = f"{percent(level['realised_fpr'], n)} {interval(level['interval'], n)}"
+        lines += [f"False positives {percent(level['fpr'], n)} (on the test images {realised}):", ""]
+        head = ["attack", "ACC-ADV", "ACC-NADV", "ACC-CLA", "ACC-COM", "robust (flagged: defended)", "robust (strict)"]
+        lines += [*table(head, rows), ""]
+    return lines
+
+
+def _malade(accountings: Mapping[str, Any]) -> Sequence[float | None]:
+    return accountings["robust"], accountings["strict"]
+
+
+def _audit(results: Results) -> list[str]:
+    said = audit_words(results["audit"])
+    lines = ["## Audit", "", f"{said[0].upper()}{said[1:]}.", ""]
+    if results["audit"]:
+        rows = [
+            [f"{c['id']} {c['name']}", c["verdict"], number(c["figure"]), number(c["limit"]), c["sentence"]]
+            for c in results["audit"]["checks"]
+        ]
+        lines += [*table(["check", "verdict", "figure", "limit", "what it says"], rows), ""]
+    return lines
+
+
+def _share(share: float, bounds: Sequence[float], n: int) -> tuple[str, str]:
+    return percent(share, n), interval(bounds, n)

@@ -1,0 +1,177 @@
+"""Adversarial images to look at: a few samples that fall easily, fall hard, or stand, attacked again as they were."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from attacks import threat
+from evaluation.campaign import Campaign, Unit
+from evaluation.fallen import Array, Fallen
+from evaluation.figures import uri
+from evaluation.outcome import Outcome, evaluate_batch
+from evaluation.words import SYMBOLS
+
+EACH = 4  # examples of a kind in a gallery
+_SIDE = 160  # larger images are made smaller
+_SMALL = 64  # pixels of smaller images are shown as squares
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample: what was shown to the model (C, H, W) in [0, 1], clean and attacked, and how it ended."""
+
+    clean: Tensor
+    attacked: Tensor
+    outcome: Outcome
+    attack: str
+    norm: str
+
+    @property
+    def said(self) -> str:
+        """What the model takes the attacked image for."""
+        return str(self.outcome.adversarial) if self.outcome.adversarial >= 0 else "not finite"
+
+    @property
+    def size(self) -> str:
+        """The length of the perturbation in the norm of the attack."""
+        return f"{SYMBOLS[self.norm]} {getattr(self.outcome, self.norm):.3g}"
+
+    @property
+    def stretch(self) -> float:
+        """What the perturbation is multiplied with to be seen."""
+        return 0.5 / max(float((self.attacked - self.clean).abs().max()), 1e-12)
+
+    @property
+    def small(self) -> bool:
+        return max(self.clean.shape[-2:]) < _SMALL
+
+    def alt(self, what: str) -> str:
+        """One of the `images` in words."""
+        o = self.outcome
+        ends = {"clean": f"class {o.label}", "adversarial": f"taken for {self.said}", "perturbation": self.size}
+        return f"sample {o.index}, {what}: {ends[what]}"
+
+    def images(self) -> dict[str, Image.Image]:
+        """Clean image, adversarial image and perturbation around grey."""
+        shown = 0.5 + self.stretch * (self.attacked - self.clean)
+        return {"clean": _image(self.clean), "adversarial": _image(self.attacked), "perturbation": _image(shown)}
+
+    def sources(self) -> dict[str, str]:
+        """The same as data URIs."""
+        return {what: uri(_png(image), "png") for what, image in self.images().items()}
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Examples of one threat model, in rows that have a name."""
+
+    title: str
+    heading: str
+    rows: Mapping[str, Sequence[Example]]
+
+    def pixels(self) -> Array:
+        """All examples in one picture, uint8 (H, W, 3), a column each; captions: true class > what the model says."""
+        columns = []
+        for example in (e for examples in self.rows.values() for e in examples):
+            images = example.images().values()
+            side = max(next(iter(images)).width, 56)
+            tiles = [image.resize((side, round(side * image.height / image.width)), 0) for image in images]
+            strip = Image.new("RGB", (side, 12))
+            ImageDraw.Draw(strip).text((1, 0), f"{example.outcome.label} > {example.said}", fill=(255, 255, 255))
+            columns.append(np.concatenate([np.asarray(tile.convert("RGB")) for tile in (*tiles, strip)]))
+        return np.concatenate([np.pad(column, ((2, 2), (2, 2), (0, 0))) for column in columns], axis=1)
+
+
+def pick(case: Fallen) -> dict[str, list[int]]:
+    """Positions in `case` of the samples to show: easiest and hardest of the fallen, none twice, and standing ones."""
+    down = np.flatnonzero(case.run >= 0)
+    down = down[np.argsort(case.effort[down], kind="stable")]
+    standing = np.flatnonzero(case.run < 0)[: EACH if case.eps is not None else 0]  # else there is nothing to show
+    if len(down) <= EACH:
+        rows = {"fallen": down, "standing": standing}
+    else:
+        hard = down[: EACH - 1 : -1][:EACH]
+        rows = {"easiest to fell": down[:EACH], "hardest to fell": hard, "standing": standing}
+    return {name: positions.tolist() for name, positions in rows.items() if len(positions)}
+
+
+def galleries(
+    campaign: Campaign, model: nn.Module, cases: Sequence[Fallen], allowance: float
+) -> tuple[list[Gallery], list[str]]:
+    """Attack the picked samples of all `cases` again, one batch a run; also sentences on what is missing or differs.
+
+    `model` is that of the campaign, on any device. Runs that would take more than `allowance` seconds together, by
+    what the ledgers say of them, are left out, the dearest first.
+    """
+    rows = [pick(case) for case in cases]
+    wanted: dict[tuple[str, int], dict[int, Unit]] = {}
+    cost: dict[tuple[str, int], float] = {}
+    for case, row in zip(cases, rows, strict=True):
+        for position in (p for positions in row.values() for p in positions):
+            unit, seconds = case.runs[case.shown(position)], case.seconds[case.shown(position)]
+            wanted.setdefault((unit.name, unit.restart), {})[int(case.sample[position])] = unit
+            cost[unit.name, unit.restart] = seconds * len(wanted[unit.name, unit.restart])
+    notes = []
+    for key in sorted(cost, key=lambda key: -cost[key]):
+        if sum(cost.values()) > allowance:
+            left_out = len(wanted.pop(key))
+            notes.append(
+                f"{left_out} examples under {key[0]} are left out: they would take about {cost.pop(key):.0f} s."
+            )
+    made = {key: _again(campaign, model, units) for key, units in wanted.items()}
+    found, differs = [], 0
+    for case, row in zip(cases, rows, strict=True):
+        gallery: dict[str, list[Example]] = {}
+        for name, positions in row.items():
+            for position in positions:
+                unit = case.runs[case.shown(position)]
+                example = made.get((unit.name, unit.restart), {}).get(int(case.sample[position]))
+                if example is not None:
+                    differs += example.outcome.adversarial != case.adversarial[position]
+                    gallery.setdefault(name, []).append(example)
+        if gallery:
+            found.append(Gallery(case.title, case.heading, gallery))
+    if differs:
+        notes.append(f"{differs} of these images ended otherwise than recorded: rounding differs between batch shapes.")
+    return found, notes
+
+
+def _again(campaign: Campaign, model: nn.Module, units: Mapping[int, Unit]) -> dict[int, Example]:
+    """The samples attacked as the campaign did, by number. What is judged is what the model sees last."""
+    numbers = sorted(units)
+    unit = units[numbers[0]]
+    where = {sample: position for position, sample in enumerate(campaign.samples)}
+    x, y, index = campaign.data.__getitems__([where[number] for number in numbers])
+    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    seen: list[Tensor] = []
+    hook = model.register_forward_pre_hook(lambda _module, inputs: seen.__setitem__(slice(None), [inputs[0].detach()]))
+    try:
+        batch = (x.to(device), y.to(device), index.to(device))
+        outcomes = evaluate_batch(
+            model, unit.attack, *batch, seed=campaign.seed, name=unit.name, restart=unit.restart, clean=batch[1]
+        )
+    finally:
+        hook.remove()
+    norm = str(threat(campaign.suite[unit.name])[0])
+    rows = zip(outcomes, x, seen[0].cpu(), strict=True)
+    return {o.index: Example(clean, attacked, o, unit.name, norm) for o, clean, attacked in rows}
+
+
+def _image(x: Tensor) -> Image.Image:
+    """An image (C, H, W) in [0, 1]; channels that are neither one nor three are averaged."""
+    x = x if x.shape[0] in (1, 3) else x.mean(0, keepdim=True)
+    pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image.thumbnail((_SIDE, _SIDE))
+    return image
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -1,0 +1,155 @@
+"""How numbers are written for people: shares, intervals, radii, threat models, durations, and what the audit said."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from math import sqrt
+from typing import Any
+
+SYMBOLS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁", "l0": "ℓ₀"}
+
+
+def percent(share: float, n: int) -> str:
+    """A share of `n` samples with as many decimals as one sample is worth, at least one."""
+    return f"{100 * share:.{1 if n <= 1000 else 2}f} %"
+
+
+def interval(bounds: Sequence[float], n: int) -> str:
+    """A 95 % interval of shares, outer bounds in brackets."""
+    low, high = (percent(bound, n)[:-2] for bound in bounds)
+    return f"[{low}, {high}]"
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `n` samples, for records that were written without one."""
+    z2 = 1.959964**2
+    middle, half = share + z2 / (2 * n), sqrt(z2 * share * (1 - share) / n + z2 * z2 / (4 * n * n))
+    return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
+
+
+def radius(eps: float | None) -> str:
+    """A radius as people name it: ``8/255`` where it is one and decimals would be long, else decimals."""
+    if eps is None:
+        return ""
+    steps = eps * 255
+    if abs(steps - round(steps)) < 1e-4 and Fraction(str(eps)).denominator > 1000:
+        return f"{round(steps)}/255"
+    return f"{eps:.4g}"
+
+
+def threat(norm: str | None, eps: float | None, symbols: bool = False) -> str:
+    """A threat model in words, ``linf 0.3``; with `symbols`, ``ℓ∞ ≤ 0.3``. Empty for corruptions."""
+    if norm is None:
+        return ""
+    if symbols:
+        return SYMBOLS.get(norm, norm) + (f" ≤ {radius(eps)}" if eps is not None else "")
+    return f"{norm} {radius(eps)}".strip()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``0.8 s``, ``41 s``, ``12 min 05 s`` or ``3 h 20 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def audit_state(audit: Mapping[str, Any] | None) -> str:
+    """``passed``, ``failed`` or ``not audited``."""
+    if not audit or not audit.get("checks"):
+        return "not audited"
+    return "failed" if any(check["verdict"] == "fail" for check in audit["checks"]) else "passed"
+
+
+def audit_words(audit: Mapping[str, Any] | None) -> str:
+    """One phrase beside a headline: whether an audit was run, and which checks failed."""
+    if audit_state(audit) == "not audited" or audit is None:
+        return "not audited"
+    verdicts = [check["verdict"] for check in audit["checks"]]
+    if audit_state(audit) == "passed":
+        return f"audit passed ({audit['level']}, {verdicts.count('pass')} checks)"
+    failed = ", ".join(f"{check['id']} {check['name']}" for check in audit["checks"] if check["verdict"] == "fail")
+    return f"audit failed: {failed}"
+
+
+def count(value: float) -> str:
+    """A number of things, thousands apart; a fraction where it is small and none."""
+    return f"{value:,.0f}" if value >= 100 or float(value).is_integer() else f"{value:.3g}"
+
+
+def number(value: Any) -> str:
+    """A figure of any kind, four digits; empty for none."""
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def settings(spec: Any) -> str:
+    """A spec of class_path and init_args as in Python, ``PGD(eps=0.3, steps=40)``; what is None is left out."""
+    if isinstance(spec, Mapping) and "class_path" in spec:
+        given = {name: value for name, value in (spec.get("init_args") or {}).items() if value is not None}
+        arguments = ", ".join(f"{name}={settings(value)}" for name, value in given.items())
+        return str(spec["class_path"]).rpartition(".")[2] + (f"({arguments})" if given else "")
+    if isinstance(spec, Mapping):
+        return "{" + ", ".join(f"{name}: {settings(value)}" for name, value in spec.items()) + "}"
+    if isinstance(spec, list | tuple):
+        return "[" + ", ".join(map(settings, spec)) + "]"
+    return number(spec) if isinstance(spec, float) else str(spec)
+
+
+def place(checkpoint: str) -> str:
+    """The end of a checkpoint's path that tells one run from another: ``run/best.ckpt``."""
+    parts = [part for part in checkpoint.replace("\\", "/").split("/") if part not in ("", ".", "..", "checkpoints")]
+    return "/".join(parts[-2:])
+
+
+def subject(results: Mapping[str, Any]) -> str:
+    """What was evaluated, in a line: data, defenses, samples, seed."""
+    defenses = " and ".join(settings(entry) for entry in results["defenses"]) or "no defense"
+    return f"{settings(results['data'])}, {defenses}, first {results['n']:,} test images, seed {results['seed']}"
+
+
+def facts(results: Mapping[str, Any]) -> dict[str, str]:
+    """What pins an evaluation down: files by checksum, and everything that was chosen."""
+    checkpoint, data = results["checkpoint"], results["data"]
+    found = {
+        "checkpoint": f"{checkpoint['path']}",
+        "sha256": checkpoint["sha256"],
+        "data": f"the first {results['n']:,} test images of {settings(data)}",
+        "fingerprint": data.get("fingerprint", ""),
+        "defenses": ", ".join(settings(entry) for entry in results["defenses"]) or "none",
+        "seed": str(results["seed"]),
+        "mode": str(results.get("mode", "")).replace("_", " "),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def facts_of_cost(results: Mapping[str, Any]) -> dict[str, str]:
+    """What the whole evaluation cost, forecast beside truth; empty where nothing was recorded."""
+    cost = results["cost"]
+    if not cost:
+        return {}
+    count = "1 process" if cost["processes"] == 1 else f"{cost['processes']} processes"
+    found = {
+        "wall time": f"{duration(cost['wall_seconds'])} on {count}",
+        "peak memory": f"{cost['peak_memory'] / 2**20:,.0f} MiB of the largest process" if cost["peak_memory"] else "",
+        "energy": f"{cost['energy'] / 3600:.3g} Wh of the GPUs" if cost["energy"] is not None else "",
+    }
+    if told := cost["forecast"]:
+        found["forecast"] = f"{duration(told['seconds'])}; it took {duration(told['actual_seconds'])}"
+    return {name: value for name, value in found.items() if value}
+
+
+def half(x: Sequence[float], y: Sequence[float]) -> str:
+    """The first x where y is at most half of its first value."""
+    return next((f"{a:.3g}" for a, b in zip(x, y, strict=True) if b <= y[0] / 2), f"beyond {x[-1]:.3g}")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a markdown table, aligned for reading as text."""
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(head))]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
+    lines = [f"| {' | '.join(row)} |" for row in padded]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
