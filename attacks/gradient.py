@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from attacks.eot import side_by_side
 from attacks.objectives import Objective
 
-_AT_ONCE = 2**19  # values of a batch above which copies of it gain nothing: 668 images of MNIST
+# Values of a batch above which copies of it gain nothing on a CPU: 83 images of MNIST. (benchmarks/malade_chain.py)
+_AT_ONCE = 2**16
 
 
 def input_gradient(
@@ -24,9 +25,10 @@ def input_gradient(
     """
     x = x.detach().requires_grad_()
     gradients, values = torch.zeros_like(x), x.new_zeros(len(x))
+    at_once = _AT_ONCE if x.device.type == "cpu" else 64 * _AT_ONCE
     done, taken = 0, dict[int, int]()
     while done < samples:
-        copies = min(samples - done, max(1, _AT_ONCE // max(1, x.numel()))) if done else 1
+        copies = min(samples - done, max(1, at_once // max(1, x.numel()))) if done else 1
         with side_by_side(model, copies, taken):
             logits = model(x.repeat(copies, *[1] * (x.ndim - 1)) if copies > 1 else x)
         value = torch.stack([objective(each, y) for each in logits.chunk(copies)]).sum(0)

@@ -1,6 +1,8 @@
 """MALADE: denoisers that know the score, chains that follow it, and attacks through, round and in place of them."""
 
+import importlib.util
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -520,3 +522,32 @@ def test_an_autoencoder_that_does_not_fit_the_data_is_named(tmp_path: Path) -> N
         trainer(tmp_path).fit(DenoisingAutoencoder(ConvAutoencoder(channels=3), optimizer=adam), digits())
     with pytest.raises(ValueError, match="num_classes to 10"):
         trainer(tmp_path).fit(DenoisingAutoencoder(ConvAutoencoder(), Bare(7), optimizer=adam), digits())
+
+
+def test_selection_goes_on_with_the_best_third_and_breaks_ties_by_cost() -> None:
+    Candidate, Score, halve = (getattr(select_malade(), name) for name in ("Candidate", "Score", "halve"))
+    pool = [Candidate(c, n, 0.0) for c in (0.1, 0.2) for n in (1, 5, 10)]
+    seen: list[tuple[object, int]] = []
+
+    def measure(candidate: object, images: int) -> object:
+        seen.append((candidate, images))
+        c, n = candidate.pull, candidate.steps  # type: ignore[attr-defined]
+        if n == 10:
+            return Score(images, 0.5)  # loses clean accuracy: never attacked
+        return Score(images, 1.0, bpda=0.9, full=0.3 if c == 0.1 else 0.4)
+
+    rows = halve(pool, measure, [10, 30])
+    assert len(seen) == 6 + 2 and {c for c, n in seen if n == 30} == {Candidate(0.2, 1, 0.0), Candidate(0.2, 5, 0.0)}
+    assert rows[-1][0] == Candidate(0.2, 1, 0.0) and rows[-1][1].robust == 0.3 + 0.1
+    with pytest.raises(ValueError, match="points"):
+        halve(pool, lambda c, n: Score(n, 0.5), [10])
+
+
+def select_malade() -> object:
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / "select_malade.py"
+    spec = importlib.util.spec_from_file_location("select_malade", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["select_malade"] = module  # dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
