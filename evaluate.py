@@ -9,6 +9,7 @@ Run the same command again to resume after an interruption, with any number of p
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +19,13 @@ from torch import nn
 
 import datamodules
 import defenses
+import detectors
 import networks  # noqa: F401  (imported for its short class names)
 from attacks import Attack
 from evaluation import Campaign, build, catalogue, describe, load_network, write_comparison, write_report
 from evaluation.cascade import CLEAN, Mode
 from evaluation.checkpoint import Spec, check_fit, plain
+from evaluation.detection import calibration, score_images, threshold
 from evaluation.errors import exits
 from evaluation.identity import data_part, digest_file, identify, settle, suite_part, with_files
 from evaluation.ledger import check_free
@@ -32,6 +35,7 @@ from evaluation.progress import Bars
 from evaluation.report import headlines
 
 Wrap = Callable[[nn.Module], nn.Module]
+Detect = Callable[[nn.Module], detectors.Detector]
 
 
 def options() -> ArgumentParser:
@@ -43,6 +47,8 @@ def options() -> ArgumentParser:
     add("--data", type=datamodules.ImageData | None, sub_configs=True, help="YAML file; default: as in training")
     add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
     add("--defenses", type=list[Wrap], default=[], sub_configs=True, help="YAML list; first: next to the network")
+    add("--detector", type=Detect | None, sub_configs=True, help="YAML file; turns away what looks adversarial")
+    add("--fpr", type=float, default=0.05, help="share of clean images turned away; detector-aware attacks aim at it")
     add("--limit", type=int | None, help="only the first so many test images")
     add("--mode", type=Mode, default="full", help="worst_case: attack only what earlier attacks have left standing")
     add(
@@ -61,11 +67,13 @@ def evaluate(argv: list[str], here: Place) -> int:
     """Do this process's share, or start the processes that do; write the report once all is there."""
     parser = options()
     settings = parser.parse_args(argv)
+    if not 0 <= settings.fpr <= 1:
+        raise ValueError(f"--fpr is a share between 0 and 1, not {settings.fpr}")
     for name in ("devices", "batch_size", "draws"):
         if settings[name] is not None and settings[name] < 1:
             raise ValueError(f"--{name} must be at least 1, not {settings[name]}")
     device = _device(settings.accelerator, here)
-    model, campaign, parts = _prepare(settings, parser.instantiate(settings))
+    model, campaign, parts, calibrate = _prepare(settings, parser.instantiate(settings))
     bars = Bars(
         {name: len(campaign.units(name)) for name in (CLEAN, *campaign.suite)},
         campaign.n,
@@ -80,8 +88,10 @@ def evaluate(argv: list[str], here: Place) -> int:
             )
         if failed:
             return failed
+        calibrate()
     else:
         model.to(device)
+        calibrate()
         with bars:
             told = (tell_parent, foretell_parent(here)) if here.spawned else (bars.tell, bars.foretell)
             campaign.run(
@@ -109,32 +119,48 @@ def evaluate(argv: list[str], here: Place) -> int:
     return 0
 
 
-def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campaign, Spec]:
-    """The model behind its defenses, the campaign in its folder, and the parts of the campaign's identity."""
+def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campaign, Spec, Callable[[], None]]:
+    """The model behind its defenses, the campaign in its folder, the parts of its identity, and what calibrates."""
     model, recorded = load_network(settings.checkpoint, objects.network)
     data = objects.data or _recorded_data(settings.checkpoint, recorded)
     check_fit(model, data)
     for defense in objects.defenses:
         model = defense(model)
+    detector = objects.detector(model) if objects.detector else None
+    if detector is not None:
+        model = detectors.Guarded(model, detector)
     images = data.dataset("test")
     n = len(images) if settings.limit is None else min(settings.limit, len(images))
     draws = settings.draws or (20 if defenses.obligations(model)["eot"] else 1)
-    network = plain(settings.network.clone(with_meta=False).as_dict()) if settings.network else None
     parts = {
-        "checkpoint": {"sha256": digest_file(settings.checkpoint), "network": network},
+        "checkpoint": {"sha256": digest_file(settings.checkpoint), "network": _spec(settings.network)},
         "suite": suite_part(objects.suite),
         "data": data_part(describe(data), images),
-        "defenses": with_files([plain(entry.clone(with_meta=False).as_dict()) for entry in settings.defenses]),
+        "defenses": [_spec(entry) for entry in settings.defenses],
         "seed": settings.seed,
         "limit": n,
+        "detector": _spec(settings.detector),
+        "fpr": settings.fpr if settings.detector else None,
         "mode": settings.mode,
         "draws": draws,
     }
-    campaign = Campaign(
-        objects.suite, images, n, settings.seed, settings.output, identify(parts), settings.mode, draws=draws
-    )
+    basics = objects.suite, images, n, settings.seed, settings.output, identify(parts)
+    campaign = Campaign(*basics, mode=settings.mode, draws=draws, scored=detector is not None)
     settle(settings.output, parts)  # after everything that may be a mistake: it claims the folder
-    return model, campaign, parts
+
+    def calibrate() -> None:
+        """Set the detector's threshold from clean held-out images, never from test images."""
+        if detector is not None:
+            held_out = partial(score_images, detector, data.dataset("val"), settings.batch_size, settings.seed)
+            about = {"detector": parts["detector"], "aimed_fpr": settings.fpr}
+            detector.theta = threshold(calibration(campaign.folder, held_out, about), settings.fpr)
+
+    return model, campaign, parts, calibrate
+
+
+def _spec(given: Namespace | None) -> Any:
+    """What the user wrote, in plain values; files by their bytes."""
+    return with_files(plain(given.clone(with_meta=False).as_dict())) if given else None
 
 
 def _recorded_data(checkpoint: str, spec: Spec | None) -> Any:

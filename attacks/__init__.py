@@ -15,7 +15,6 @@ from attacks.ddn import DDN
 from attacks.deepfool import DeepFool
 from attacks.detector_pgd import DetectorAwarePGD
 from attacks.ead import EAD
-from attacks.eot import LogitEOT
 from attacks.fab import FAB
 from attacks.feature_adversary import FeatureAdversary
 from attacks.fgsm import FGSM
@@ -24,6 +23,7 @@ from attacks.high_confidence import HighConfidence
 from attacks.hop_skip_jump import HopSkipJump
 from attacks.jsma import JSMA
 from attacks.langevin import Langevin
+from attacks.logit_eot import LogitEOT
 from attacks.noise import Noise, drawing
 from attacks.one_pixel import OnePixel
 from attacks.pdpgd import PDGD, PDPGD

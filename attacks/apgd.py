@@ -14,53 +14,11 @@ from attacks.checks import at_least, check_choices
 from attacks.closest import fools
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
-from attacks.norms import NORMS, NormName
-from attacks.objectives import OBJECTIVES
+from attacks.norms import NORMS, NormName, column, project_l1_box
+from attacks.objectives import OBJECTIVES, dlr_targeted
 from attacks.radius import Radius
 
 Look = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-
-
-def rows_of(value: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ...) with as many dimensions as `like`."""
-    return value.view(-1, *[1] * (like.ndim - 1))
-
-
-def dlr_targeted(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
-    """Targeted difference of logits ratio (Croce and Hein 2020a, eq. 7): target minus label, over a gap of the top 4.
-
-    `logits` (B, K), `label` and `target` (B,) -> (B,); positive only where the label has lost.
-    """
-    if logits.shape[1] < 4:
-        raise ValueError(
-            f"the targeted dlr loss needs at least 4 classes, the model has {logits.shape[1]}: use loss: margin"
-        )
-    top = logits.topk(4, dim=1).values
-    gain = logits.gather(1, target[:, None]) - logits.gather(1, label[:, None])
-    return gain[:, 0] / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2).clamp_min(1e-12)
-
-
-def project_l1_box(d: Tensor, x: Tensor, eps: float) -> Tensor:
-    """The perturbation `p` nearest to `d` with ||p||_1 <= eps and x + p in [0, 1] (Croce and Hein 2021, prop. 2.1).
-
-    Every entry shrinks by the same amount t and stops at the box: |p_i| = min(room_i, max(|d_i| - t, 0)), with t the
-    smallest that fits into the ball. Projecting on the ball and then on the box would end short of the sphere.
-    """
-    flat, x = d.flatten(1), x.flatten(1)
-    size = flat.abs()
-    room = torch.where(flat > 0, 1 - x, x)
-    # The mass that is left after shrinking by t is piecewise linear: entries appear below t = |d_i|, and are
-    # stopped by the box below t = |d_i| - room_i.
-    knots, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
-    moving = torch.where(order < size.shape[1], 1, -1).cumsum(1).to(size.dtype)
-    mass = torch.zeros_like(knots)
-    mass[:, 1:] = (moving[:, :-1] * (knots[:, :-1] - knots[:, 1:])).cumsum(1)
-    last = (mass <= eps).sum(1, keepdim=True) - 1
-    rest = (eps - mass.gather(1, last)) / moving.gather(1, last).clamp_min(1)
-    t = (knots.gather(1, last) - rest).clamp_min(0)
-    shrunk = torch.minimum(room, (size - t).clamp_min(0))
-    shrunk = shrunk * (eps / shrunk.sum(1, keepdim=True).clamp_min(max(eps, 1e-30)))  # what rounding left over
-    return (flat.sign() * shrunk).view_as(d)
 
 
 def sparse_step(gradient: Tensor, pixels: Tensor) -> Tensor:
@@ -164,7 +122,7 @@ class APGD(Attack):
             return x + noise.normal(x)
         norm = NORMS[self.norm]
         d = norm.random(x, 1.0, noise)
-        return x + rows_of(eps / norm.distance(d).clamp_min(1e-12), x) * d
+        return x + column(eps / norm.distance(d).clamp_min(1e-12), x) * d
 
     def clip(self, z: Tensor, x: Tensor, eps: float) -> Tensor:
         """`z` back into the ball and the box."""
@@ -190,10 +148,10 @@ class APGD(Attack):
 
         for k in range(steps):
             if l1:
-                previous, z = z, self.clip(z + rows_of(size, x) * sparse_step(gradient, pixels), x, eps)
+                previous, z = z, self.clip(z + column(size, x) * sparse_step(gradient, pixels), x, eps)
             else:
                 pace = 0.75 if k else 1.0  # the paper's alpha
-                step = rows_of(size, x) * NORMS[self.norm].steepest(gradient, z)
+                step = column(size, x) * NORMS[self.norm].steepest(gradient, z)
                 towards = self.clip(z + step, x, eps)
                 previous, z = z, self.clip(z + pace * (towards - z) + (1 - pace) * (z - previous), x, eps)
 
@@ -201,11 +159,11 @@ class APGD(Attack):
             gradient, value, rank = look(z)
             rises += value > last_value
             better = value > best_value
-            best = torch.where(rows_of(better, x), z, best)
-            best_gradient = torch.where(rows_of(better, x), gradient, best_gradient)
+            best = torch.where(column(better, x), z, best)
+            best_gradient = torch.where(column(better, x), gradient, best_gradient)
             best_value = torch.where(better, value, best_value)
             better = (rank > choice_rank) | ((rank == choice_rank) & (value > choice_value))
-            choice = torch.where(rows_of(better, x), z, choice)
+            choice = torch.where(column(better, x), z, choice)
             choice_value, choice_rank = torch.where(better, value, choice_value), torch.where(better, rank, choice_rank)
 
             since += 1
@@ -221,8 +179,8 @@ class APGD(Attack):
                 size = torch.where(back, size / 2, size)
                 halved, before = back, best_value
                 interval = max(interval - max(1, int(0.03 * steps)), max(1, int(0.06 * steps)))
-            z = torch.where(rows_of(back, x), best, z)
-            gradient = torch.where(rows_of(back, x), best_gradient, gradient)
+            z = torch.where(column(back, x), best, z)
+            gradient = torch.where(column(back, x), best_gradient, gradient)
             value = torch.where(back, best_value, value)
             rises, since = torch.zeros_like(rises), 0
         return best, choice

@@ -6,13 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import APGD, rows_of
+from attacks.apgd import APGD
 from attacks.base import Attack
 from attacks.checks import at_least, check_choices
 from attacks.closest import fools
 from attacks.fab import FAB
 from attacks.noise import Noise, drawing
-from attacks.norms import NORMS, NormName
+from attacks.norms import NORMS, NormName, column
 from attacks.objectives import margin
 from attacks.radius import Radius
 from attacks.square import Square
@@ -84,7 +84,7 @@ class AutoAttack(Attack):
             z = attack(model, x[rows], y[rows], streams)
             if attack.kind == "minimum-norm":  # beyond the ball is nothing found
                 inside = NORMS[self.norm].distance(z - x[rows]) <= self.eps
-                z = torch.where(rows_of(inside, z), z, x[rows])
+                z = torch.where(column(inside, z), z, x[rows])
             with torch.no_grad(), drawing(model, streams.fork("check")):
                 logits = model(z)
             fooled = fools(logits, y[rows], targeted=False)

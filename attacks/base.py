@@ -31,19 +31,25 @@ def guard(model: nn.Module) -> Iterator[None]:
 
 
 Kind = Literal["budget", "minimum-norm", "corruption"]
+Knowledge = Literal["white-box", "scores", "decisions", "surrogate", "none"]
 
 
 class Attack(ABC):
     """Base of all attacks; leaves are frozen dataclasses and write `perturb`, the paper's loop.
 
     ``attack(model, x, y, noise)``: `model` maps images (B, C, H, W) in [0, 1] to logits (B, K); `y` holds labels (B,)
-    int64 (targets, for a targeted attack) or target probabilities (B, K); `noise` keyed per sample, or None for
-    torch's global generator. Returns images like `x`: same shape, dtype and device, in [0, 1]. A *budget* attack
-    returns a point of the ball, a *minimum-norm* attack the nearest adversarial point it found, or x itself;
-    a *corruption* has no ball.
+    int64 or target probabilities (B, K), and where the attack is `targeted` the classes to reach: a targeted attack
+    that is given labels does nothing. `noise` is keyed per sample, or None for torch's global generator. Returns images
+    like `x`: same shape, dtype and device, in [0, 1].
+
+    `kind`: a *budget* attack returns a point of the ball, a *minimum-norm* attack the nearest adversarial point it
+    found, or x itself; a *corruption* has no ball. `knowledge` is what it must see of the model: all, for gradients
+    (white-box), or, black-box, logits (scores), predictions (decisions), another network (surrogate) or nothing.
     """
 
     kind: ClassVar[Kind] = "budget"
+    knowledge: ClassVar[Knowledge] = "white-box"
+    targeted: bool = False
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise | None = None) -> Tensor:
         check_images(x)

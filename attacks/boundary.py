@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind, Knowledge
 from attacks.checks import at_least, between, check_choices
-from attacks.decisions import Decisions, StartName, begin, bisect, check_budget, spread
+from attacks.decisions import Decisions, StartName, begin, bisect, check_budget
 from attacks.noise import Noise
-from attacks.norms import NORMS
+from attacks.norms import NORMS, column
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Boundary(Attack):
         targeted: look for the class `y` instead of any but `y`.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
+    knowledge: ClassVar[Knowledge] = "decisions"
     norm: Literal["l2"] = "l2"
     queries: int = 5_625
     sphere_step: float = 0.3
@@ -67,18 +68,18 @@ class Boundary(Attack):
         k = 0
         while (ask.open & rows).any():
             z, far = ask.closest.point, ask.closest.length  # infinite where there is no start: never asked
-            outward = (z - x) / spread(far, x).clamp_min(1e-12)
+            outward = (z - x) / column(far, x).clamp_min(1e-12)
             eta = noise.normal(x)
-            eta = eta - spread((eta * outward).flatten(1).sum(1), x) * outward  # along the sphere
-            eta = eta / spread(length(eta), x).clamp_min(1e-12)
-            turned = outward + spread(sphere, x) * eta
-            turned = turned / spread(length(turned), x)
+            eta = eta - column((eta * outward).flatten(1).sum(1), x) * outward  # along the sphere
+            eta = eta / column(length(eta), x).clamp_min(1e-12)
+            turned = outward + column(sphere, x) * eta
+            turned = turned / column(length(turned), x)
             if k % 10 == 0:
                 asked = ask.open & rows
-                fooled = ask((x + spread(far, x) * turned).clamp(0, 1), rows)
+                fooled = ask((x + column(far, x) * turned).clamp(0, 1), rows)
                 sphere = torch.where(asked, sphere * torch.where(fooled, 1.2, 1 / 1.2), sphere).clamp(1e-6, 1)
             asked = ask.open & rows
-            fooled = ask((x + spread(far * (1 - source), x) * turned).clamp(0, 1), rows)
+            fooled = ask((x + column(far * (1 - source), x) * turned).clamp(0, 1), rows)
             source = torch.where(asked, source * torch.where(fooled, 1.1, 1.1 ** (-1 / 3)), source).clamp(1e-7, 0.5)
             k += 1
         return ask.closest.point

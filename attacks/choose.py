@@ -30,7 +30,7 @@ def choose_step_size(
     """
     if attack.kind != "minimum-norm" or not hasattr(attack, "step_size"):
         raise ValueError(f"{type(attack).__name__} is no minimum-norm attack with a step_size to choose")
-    if getattr(attack, "targeted", False):
+    if attack.targeted:
         raise ValueError("choose the step size of the untargeted form: held-out images come with labels, not targets")
     if not grid:
         raise ValueError("grid must name at least one step size")

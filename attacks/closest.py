@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attacks.norms import column
+
 
 def fools(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     """Whether each row is what the attack wants (B,): not the label `y`, or the target `y`; never where not finite."""
@@ -41,6 +43,6 @@ class Closest:
         better = fooled & (length < self.length)
         if where is not None:
             better &= where
-        self.point = torch.where(better.view(-1, *[1] * (z.ndim - 1)), z.detach(), self.point)
+        self.point = torch.where(column(better, z), z.detach(), self.point)
         self.length = torch.where(better, length, self.length)
         return fooled

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind, Knowledge
 from attacks.checks import at_least
 from attacks.closest import fools
 from attacks.noise import Noise
-from attacks.norms import distance
+from attacks.norms import column, distance
 from attacks.objectives import ce, margin
 from attacks.radius import Radius
 
@@ -60,19 +60,18 @@ def strongest(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor,
         with torch.no_grad():
             value = _score(attack, model(z), z - x, y)
         better = value > best_score
-        best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), z, best)
+        best = torch.where(column(better, x), z, best)
         best_score = torch.where(better, value, best_score)
     return best
 
 
 def _score(attack: Attack, logits: Tensor, d: Tensor, y: Tensor) -> Tensor:
-    targeted = bool(getattr(attack, "targeted", False))
     if attack.kind == "minimum-norm":
         length = distance(str(threat(attack)[0]), d).to(logits.dtype)
-        return torch.where(fools(logits, y, targeted), -length, -torch.inf)
+        return torch.where(fools(logits, y, attack.targeted), -length, -torch.inf)
     value = margin(logits, y) if y.ndim == 1 else ce(logits, y)
     # Where the model breaks is no success, but nearer to one than where it stands.
-    return (-value if targeted else value).nan_to_num(nan=0.0)
+    return (-value if attack.targeted else value).nan_to_num(nan=0.0)
 
 
 def _check(attacks: Sequence[Attack]) -> None:
@@ -80,18 +79,27 @@ def _check(attacks: Sequence[Attack]) -> None:
         raise ValueError("attacks must name at least one attack")
     if len({a.kind for a in attacks}) > 1:
         raise ValueError("budget attacks are compared by margin, minimum-norm ones by length: combine one kind only")
+    if len({a.targeted for a in attacks}) > 1:
+        raise ValueError("targeted attacks are given targets and the others labels: combine one of the two only")
 
 
 class Combination(Attack):
-    """Abstract base of attacks made of attacks: the parts decide the kind, and whether it is targeted."""
+    """Abstract base of attacks made of attacks: the parts decide kind, knowledge, and what `y` holds."""
+
+    aims_itself: ClassVar[bool] = False  # chooses targets for its parts, and is given labels
 
     @property
-    def kind(self) -> str:  # type: ignore[override]
+    def kind(self) -> Kind:  # type: ignore[override]
         return members(self)[0].kind
 
     @property
-    def targeted(self) -> bool:
-        return any(getattr(part, "targeted", False) for part in members(self))
+    def knowledge(self) -> Knowledge:  # type: ignore[override]
+        known = {part.knowledge for part in members(self)}
+        return next(k for k in get_args(Knowledge) if k in known)
+
+    @property
+    def targeted(self) -> bool:  # type: ignore[override]
+        return not self.aims_itself and any(part.targeted for part in members(self))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """Random corruptions that know no model: the weakest thing a defense must withstand."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind, Knowledge
 from attacks.checks import at_least
 from attacks.noise import Noise
 
@@ -19,7 +19,8 @@ class GaussianNoise(Attack):
         std: standard deviation in pixels of [0, 1].
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "corruption"
+    kind: ClassVar[Kind] = "corruption"
+    knowledge: ClassVar[Knowledge] = "none"
     std: float = 0.1
 
     def __post_init__(self) -> None:
@@ -39,7 +40,8 @@ class SaltAndPepper(Attack):
         density: expected share of the pixels replaced, in [0, 1].
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "corruption"
+    kind: ClassVar[Kind] = "corruption"
+    knowledge: ClassVar[Knowledge] = "none"
     density: float = 0.25
 
     def __post_init__(self) -> None:

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind
 from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
-from attacks.norms import NORMS
+from attacks.norms import NORMS, column
 from attacks.objectives import Objective, margin
-from attacks.queries import column, gradient_and_logits
+from attacks.queries import gradient_and_logits
 from attacks.radius import Radius
 
 # The tanh reaches this far beyond [0, 1] and its image is clipped: at 0 and 1 themselves tanh would have no slope.
@@ -76,7 +76,9 @@ class ConstSearch:
 
 @dataclass(frozen=True)
 class CW(Attack):
-    """Makes ||z - x||_2^2 + const f(z) small with Adam in tanh variables, and searches for the smallest const.
+    """Carlini and Wagner's l2 attack: makes ||z - x||_2^2 + const f(z) small, for the smallest const that works.
+
+    Adam moves variables whose tanh is the image.
 
     Departures: rows abort by themselves, not when the sum over the batch stalls, and the tanh reaches 1 % beyond
     [0, 1] and is clipped, so that pixels at exactly 0 or 1 move.
@@ -93,7 +95,7 @@ class CW(Attack):
         samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
 
     norm: Literal["l2"] = "l2"
     steps: int = 1000
@@ -138,7 +140,7 @@ class CW(Attack):
 
 @dataclass(frozen=True)
 class CWLinf(Attack):
-    """Makes sum_i max(|z_i - x_i| - tau, 0) + const f(z) small and lowers tau after each success.
+    """Carlini and Wagner's linf attack: makes sum_i max(|z_i - x_i| - tau, 0) + const f(z) small for ever smaller tau.
 
     As in the authors' code tau follows what was reached, const doubles where a run fails, and a run starts from the
     last success; departures: one that follows a failure goes on from there, and rows do all this by themselves. The
@@ -157,7 +159,7 @@ class CWLinf(Attack):
         samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
 
     norm: Literal["linf"] = "linf"
     steps: int = 1000

@@ -6,13 +6,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn, no_grad, where
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind
 from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
-from attacks.norms import NORMS
+from attacks.norms import NORMS, column
 from attacks.objectives import OBJECTIVES
-from attacks.queries import column, gradient_and_logits
+from attacks.queries import gradient_and_logits
 from attacks.radius import Radius
 
 
@@ -36,7 +36,7 @@ class DDN(Attack):
         samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
 
     norm: Literal["l2"] = "l2"
     steps: int = 1000

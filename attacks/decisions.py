@@ -10,12 +10,7 @@ from torch import Tensor, nn
 from attacks.checks import at_least
 from attacks.closest import Closest
 from attacks.noise import Noise, drawing
-from attacks.norms import NORMS
-
-
-def spread(value: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ...) with as many dimensions as `like`."""
-    return value.view(-1, *[1] * (like.ndim - 1))
+from attacks.norms import NORMS, column
 
 
 class Majority(nn.Module):
@@ -99,7 +94,7 @@ def squares(like: Tensor, noise: Noise, side: int) -> Tensor:
     z, mean = noise.uniform(like), noise.uniform(like.flatten(1)[:, :1])[:, 0]
     for axis in range(2, like.ndim) if like.ndim > 2 else [1]:
         z = z.index_select(axis, torch.arange(like.shape[axis], device=like.device) // side * side)
-    return (z < spread(mean, like)).to(like.dtype)
+    return (z < column(mean, like)).to(like.dtype)
 
 
 def begin(ask: Decisions, noise: Noise, tries: int, start: StartName) -> Tensor:
@@ -118,8 +113,8 @@ def begin(ask: Decisions, noise: Noise, tries: int, start: StartName) -> Tensor:
 def between(norm: Literal["l2", "linf"], x: Tensor, z: Tensor, share: Tensor) -> Tensor:
     """The point nearest to `z` within `share` (B,) of its distance to `x`: on the line (l2), or clipped (linf)."""
     if norm == "l2":
-        return torch.lerp(x, z, spread(share, x))
-    radius = spread(share * NORMS["linf"].distance(z - x), x)
+        return torch.lerp(x, z, column(share, x))
+    radius = column(share * NORMS["linf"].distance(z - x), x)
     return x + (z - x).clamp(-radius, radius)
 
 

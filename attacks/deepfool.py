@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind
 from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest, fools
 from attacks.noise import Noise
-from attacks.norms import NORMS
+from attacks.norms import NORMS, column
 from attacks.objectives import margin
-from attacks.queries import column, jacobian
+from attacks.queries import jacobian
 from attacks.radius import Radius
 
 _NUDGE = 1e-4  # added to every step (in its norm): a row on the boundary would otherwise stay there
@@ -57,7 +57,7 @@ class DeepFool(Attack):
         samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
 
     norm: Literal["l2", "linf"] = "l2"
     steps: int = 50

@@ -12,7 +12,7 @@ from attacks.closest import fools
 from attacks.eot import part
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
-from attacks.norms import NORMS, NormName
+from attacks.norms import NORMS, NormName, column
 from attacks.objectives import OBJECTIVES, ObjectiveName, margin
 from attacks.radius import Radius
 
@@ -108,14 +108,14 @@ class DetectorAwarePGD(Attack):
             at = score >= theta  # at the threshold is flagged, by some detectors
             over = torch.where(at, over.clamp_min(torch.finfo(x.dtype).tiny), over)
             better = fooled & ((over < excess) | ((over == excess) & (lead > best_lead)))
-            best = torch.where(_rows(better, x), z, best)
+            best = torch.where(column(better, x), z, best)
             excess, best_lead = torch.where(better, over, excess), torch.where(better, lead, best_lead)
             if k < self.steps:
                 ahead = fooled & (lead > self.kappa)
                 direction = self.direction(sign * gradient, slope, ahead, over > 0)
                 z = z + step_size * norm.steepest(direction, z)
                 z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
-        return torch.where(_rows(best_lead.isfinite(), x), best, z)
+        return torch.where(column(best_lead.isfinite(), x), best, z)
 
     def classify(self, model: nn.Module, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """How far `z` is on the wanted side (B,), whether it is there (B,), and the gradient of J, in one pass."""
@@ -135,11 +135,7 @@ class DetectorAwarePGD(Attack):
         if self.combine == "sum":
             return up - self.detector_weight * slope
         if self.combine == "hinge":
-            return up - self.detector_weight * torch.where(_rows(flagged, up), slope, 0)
+            return up - self.detector_weight * torch.where(column(flagged, up), slope, 0)
         if self.combine == "selective":
-            return torch.where(_rows(ahead, up), -slope, up)
-        return torch.where(_rows(ahead, up), -without(slope, up), without(up, slope))
-
-
-def _rows(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (like.ndim - 1))
+            return torch.where(column(ahead, up), -slope, up)
+        return torch.where(column(ahead, up), -without(slope, up), without(up, slope))

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind
 from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.cw import ConstSearch, hinge
 from attacks.noise import Noise
-from attacks.norms import NORMS
-from attacks.queries import column, gradient_and_logits
+from attacks.norms import NORMS, column
+from attacks.queries import gradient_and_logits
 
 
 def shrink(z: Tensor, x: Tensor, threshold: float) -> Tensor:
@@ -44,7 +44,7 @@ class EAD(Attack):
         samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
 
     norm: Literal["l1"] = "l1"
     rule: Literal["en", "l1"] = "en"

@@ -1,19 +1,16 @@
-"""What attacks on defended models share: parts found by name, BPDA on demand, chains with checkpoints, LogitEOT.
+"""What attacks on defended models share: parts found by name, BPDA on demand, chains with checkpoints.
 
 EOT proper, the mean of gradients, is in `attacks.gradient.input_gradient`: every gradient attack has it as `samples`.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attacks.base import Attack
-from attacks.checks import at_least
 from attacks.noise import Noise
 
 
@@ -108,42 +105,3 @@ def side_by_side(model: nn.Module, copies: int, taken: dict[int, int]) -> Iterat
             m.noise = noise
         for name, noise in streams.items():
             noise.counter += copies * taken[name]
-
-
-class MeanLogits(nn.Module):
-    """The mean of the logits of `samples` passes through a stochastic `model`."""
-
-    def __init__(self, model: nn.Module, samples: int) -> None:
-        super().__init__()
-        self.model, self.samples = model, samples
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x)
-        for _ in range(self.samples - 1):
-            logits = logits + self.model(x)
-        return logits / self.samples
-
-
-@dataclass(frozen=True)
-class LogitEOT(Attack):
-    """An attack on the mean logits of `samples` draws, instead of on the mean of their gradients.
-
-    Named for what it is: the gradient of a loss of mean logits is not the gradient of the expected loss (EOT, Athalye
-    et al. 2018), which is what `samples` of an attack computes. It suits defenders that average logits themselves, and
-    hands attacks without gradients a steadier score. All passes of a step are in memory at once.
-
-    Args:
-        attack: the attack to run, a budget attack.
-        samples: passes whose logits are averaged.
-    """
-
-    attack: Attack
-    samples: int = 20
-
-    def __post_init__(self) -> None:
-        at_least(1, samples=self.samples)
-        if self.attack.kind != "budget":
-            raise ValueError(f"attack must be a budget attack, {type(self.attack).__name__} is not")
-
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        return self.attack.perturb(MeanLogits(model, self.samples), x, y, noise)

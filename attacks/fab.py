@@ -1,16 +1,16 @@
 """Fast adaptive boundary attack, FAB (Croce and Hein 2020b, Algorithm 1): projections on the linearised boundary."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind
 from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
-from attacks.norms import NORMS, NormName
+from attacks.norms import NORMS, NormName, column
 from attacks.objectives import OBJECTIVES
 
 START_RADIUS = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # of restarts where nothing is known yet; the authors' values
@@ -60,7 +60,7 @@ class FAB(Attack):
         targeted: `y` holds targets.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
     norm: NormName = "linf"
     steps: int = 100
     alpha_max: float = 0.1
@@ -96,7 +96,7 @@ class FAB(Attack):
                 z = step.clamp(0, 1).view_as(x)
                 with torch.no_grad():
                     fooled = closest.offer(z, model(z))
-                z = torch.where(fooled.view(-1, *[1] * (x.ndim - 1)), x + self.beta * (z - x), z)
+                z = torch.where(column(fooled, x), x + self.beta * (z - x), z)
         return self.search(model, closest, y)
 
     def begin(self, x: Tensor, length: Tensor, noise: Noise) -> Tensor:
@@ -104,7 +104,7 @@ class FAB(Attack):
         norm = NORMS[self.norm]
         d = norm.random(x, 1.0, noise)
         radius = length.clamp_max(START_RADIUS[self.norm]) / 2
-        return (x + (radius / norm.distance(d).clamp_min(1e-12)).view(-1, *[1] * (x.ndim - 1)) * d).clamp_(0, 1)
+        return (x + column(radius / norm.distance(d).clamp_min(1e-12), x) * d).clamp_(0, 1)
 
     def boundary(self, model: nn.Module, z: Tensor, label: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logit of the label minus that of the target, or of the class whose linearised boundary is nearest: value (B,)
@@ -126,7 +126,7 @@ class FAB(Attack):
             nearer = distance < nearest
             nearest = torch.where(nearer, distance, nearest)
             best_gap = torch.where(nearer, gap.detach(), best_gap)
-            best_slope = torch.where(nearer.view(-1, *[1] * (z.ndim - 1)), slope, best_slope)
+            best_slope = torch.where(column(nearer, z), slope, best_slope)
         return best_gap.detach(), best_slope
 
     def dual(self, slope: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class FAB(Attack):
         low, high = torch.zeros_like(closest.length), torch.ones_like(closest.length)
 
         def margin(share: Tensor) -> Tensor:
-            z = (x + share.view(-1, *[1] * (x.ndim - 1)) * (result - x)).clamp(0, 1)
+            z = (x + column(share, x) * (result - x)).clamp(0, 1)
             with torch.no_grad():
                 logits = model(z)
             closest.offer(z, logits, open_rows)

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind
 from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
-from attacks.norms import NORMS, l0_distance
+from attacks.norms import NORMS, column, l0_distance
 from attacks.objectives import margin
-from attacks.queries import column, gradient_and_logits
+from attacks.queries import gradient_and_logits
 from attacks.radius import Radius
 
 
@@ -52,7 +52,7 @@ class FMN(Attack):
         samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
 
     norm: Literal["linf", "l2", "l1", "l0"] = "l2"
     steps: int = 1000

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind
 from attacks.checks import at_least, between, check_choices
 from attacks.closest import Closest
 from attacks.deepfool import nearest_boundary, rivals
 from attacks.noise import Noise
-from attacks.norms import NORMS
-from attacks.queries import column, gradient_and_logits, jacobian
+from attacks.norms import NORMS, column
+from attacks.queries import gradient_and_logits, jacobian
 from attacks.radius import Radius
 
 
@@ -61,7 +61,7 @@ class HighConfidence(Attack):
         samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
 
     norm: Literal["l2"] = "l2"
     confidence: float | None = None

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind, Knowledge
 from attacks.checks import at_least, between, check_choices
-from attacks.decisions import Decisions, StartName, begin, bisect, check_budget, spread
+from attacks.decisions import Decisions, StartName, begin, bisect, check_budget
 from attacks.noise import Noise
-from attacks.norms import NORMS
+from attacks.norms import NORMS, column
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class HopSkipJump(Attack):
         targeted: look for the class `y` instead of any but `y`.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
+    knowledge: ClassVar[Knowledge] = "decisions"
     norm: Literal["l2", "linf"] = "l2"
     queries: int = 10_000
     probes: int = 100
@@ -60,15 +61,15 @@ class HopSkipJump(Attack):
         )
         for _ in range(count):
             u = noise.normal(z) if self.norm == "l2" else noise.uniform(z) * 2 - 1
-            u = u / spread(NORMS["l2"].distance(u), z)
-            probe = (z + spread(delta, z) * u).clamp(0, 1)
-            u = (probe - z) / spread(delta, z)
+            u = u / column(NORMS["l2"].distance(u), z)
+            probe = (z + column(delta, z) * u).clamp(0, 1)
+            u = (probe - z) / column(delta, z)
             live = ask.open & rows  # a probe that nobody answers counts for nothing
             phi = torch.where(ask(probe, rows), 1.0, -1.0).to(z.dtype) * live
-            weighted, total, answers = weighted + spread(phi, z) * u, total + spread(live, z) * u, answers + phi
+            weighted, total, answers = weighted + column(phi, z) * u, total + column(live, z) * u, answers + phi
         mean = answers / ((ask.used - asked) / self.votes).clamp_min(1)
-        one_sided = spread(mean.abs() == 1, z)
-        return torch.where(one_sided, weighted, weighted - spread(mean, z) * total)
+        one_sided = column(mean.abs() == 1, z)
+        return torch.where(one_sided, weighted, weighted - column(mean, z) * total)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, n = NORMS[self.norm], x[0].numel()
@@ -94,9 +95,9 @@ class HopSkipJump(Attack):
             for _ in range(halvings):
                 if not seeking.any():
                     break
-                candidate = (z + spread(step, z) * v).clamp(0, 1)
+                candidate = (z + column(step, z) * v).clamp(0, 1)
                 fooled = ask(candidate, seeking)
-                moved = torch.where(spread(fooled, z), candidate, moved)
+                moved = torch.where(column(fooled, z), candidate, moved)
                 step, seeking = step / 2, seeking & ~fooled
             z = bisect(ask, self.norm, moved, rows, halvings)
         return ask.closest.point

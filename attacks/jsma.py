@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind
 from attacks.checks import at_least, check_choices
 from attacks.closest import Closest, fools
 from attacks.noise import Noise
-from attacks.norms import l0_distance
+from attacks.norms import column, l0_distance
 from attacks.queries import jacobian
 from attacks.radius import Radius
 
@@ -61,7 +61,7 @@ class JSMA(Attack):
         samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
 
     norm: Literal["l0"] = "l0"
     theta: Radius = 1.0
@@ -112,7 +112,7 @@ class JSMA(Attack):
             pair, found = salient_pair(slopes[:, 0], slopes[:, 1], room)
             active = active & found
             changed = level.scatter(1, pair, (level.gather(1, pair) + sign * self.theta).clamp(0, 1)).view_as(x)
-            z = torch.where(active.view(-1, *[1] * (x.ndim - 1)), changed, z)
+            z = torch.where(column(active, x), changed, z)
             with torch.no_grad():
                 logits = model(z)
             closest.offer(z, logits, where=active)

@@ -14,7 +14,7 @@ from attacks.noise import Noise
 NormName = Literal["linf", "l2", "l1"]
 
 
-def _column(value: Tensor, like: Tensor) -> Tensor:
+def column(value: Tensor, like: Tensor) -> Tensor:
     """(B,) -> (B, 1, ...) with as many dimensions as `like`."""
     return value.view(-1, *[1] * (like.ndim - 1))
 
@@ -60,18 +60,18 @@ class L2(Norm):
         return lengths
 
     def project(self, d: Tensor, eps: float) -> Tensor:
-        return d * _column(eps / self.distance(d).clamp_min(max(eps, 1e-12)), d)
+        return d * column(eps / self.distance(d).clamp_min(max(eps, 1e-12)), d)
 
     def steepest(self, gradient: Tensor, x: Tensor) -> Tensor:
         """The unit vector; a zero gradient stays zero. Scaled by the largest entry first, so that tiny ones count."""
-        scaled = gradient / _column(gradient.flatten(1).abs().amax(1).clamp_min(1e-30), gradient)
-        return scaled / _column(self.distance(scaled).clamp_min(1e-12), gradient)
+        scaled = gradient / column(gradient.flatten(1).abs().amax(1).clamp_min(1e-30), gradient)
+        return scaled / column(self.distance(scaled).clamp_min(1e-12), gradient)
 
     def random(self, like: Tensor, eps: float, noise: Noise) -> Tensor:
         """A uniform direction with a uniform length (Rice et al. 2020), not uniform in volume."""
         d = noise.normal(like)
         length = noise.uniform(like.flatten(1)[:, :1])[:, 0]
-        return d * _column(eps * length / self.distance(d).clamp_min(1e-12), d)
+        return d * column(eps * length / self.distance(d).clamp_min(1e-12), d)
 
 
 class L1(Norm):
@@ -105,7 +105,30 @@ class L1(Norm):
         u = noise.uniform(like).sub_(0.5)
         d = u.sign() * torch.log1p(-2 * u.abs()).neg()
         length = noise.uniform(like.flatten(1)[:, :1])[:, 0]
-        return d * _column(eps * length / self.distance(d).clamp_min(1e-12), d)
+        return d * column(eps * length / self.distance(d).clamp_min(1e-12), d)
+
+
+def project_l1_box(d: Tensor, x: Tensor, eps: float) -> Tensor:
+    """The perturbation `p` nearest to `d` with ||p||_1 <= eps and x + p in [0, 1] (Croce and Hein 2021, prop. 2.1).
+
+    Every entry shrinks by the same amount t and stops at the box: |p_i| = min(room_i, max(|d_i| - t, 0)), with t the
+    smallest that fits into the ball. Projecting on the ball and then on the box would end short of the sphere.
+    """
+    flat, x = d.flatten(1), x.flatten(1)
+    size = flat.abs()
+    room = torch.where(flat > 0, 1 - x, x)
+    # The mass that is left after shrinking by t is piecewise linear: entries appear below t = |d_i|, and are
+    # stopped by the box below t = |d_i| - room_i.
+    knots, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
+    moving = torch.where(order < size.shape[1], 1, -1).cumsum(1).to(size.dtype)
+    mass = torch.zeros_like(knots)
+    mass[:, 1:] = (moving[:, :-1] * (knots[:, :-1] - knots[:, 1:])).cumsum(1)
+    last = (mass <= eps).sum(1, keepdim=True) - 1
+    rest = (eps - mass.gather(1, last)) / moving.gather(1, last).clamp_min(1)
+    t = (knots.gather(1, last) - rest).clamp_min(0)
+    shrunk = torch.minimum(room, (size - t).clamp_min(0))
+    shrunk = shrunk * (eps / shrunk.sum(1, keepdim=True).clamp_min(max(eps, 1e-30)))  # what rounding left over
+    return (flat.sign() * shrunk).view_as(d)
 
 
 NORMS: dict[str, Norm] = {"linf": Linf(), "l2": L2(), "l1": L1()}

@@ -31,6 +31,20 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (top[:, 0] - top[:, 2]).clamp_min(1e-12)
 
 
+def dlr_targeted(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
+    """Targeted difference of logits ratio (Croce and Hein 2020a, eq. 7): target minus label, over a gap of the top 4.
+
+    `logits` (B, K), `label` and `target` (B,) -> (B,); positive only where the label has lost.
+    """
+    if logits.shape[1] < 4:
+        raise ValueError(
+            f"the targeted dlr loss needs at least 4 classes, the model has {logits.shape[1]}: use loss: margin"
+        )
+    top = logits.topk(4, dim=1).values
+    gain = logits.gather(1, target[:, None]) - logits.gather(1, label[:, None])
+    return gain[:, 0] / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2).clamp_min(1e-12)
+
+
 def kl(logits: Tensor, y: Tensor) -> Tensor:
     """KL(y || softmax(logits)) for target probabilities `y` (B, K) (TRADES' inner objective)."""
     if y.ndim != 2:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.optimize import differential_evolution  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind, Knowledge
 from attacks.checks import at_least, between, check_choices
 from attacks.closest import fools
 from attacks.noise import Noise, drawing
@@ -33,7 +33,8 @@ class OnePixel(Attack):
         targeted: look for the class `y` instead of any but `y`.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
+    knowledge: ClassVar[Knowledge] = "scores"
     norm: Literal["l0"] = "l0"
     pixels: int = 1
     population: int = 400

@@ -29,9 +29,9 @@ from attacks.checks import at_least, check_choices
 from attacks.closest import Closest
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
-from attacks.norms import NORMS
+from attacks.norms import NORMS, column
 from attacks.objectives import margin
-from attacks.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty, column
+from attacks.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty
 
 FLOOR = math.log(1e-6)  # of the multipliers' logarithms
 PENALTIES: dict[str, Penalty] = {
@@ -183,7 +183,7 @@ class PrimalDual(Attack):
 
 @dataclass(frozen=True)
 class PDGD(PrimalDual):
-    """Primal-dual gradient descent: the smallest l2 perturbation that fools (thesis, Algorithm 2).
+    """Primal-dual gradient descent: the smallest l2 perturbation that fools (Matyasko 2020, Algorithm 2).
 
     A strong setting for about 500 gradients: ``steps=100, restarts=4, finetune=100, runners_up=3``.
 
@@ -202,7 +202,7 @@ class PDGD(PrimalDual):
 
 @dataclass(frozen=True)
 class PDPGD(PrimalDual):
-    """Primal-dual proximal gradient descent: the smallest perturbation for a penalty with a prox (Algorithm 3).
+    """Primal-dual proximal gradient descent: the smallest perturbation in a penalty with a prox (Algorithm 3).
 
     Strong settings for about 500 gradients: ``steps=100, restarts=4, finetune=100`` for l1 and l0, whose minima differ
     much, and ``step_size=0.3, steps=400, finetune=100`` for linf.

@@ -9,7 +9,7 @@ from attacks.base import Attack
 from attacks.checks import at_least, check_choices
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
-from attacks.norms import NORMS, NormName
+from attacks.norms import NORMS, NormName, column
 from attacks.objectives import OBJECTIVES, ObjectiveName
 from attacks.radius import Radius
 
@@ -58,7 +58,7 @@ class PGD(Attack):
                 gradient = -gradient
             if self.momentum:
                 mean = gradient.flatten(1).abs().mean(1).clamp_min(1e-30)
-                gradient = g = self.momentum * g + gradient / mean.view(-1, *[1] * (x.ndim - 1))
+                gradient = g = self.momentum * g + gradient / column(mean, x)
             z = z + step_size * norm.steepest(gradient, z)
             z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
         return z

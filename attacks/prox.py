@@ -12,12 +12,7 @@ import torch
 from torch import Tensor
 
 from attacks.checks import at_least, check_choices
-from attacks.norms import NORMS, l0_distance
-
-
-def column(value: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ...) with as many dimensions as `like`."""
-    return value.view(-1, *[1] * (like.ndim - 1))
+from attacks.norms import NORMS, column, l0_distance
 
 
 class Penalty(ABC):

@@ -37,8 +37,3 @@ def jacobian(model: nn.Module, x: Tensor, heads: Callable[[Tensor], Tensor], sam
         rows.append(torch.stack(each, 1))
         values.append(value.detach())
     return torch.stack(rows).mean(0).nan_to_num_(0.0, 0.0, 0.0), torch.stack(values).mean(0)
-
-
-def column(value: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ...) with as many dimensions as `like`."""
-    return value.view(-1, *[1] * (like.ndim - 1))

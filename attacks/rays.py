@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind, Knowledge
 from attacks.checks import between, check_choices
 from attacks.decisions import Decisions, check_budget, squares
 from attacks.noise import Noise
@@ -39,7 +39,8 @@ class RayS(Attack):
         targeted: look for the class `y` instead of any but `y`.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
+    knowledge: ClassVar[Knowledge] = "decisions"
     norm: Literal["linf"] = "linf"
     queries: int = 10_000
     tolerance: float = 1e-4

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind, Knowledge
 from attacks.checks import at_least, check_choices
 from attacks.closest import Closest
 from attacks.noise import Noise
-from attacks.norms import NORMS, l0_distance
+from attacks.norms import NORMS, distance
 from attacks.radius import Radius
 
 
@@ -73,7 +74,7 @@ def nearest(
     An attack that draws random numbers goes `one_by_one`, seeded by the row: outcomes do not depend on the batch.
     """
     deterministic(model)
-    best = Closest(model, x, y, l0_distance if norm == "l0" else NORMS[norm].distance, targeted)
+    best = Closest(model, x, y, partial(distance, norm), targeted)
     z = x.clone()
     todo = [int(i) for i in (~best.done).nonzero()[:, 0]]
     for rows in [[i] for i in todo] if one_by_one else [todo] if todo else []:
@@ -115,7 +116,7 @@ class ReferenceBrendelBethge(Attack):
         targeted: reach the target `y` instead of leaving the label `y`; blended noise rarely is a start for that.
     """
 
-    kind: ClassVar = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
     norm: Literal["linf", "l2", "l1", "l0"] = "l2"
     steps: int = 1000
     targeted: bool = False
@@ -142,7 +143,8 @@ class ReferencePointwise(Attack):
         targeted: reach the target `y` instead of leaving the label `y`.
     """
 
-    kind: ClassVar = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
+    knowledge: ClassVar[Knowledge] = "decisions"
     norm: Literal["l0", "l2"] = "l0"
     targeted: bool = False
 
@@ -165,7 +167,7 @@ class ReferenceALMA(Attack):
         targeted: reach the target `y` instead of leaving the label `y`.
     """
 
-    kind: ClassVar = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
     norm: Literal["l2", "l1"] = "l2"
     steps: int = 1000
     targeted: bool = False
@@ -193,7 +195,7 @@ class ReferenceSigmaZero(Attack):
         steps: number of gradient steps.
     """
 
-    kind: ClassVar = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
     norm: Literal["l0"] = "l0"
     steps: int = 1000
 

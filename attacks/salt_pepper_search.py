@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind, Knowledge
 from attacks.checks import at_least, check_choices
-from attacks.decisions import Decisions, check_budget, spread
+from attacks.decisions import Decisions, check_budget
 from attacks.noise import Noise
-from attacks.norms import distance
+from attacks.norms import column, distance
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class SaltAndPepperSearch(Attack):
         targeted: look for the class `y` instead of any but `y`.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
+    knowledge: ClassVar[Knowledge] = "decisions"
     norm: Literal["l0"] = "l0"
     queries: int = 1000
     steps: int = 50
@@ -59,7 +60,7 @@ class SaltAndPepperSearch(Attack):
             order, colour = noise.uniform(like), (noise.uniform(like) < 0.5).to(x.dtype)
 
             def at(density: Tensor, order: Tensor = order, colour: Tensor = colour) -> Tensor:
-                return torch.where(order < spread(density, x), colour, x)
+                return torch.where(order < column(density, x), colour, x)
 
             growing = ~ask.closest.found
             good, low = ask(at(high), ~growing), torch.zeros_like(high)

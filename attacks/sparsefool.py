@@ -1,17 +1,18 @@
 """SparseFool (Modas, Moosavi-Dezfooli and Frossard 2019, Algorithms 1 and 2)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Kind
 from attacks.checks import at_least, check_choices
 from attacks.closest import Closest
 from attacks.deepfool import DeepFool
 from attacks.noise import Noise
-from attacks.norms import NORMS, l0_distance
+from attacks.norms import column, distance
 from attacks.objectives import margin
 from attacks.queries import jacobian
 
@@ -49,7 +50,7 @@ class SparseFool(Attack):
         samples: gradients averaged (EOT), for stochastic models.
     """
 
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
+    kind: ClassVar[Kind] = "minimum-norm"
 
     norm: Literal["l1", "l0"] = "l1"
     steps: int = 20
@@ -67,7 +68,7 @@ class SparseFool(Attack):
         at_least(0, overshoot=self.overshoot)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        closest = Closest(model, x, y, l0_distance if self.norm == "l0" else NORMS["l1"].distance, self.targeted)
+        closest = Closest(model, x, y, partial(distance, self.norm), self.targeted)
         deepfool = DeepFool(
             steps=self.deepfool_steps, candidates=self.candidates, targeted=self.targeted, samples=self.samples
         )
@@ -84,7 +85,7 @@ class SparseFool(Attack):
             anchor = z + self.lambda_ * r
             slopes, _ = jacobian(model, z + r, wanted, self.samples)
             moved = sparse_step(z, slopes[:, 0], anchor)
-            z = torch.where(closest.found.view(-1, *[1] * (x.ndim - 1)), z, moved)
+            z = torch.where(column(closest.found, x), z, moved)
             over = (x + (1 + self.overshoot) * (z - x)).clamp(0, 1)
             with torch.no_grad():
                 logits = model(over)

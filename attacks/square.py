@@ -2,16 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import project_l1_box, rows_of
-from attacks.base import Attack
+from attacks.base import Attack, Knowledge
 from attacks.checks import at_least, check_choices
 from attacks.noise import Noise, drawing
-from attacks.norms import NORMS
+from attacks.norms import NORMS, column, project_l1_box
 from attacks.objectives import OBJECTIVES
 from attacks.radius import Radius
 
@@ -50,6 +49,7 @@ class Square(Attack):
         targeted: decrease the objective for the target `y` instead.
     """
 
+    knowledge: ClassVar[Knowledge] = "scores"
     norm: Literal["linf", "l2", "l1"] = "linf"
     eps: Radius = 0.3
     queries: int = 5000
@@ -78,7 +78,7 @@ class Square(Attack):
                 logits = model(new.view(-1, *x.shape[1:]))
             gain, success = self.judge(logits, y[rows])
             better = (gain > value[rows]) | success
-            best[rows] = torch.where(rows_of(better, new), new, old)
+            best[rows] = torch.where(column(better, new), new, old)
             value[rows] = torch.where(better, gain, value[rows])
             rows = rows[~success]
             if not len(rows):
@@ -148,7 +148,7 @@ class Square(Attack):
 
     def fill(self, d: Tensor, x: Tensor) -> Tensor:
         """`x` moved along `d` to the sphere, then put into the box."""
-        d = d * rows_of(self.eps / NORMS[self.norm].distance(d).clamp_min(1e-12), x)
+        d = d * column(self.eps / NORMS[self.norm].distance(d).clamp_min(1e-12), x)
         return (x + (project_l1_box(d, x, self.eps) if self.norm == "l1" else d)).clamp_(0, 1)
 
     def mask(self, inside: Tensor, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """A targeted attack aimed at each of the most likely wrong classes in turn."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +9,14 @@ from torch import Tensor, nn
 from attacks.base import Attack
 from attacks.checks import at_least
 from attacks.closest import fools
+from attacks.compose import Combination, threat
 from attacks.noise import Noise, drawing
-from attacks.norms import NORMS, l0_distance
+from attacks.norms import distance
 from attacks.objectives import margin
 
 
 @dataclass(frozen=True)
-class Targeted(Attack):
+class Targeted(Combination):
     """The best result of `attack` against the `n_targets` most likely wrong classes of each image; `y` holds labels.
 
     Of a budget attack that is the first success in the order of likelihood, which spares a row the remaining targets,
@@ -26,21 +28,22 @@ class Targeted(Attack):
         n_targets: number of targets; all wrong classes where the model has fewer.
     """
 
+    aims_itself: ClassVar[bool] = True
+
     attack: Attack
     n_targets: int = 9
 
     def __post_init__(self) -> None:
         at_least(1, n_targets=self.n_targets)
-        if getattr(self.attack, "targeted", None) is not True:
+        if not self.attack.targeted:
             raise ValueError(f"attack must have targeted: true, {type(self.attack).__name__} has not")
-        object.__setattr__(self, "kind", self.attack.kind)  # what comes out is of the kind that went in
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         with torch.no_grad():
             logits = model(x)
         others = min(self.n_targets, logits.shape[1] - 1)
         targets = logits.scatter(1, y[:, None], -torch.inf).topk(others, 1).indices
-        nearest = self.attack.kind == "minimum-norm"
+        nearest, norm = self.kind == "minimum-norm", str(threat(self.attack)[0])
         best = x.clone()
         # The larger the better. A success counts as infinite for a budget attack: the first one is kept.
         score = torch.full_like(logits[:, 0], -torch.inf)
@@ -60,7 +63,7 @@ class Targeted(Attack):
                 seen = model(points)
             fooled = fools(seen, y[many], targeted=False)
             if nearest:
-                values = torch.where(fooled, -self.distance(points - x[many]), -torch.inf)
+                values = torch.where(fooled, -distance(norm, points - x[many]).to(seen.dtype), -torch.inf)
             else:
                 values = torch.where(fooled, torch.inf, margin(seen, y[many]).nan_to_num(nan=0.0))
             for i in range(len(ranks)):
@@ -70,8 +73,3 @@ class Targeted(Attack):
                 best[chosen], score[chosen] = points[part][better], values[part][better].to(score.dtype)
             rows = rows[score[rows] < torch.inf]
         return best
-
-    def distance(self, d: Tensor) -> Tensor:
-        """Lengths (B,) of perturbations in the norm of the attack."""
-        norm = self.attack.norm  # type: ignore[attr-defined]
-        return l0_distance(d) if norm == "l0" else NORMS[norm].distance(d)

@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from attacks.base import Attack
-from attacks.compose import Combination
+from attacks.base import Attack, Knowledge
 from attacks.noise import Noise
 
 
@@ -23,7 +23,7 @@ class Surrogate(ABC):
 
 
 @dataclass(frozen=True)
-class Transfer(Combination):
+class Transfer(Attack):
     """What `attack` makes of a network that the attacker owns; the model itself is never asked.
 
     For several surrogates put several transfers into a `WorstOf`.
@@ -33,8 +33,14 @@ class Transfer(Combination):
         surrogate: the attacker's network.
     """
 
+    knowledge: ClassVar[Knowledge] = "surrogate"
+
     attack: Attack
     surrogate: Surrogate
+
+    @property
+    def targeted(self) -> bool:  # type: ignore[override]
+        return self.attack.targeted
 
     def __post_init__(self) -> None:
         if self.attack.kind != "budget":

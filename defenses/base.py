@@ -48,7 +48,7 @@ class Purified(nn.Module):
 
     def __init__(self, classifier: nn.Module, purifier: Purifier) -> None:
         super().__init__()
-        check_meant_for(purifier, classifier)
+        check_meant_for(type(purifier).__name__, purifier.trained_for, classifier)
         self.classifier, self.purifier = classifier, purifier
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,13 +63,13 @@ class Purified(nn.Module):
         return logits
 
 
-def check_meant_for(purifier: Purifier, classifier: nn.Module) -> None:
-    """Raise ValueError where `purifier` was trained for another classifier than the innermost of `classifier`."""
+def check_meant_for(name: str, trained_for: str | None, classifier: nn.Module) -> None:
+    """Raise ValueError where what is called `name` was `trained_for` other weights than the innermost classifier's."""
     innermost = [classifier, *(m.classifier for m in classifier.modules() if isinstance(m, Purified))][-1]
-    if purifier.trained_for not in (None, found := digest_weights(innermost)):
+    if trained_for is not None and trained_for != (found := digest_weights(innermost)):
         raise ValueError(
-            f"the denoiser of {type(purifier).__name__} was trained for another classifier, whose weights have the "
-            f"digest {str(purifier.trained_for)[:12]}…, not {found[:12]}…: train one for this classifier"
+            f"the denoiser of {name} was trained for another classifier, whose weights have the digest "
+            f"{trained_for[:12]}…, not {found[:12]}…: train one for this classifier"
         )
 
 

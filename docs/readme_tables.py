@@ -19,11 +19,9 @@ import defenses  # noqa: E402
 import lightning_modules  # noqa: E402
 from attacks import Attack  # noqa: E402
 from evaluation.checkpoint import catalogue  # noqa: E402
-from evaluation.report import table  # noqa: E402
+from evaluation.words import table  # noqa: E402
 
 RESULTS = ROOT / "results"
-NO_GRADIENT = {"Boundary", "GaussianNoise", "HopSkipJump", "OnePixel", "RayS", "SaltAndPepper", "Square"}
-NO_GRADIENT |= {"SaltAndPepperSearch"}
 
 
 def first_line(documented: object) -> str:
@@ -54,11 +52,6 @@ def methods() -> list[str]:
     return table(["method", "what it is (paper)", "file", "experiments"], rows)
 
 
-def members_only(cls: type) -> bool:
-    """Whether an attack is made of attacks alone."""
-    return any("Attack" in str(hint) for hint in inspect.get_annotations(cls).values())
-
-
 def attack_table() -> list[str]:
     leaves = [c for c in catalogue(attacks) if issubclass(c, Attack) and c is not Attack]
     files = [c.__module__ for c in leaves]
@@ -68,10 +61,10 @@ def attack_table() -> list[str]:
         what = first_line(inspect.getmodule(cls) if alone else cls)
         norm = inspect.get_annotations(cls, eval_str=True).get("norm")
         norms = ", ".join(getattr(norm, "__args__", ())) if norm else ""
-        kind = cls.kind if isinstance(cls.kind, str) else "that of its parts"
-        knowledge = "no gradient" if cls.__name__ in NO_GRADIENT else "" if members_only(cls) else "gradient"
+        # A combination has its parts' kind and knowledge: properties, of which the class says nothing.
+        kind, knowledge = (v if isinstance(v, str) else "of its parts" for v in (cls.kind, cls.knowledge))
         rows.append([cls.__name__, norms, kind, knowledge, what, where(cls)])
-    return table(["attack", "norms", "kind", "uses", "what it is (paper)", "file"], rows)
+    return table(["attack", "norms", "kind", "knowledge", "what it is (paper)", "file"], rows)
 
 
 def data() -> list[str]:

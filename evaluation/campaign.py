@@ -195,8 +195,8 @@ class _Share:
     def record(self, unit: Unit, rows: Columns) -> None:
         self.cascade.record(unit, rows)
         if unit.name == CLEAN:
-            own = np.isin(rows["index"], self.cascade.samples)
-            self.classes[np.searchsorted(self.cascade.samples, rows["index"][own])] = rows["adversarial"][own]
+            at, own = self.cascade.find(rows["index"])
+            self.classes[at] = rows["adversarial"][own]
 
     def say(self, name: str) -> None:
         """Pass on what is new since the last time."""

@@ -80,8 +80,7 @@ class Cascade:
 
     def record(self, unit: Unit, rows: Columns) -> None:
         """Take note of outcomes of one run; samples that are not ours are passed over."""
-        own = np.isin(rows["index"], self.samples)
-        at = np.searchsorted(self.samples, rows["index"][own])
+        at, own = self.find(rows["index"])
         right = rows["adversarial"] == rows["label"]
         fate = rows["draws"] | right.astype(np.int64) << self.draws
         if unit.name != CLEAN:
@@ -92,6 +91,14 @@ class Cascade:
                 self.lengths[unit.name][at] = rows[norm][own]
         self.fates[unit.name][at] &= fate[own]
         self.seen[unit.name, unit.restart][at] = True
+
+    def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], Flags]:
+        """The places of those `numbers` that are ours, and which they are."""
+        if not len(self.samples):
+            return np.zeros(0, np.int64), np.zeros(len(numbers), bool)
+        at = np.searchsorted(self.samples, numbers).clip(max=len(self.samples) - 1)
+        own: Flags = self.samples[at] == numbers
+        return at[own], own
 
     def withstood(self, name: str, eps: float | None = None) -> Fate:
         """The fates under one attack alone; under a minimum-norm attack without a radius, inside that of `eps`."""

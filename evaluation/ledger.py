@@ -11,7 +11,8 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ _SCHEMA = 2  # of the tables; kept in SQLite's user_version
 _COLUMNS = ["sample" if f.name == "index" else f.name for f in fields(Outcome)]
 _WHOLE = {"index", "label", "clean", "adversarial", "draws", "l0"}  # columns of whole numbers
 _EFFORT = ", ".join(f.name for f in fields(Effort))
+_values = attrgetter(
+    *(f.name for f in fields(Outcome))
+)  # dataclasses.astuple copies deeply, which takes 50 times as long
 _CREATE = f"""
 CREATE TABLE IF NOT EXISTS campaign (identity TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS effort ({_EFFORT});
@@ -93,7 +97,7 @@ class Ledger:
 
     def add(self, attack: str, restart: int, outcomes: Iterable[Outcome], effort: Effort | None = None) -> None:
         """Write the outcomes of one batch in one transaction, and what was spent: all or, after a kill, nothing."""
-        rows = [(attack, restart, *astuple(o)) for o in outcomes]
+        rows = [(attack, restart, *_values(o)) for o in outcomes]
         with _explained(self.path), self._connection:
             marks = ", ".join("?" * (2 + len(fields(Outcome))))
             self._connection.executemany(f"INSERT INTO outcomes VALUES ({marks})", rows)
@@ -112,7 +116,7 @@ class Ledger:
             self._row = int(found[0])
         marks = ", ".join("?" * (1 + len(fields(Effort))))
         self._connection.execute(
-            f"INSERT OR REPLACE INTO effort (rowid, {_EFFORT}) VALUES ({marks})", (self._row, *astuple(effort))
+            f"INSERT OR REPLACE INTO effort (rowid, {_EFFORT}) VALUES ({marks})", (self._row, *vars(effort).values())
         )
 
     def close(self) -> None:
@@ -130,7 +134,7 @@ Columns = dict[str, NDArray[Any]]
 
 def columns(outcomes: Iterable[Outcome]) -> Columns:
     """Outcomes as one array a field: whole numbers int64, all others float64 (no score: nan)."""
-    return _columns([astuple(o) for o in outcomes])
+    return _columns([_values(o) for o in outcomes])
 
 
 def _columns(rows: list[tuple[Any, ...]]) -> Columns:

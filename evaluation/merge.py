@@ -11,6 +11,7 @@ from scipy.stats import t as student  # type: ignore[import-untyped]
 from attacks import Attack, members, threat
 from evaluation.campaign import PROBABILITIES, Campaign
 from evaluation.cascade import CLEAN, Cascade, Fate, Flags, Unit, outside, standing, threat_models
+from evaluation.detection import LEVELS, account, calibrated, closest_calls, flagged, threshold
 from evaluation.identity import suite_part
 from evaluation.ledger import Columns, Effort, efforts
 
@@ -73,6 +74,8 @@ def merge(campaign: Campaign) -> Results:
         {"norm": norm, "eps": eps, **_accuracy("", cascade.worst(norm, eps), campaign.draws), "attacks": names}
         for (norm, eps), names in threat_models(campaign.suite).items()
     ]
+    if campaign.scored:
+        results["detection"] = _detection(campaign, attacks, worst)
     spent = efforts(campaign.folder, identity=campaign.identity)
     if any(e.probabilities for e in spent):
         notes.append(PROBABILITIES)
@@ -165,6 +168,42 @@ def lengths(found: Sequence[float], attacked: int, n: int) -> Results:
         "median_norm": _number(ordered[middle]) if 0 <= middle < len(ordered) else None,
         "curve": {"eps": [round(r, 6) for r in radii], "robust_accuracy": [k / n for k in left]},
     }
+
+
+def _detection(campaign: Campaign, attacks: Sequence[Results], worst: Sequence[Results]) -> Results:
+    """Give every attack and worst case its entry "detection"; returns that of the whole campaign."""
+    held_out, about = calibrated(campaign.folder)
+    rates = sorted({*LEVELS, about["aimed_fpr"]})
+    thresholds = {fpr: threshold(held_out, fpr) for fpr in rates}
+    clean = campaign.table(campaign.units(CLEAN)[0])
+    clean = {key: clean[key] for key in ("index", "score")} | {"right": clean["adversarial"] == clean["label"]}
+    for entry in attacks:
+        entry["detection"] = account(clean, _calls(campaign, [entry["name"]], None), thresholds)
+    for case in worst:
+        case["detection"] = account(clean, _calls(campaign, case["attacks"], case["eps"]), thresholds)
+    realised = {fpr: float(flagged(clean["score"], theta).mean()) for fpr, theta in thresholds.items()}
+    levels = [
+        {
+            **{"fpr": fpr, "theta": None if math.isinf(theta) else theta},
+            **{"realised_fpr": realised[fpr], "interval": wilson(realised[fpr], campaign.n)},
+        }
+        for fpr, theta in thresholds.items()
+    ]
+    detector, aimed = about.pop("detector"), about.pop("aimed_fpr")
+    return {"detector": detector, "calibration": about, "aimed_fpr": aimed, "clean": {"levels": levels}}
+
+
+def _calls(campaign: Campaign, names: Sequence[str], eps: float | None) -> Columns:
+    """The closest calls of some attacks; what lies outside the ball is no success and does not count."""
+    parts = []
+    for unit in (unit for name in names for unit in campaign.units(name)):
+        rows, attack = campaign.table(unit), campaign.suite[unit.name]
+        norm, own = threat(attack)
+        out = outside(rows, norm, eps if own is None else own, attack.kind)
+        right = (rows["adversarial"] == rows["label"]) | out
+        counts = (rows["linf"] > 0) & ~out
+        parts.append({"index": rows["index"], "score": rows["score"], "right": right, "counts": counts})
+    return closest_calls(parts)
 
 
 def sweeps(attacks: Sequence[Results], clean: Results) -> list[Results]:

@@ -206,7 +206,7 @@ def suspicion(detector: nn.Module, x: Tensor, noise: Noise) -> Tensor:
         raise ValueError(
             f"{type(detector).__name__} gave scores {tuple(scores.shape)} for {len(x)} images: (B,) is due"
         )
-    return scores.double().cpu().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return scores.double().cpu().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 @contextmanager

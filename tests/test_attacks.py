@@ -668,6 +668,7 @@ def test_no_setting_takes_what_it_cannot_mean(cls: type) -> None:
         (lambda: AutoAttack("plus", "l1"), "plus"),
         (lambda: WorstOf([]), "at least one attack"),
         (lambda: WorstOf([PGD(), DDN()]), "one kind only"),
+        (lambda: WorstOf([PGD(), PGD(targeted=True)]), "one of the two only"),
         (lambda: Targeted(PGD()), "targeted"),
         (lambda: LogitEOT(DDN()), "budget attack"),
         (lambda: Transfer(RayS(), Own()), "budget attack"),
@@ -697,6 +698,42 @@ def test_bad_settings_are_named(make: Any, says: str) -> None:
 def test_bad_images_are_refused(x: torch.Tensor, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         PGD()(BatchNormNet(), x, torch.tensor([0, 1]))
+
+
+def test_parts_say_what_a_combination_is() -> None:
+    aimed, square = PGD(targeted=True), Square(queries=5)
+    assert [a.targeted for a in (Restarts(aimed), WorstOf([aimed]), LogitEOT(aimed), Transfer(aimed, Own()))] == [
+        True
+    ] * 4
+    assert not Targeted(aimed).targeted and not Restarts(Targeted(aimed)).targeted  # given labels, as all others are
+    assert [a.knowledge for a in (PGD(), square, RayS(), Transfer(PGD(), Own()), GaussianNoise())] == [
+        *("white-box", "scores", "decisions", "surrogate", "none"),
+    ]
+    assert Restarts(square).knowledge == "scores" and WorstOf([square, PGD()]).knowledge == "white-box"
+    assert Within(RayS(), 0.1).knowledge == "decisions" and Restarts(Transfer(PGD(), Own())).knowledge == "surrogate"
+    kinds = [a.kind for a in (Targeted(FAB(targeted=True)), Targeted(aimed), Within(DDN(), 1), LogitEOT(PGD()))]
+    assert kinds == ["minimum-norm", "budget", "minimum-norm", "budget"]
+
+
+@pytest.mark.parametrize("attack", WHOLE, ids=ids(WHOLE))
+def test_attacks_use_no_more_knowledge_than_they_declare(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are refused to black-box attacks, scores to those by decisions, and the model to the others."""
+    test_autoattack.short_autoattack(monkeypatch)
+    x = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = Holed().net(x).argmax(1)
+    asked = []
+
+    class Fence(Holed):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            asked.append(x.requires_grad)
+            logits: torch.Tensor = self.net(x)
+            return logits.argsort(1).argsort(1).double() if attack.knowledge == "decisions" else logits
+
+    z = attack(Fence(), x, y, Noise.keyed(0, torch.arange(3)))
+    assert any(asked) == (attack.knowledge == "white-box")
+    assert bool(asked) == (attack.knowledge not in ("none", "surrogate"))
+    if attack.knowledge == "decisions":
+        assert torch.equal(z, attack(Holed().net, x, y, Noise.keyed(0, torch.arange(3))))
 
 
 def test_attacks_are_frozen_values() -> None:

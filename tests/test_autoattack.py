@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from victims import BatchNormNet, Linear, at_distance
 
-from attacks.apgd import APGD, dlr_targeted, project_l1_box, sparse_step
+from attacks.apgd import APGD, sparse_step
 from attacks.autoattack import AutoAttack
 from attacks.base import Attack
 from attacks.compose import scale_eps, threat
 from attacks.fab import FAB, project_plane
 from attacks.noise import Noise
-from attacks.norms import NORMS
-from attacks.objectives import ce, margin
+from attacks.norms import NORMS, project_l1_box
+from attacks.objectives import ce, dlr_targeted, margin
 from attacks.pgd import PGD
 from attacks.square import Square, pattern
 from attacks.targeted import Targeted
@@ -345,7 +345,7 @@ def test_targeted_takes_the_nearest_of_minimum_norm_attacks() -> None:
     y[5] = (y[5] + 1) % 5  # misclassified
     inner = FAB("l2", steps=10, targeted=True)
     attack = Targeted(inner)
-    assert attack.kind == "minimum-norm" and Targeted(PGD(targeted=True)).kind == "budget" == Targeted.kind
+    assert attack.kind == "minimum-norm" and Targeted(PGD(targeted=True)).kind == "budget"
     z = attack(net, x, y, keyed(6))
     each = []
     for k in range(1, 5):

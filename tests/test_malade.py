@@ -17,6 +17,7 @@ from attacks.corruptions import SaltAndPepper
 from attacks.gradient import input_gradient
 from attacks.objectives import ce
 from defenses import MALA, MALADE, Magnet, Purified, Voting, obligations
+from detectors import ScoreNorm
 from evaluation.checkpoint import describe, load_network
 from evaluation.identity import digest_weights
 from evaluation.outcome import evaluate_batch
@@ -551,3 +552,16 @@ def select_malade() -> object:
     sys.modules["select_malade"] = module  # dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_score_norm_is_the_length_of_the_score_and_belongs_to_its_classifier() -> None:
+    """With the optimal denoiser of N(0.5, s - sigma2) it is |x - 0.5| / s; MALADE in front changes nothing about it."""
+    s, x = 0.3, torch.rand(5, 1, 8, 8, requires_grad=True)
+    inner = BatchNormNet().eval()
+    score = ScoreNorm(inner, Denoiser(Pull(0.5, 1 - 0.15 / s), 0.15)).score(x)
+    assert torch.allclose(score, (x - 0.5).flatten(1).norm(dim=1) / s, rtol=1e-5) and score.requires_grad
+    mine = autoencoder(trained_for=digest_weights(inner))
+    guarded = ScoreNorm(defended(inner), mine)
+    assert torch.allclose(guarded.score(x[:2]), mine.score(x[:2]).flatten(1).norm(dim=1))
+    with pytest.raises(ValueError, match="of ScoreNorm was trained for another classifier"):
+        ScoreNorm(BatchNormNet(), mine)

@@ -15,8 +15,9 @@ from victims import BatchNormNet, Linear, at_distance
 from attacks import PGD, Attack, Noise, Restarts
 from attacks.daa import DAA, blob
 from attacks.detector_pgd import DetectorAwarePGD, without
-from attacks.eot import LogitEOT, MeanLogits, part, straight_through, unroll
+from attacks.eot import part, straight_through, unroll
 from attacks.feature_adversary import FeatureAdversary, Representation
+from attacks.logit_eot import LogitEOT, MeanLogits
 from attacks.norms import NORMS
 from attacks.objectives import margin
 from attacks.reconstruction_pgd import ReconstructionPGD, reconstruction_gradient

@@ -1,0 +1,24 @@
+"""The baseline of all detectors: an image is suspicious where the classifier is unsure (Hendrycks and Gimpel 2017)."""
+
+from torch import Tensor, nn
+
+from detectors.base import Detector
+
+
+class MaxProbability(Detector):
+    """1 - max_k softmax(f(x))_k, in [0, 1 - 1/K]; needs no training.
+
+    Computed as -expm1 of the largest log-probability, which tells apart images of which the classifier is so sure that
+    1 - p would be 0 in float32.
+
+    Args:
+        classifier: images -> logits; evaluate.py hands over the defended model.
+    """
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def score(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(x)
+        return -logits.log_softmax(1).amax(1).expm1()
