@@ -46,6 +46,8 @@ class Chain(Purifier):
     An image whose chain is not finite comes out as NaN, and evaluation counts it as fallen.
     """
 
+    stochastic = True  # with noise
+
     def __init__(
         self,
         denoiser: Denoiser | str,

@@ -74,7 +74,7 @@ def test_method_fragment_instantiates(path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=pl.LightningModule, sub_configs=True)
     module = parser.instantiate(parser.parse_args(["--model", str(path)])).model
-    x = torch.rand(2, 1, 28, 28)
+    x = torch.rand(2, 3, 32, 32) if "imagenet" in path.stem else torch.rand(2, 1, 28, 28)
     restores = isinstance(module, DenoisingAutoencoder)
     assert module(x).shape == (x.shape if restores else (2, 10))
     assert path.read_text().startswith("# ")
