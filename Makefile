@@ -21,9 +21,9 @@ quickstart: .venv/.installed  ## Train ATENT and a standard classifier on digits
 	$(BIN)/lightning fit --config configs/experiments/quickstart.yaml
 	$(BIN)/python evaluate.py --checkpoint $(RUN)/standard/checkpoints/best.ckpt --suite configs/suites/quick.yaml --output $(RUN)/evaluation/standard
 	$(BIN)/python evaluate.py --checkpoint $(RUN)/atent/checkpoints/best.ckpt --suite configs/suites/quick.yaml --output $(RUN)/evaluation/atent
-	@$(BIN)/python evaluate.py compare $(RUN)/evaluation/standard $(RUN)/evaluation/atent --output $(RUN)/report.md
+	@$(BIN)/python evaluate.py compare $(RUN)/evaluation/standard $(RUN)/evaluation/atent --output $(RUN)
 	@echo
-	@echo 'Reports:     $(RUN)/report.md, $(RUN)/evaluation/{standard,atent}/report.md'
+	@echo 'Reports:     $(RUN)/compare.html, $(RUN)/evaluation/{standard,atent}/report.html (the same as .md)'
 	@echo 'TensorBoard: $(BIN)/tensorboard --logdir $(RUN), then open http://localhost:6006'
 
 test: .venv/.installed  ## Run all tests.

@@ -23,13 +23,14 @@ import detectors
 import networks  # noqa: F401  (imported for its short class names)
 from attacks import Attack
 from evaluation import Campaign, build, catalogue, describe, load_network, write_comparison, write_report
+from evaluation.audit import audited
 from evaluation.cascade import CLEAN, Mode
 from evaluation.checkpoint import Spec, check_fit, plain
 from evaluation.detection import calibration, score_images, threshold
 from evaluation.errors import exits
 from evaluation.identity import data_part, digest_file, identify, settle, suite_part, with_files
 from evaluation.ledger import check_free
-from evaluation.merge import Incomplete
+from evaluation.merge import Incomplete, Results
 from evaluation.processes import Place, behave, foretell_parent, place, spawn, tell_parent
 from evaluation.progress import Bars
 from evaluation.report import headlines
@@ -54,6 +55,7 @@ def options() -> ArgumentParser:
     add(
         "--draws", type=int | None, help="draws of the defender's noise; default: 20 if a defense is stochastic, else 1"
     )
+    add("--audit", type=Literal["none", "quick", "full"], default="quick", help="how hard the result is checked")
     add("--devices", type=int, default=1, help="number of processes")
     add("--accelerator", type=Literal["auto", "cpu", "cuda"], default="auto")
     add("--batch_size", type=int, default=128, help="images per step and process; does not change outcomes")
@@ -99,15 +101,23 @@ def evaluate(argv: list[str], here: Place) -> int:
             )
         if here.spawned:
             return 0
+    obligations = defenses.obligations(model)
+
+    def audit(merged: Results) -> dict[str, Any]:
+        print(f"audit ({settings.audit}): asking harder questions of a few samples", file=sys.stderr, flush=True)
+        rows = min(settings.batch_size, 64)
+        return audited(campaign, model, merged, obligations=obligations, level=settings.audit, rows=rows)
+
     try:
         results = write_report(
             campaign,
             checkpoint={"path": settings.checkpoint, "sha256": parts["checkpoint"]["sha256"]},
             data=parts["data"],
             defenses=parts["defenses"],
-            obligations=defenses.obligations(model),
+            obligations=obligations,
             command=shlex.join(["python", "evaluate.py", *argv]),
             model=model.to(device),
+            audit=None if settings.audit == "none" else audit,
         )
     except Incomplete:
         if here.world == 1:

@@ -97,7 +97,7 @@ def curves(results: Results) -> list[Drawn]:
     """
     drawn = []
     attacks = [a for a in results["attacks"] if a.get("curve")]
-    for norm in dict.fromkeys([a["norm"] for a in attacks] + [c["norm"] for c in results["worst_case"]]):
+    for norm in SYMBOLS:
         cases = sorted((c for c in results["worst_case"] if c["norm"] == norm), key=lambda c: float(c["eps"]))
         series = [
             Series(a["name"], a["curve"]["eps"], a["curve"]["robust_accuracy"], step=True)
@@ -232,7 +232,7 @@ def confusion(title: str, heading: str, label: Array, adversarial: Array) -> Dra
         return None
     pairs, counts = np.unique(np.stack([label[fell], adversarial[fell]]), axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    frequent = [(int(pairs[0, i]), int(pairs[1, i]), int(counts[i])) for i in order[:10]]
+    frequent = [(_class(pairs[0, i]), _class(pairs[1, i]), int(counts[i])) for i in order[:10]]
     said = ", ".join(f"{a} as {b} ({count})" for a, b, count in frequent[:5])
     classes = np.unique(np.concatenate([label, adversarial]))
     if len(classes) <= MOST_CLASSES:
@@ -245,6 +245,10 @@ def confusion(title: str, heading: str, label: Array, adversarial: Array) -> Dra
         axes.set(xlabel="samples", ylabel="class taken for")
     caption = f"{heading}: most often {said}."
     return Drawn(f"confusion/{title}", figure, caption, f"Confusions, {caption}")
+
+
+def _class(number: int) -> str:
+    return str(number) if number >= 0 else "?"
 
 
 def _matrix(classes: Array, label: Array, adversarial: Array) -> Figure:
@@ -262,7 +266,7 @@ def _matrix(classes: Array, label: Array, adversarial: Array) -> Figure:
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **look))
         if k <= 12:
             axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7, color=MUTED if i == j else INK)
-    names = ["?" if c < 0 else str(c) for c in classes]
+    names = [_class(c) for c in classes]
     axes.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5), aspect="equal", xlabel="under attack", ylabel="true class")
     axes.set_xticks(range(k), names)
     axes.set_yticks(range(k), names)

@@ -80,6 +80,7 @@ def report_page(
         subject=words.subject(results),
         contents=[(id, name) for id, name in sections.items() if name],
         cards=cards(results),
+        refused=any(case.get("refused") for case in results["worst_case"]),
         groups=groups(results),
         draws=draws(results),
         shortest=shortest,

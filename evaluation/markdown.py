@@ -67,11 +67,14 @@ def _attacks(results: Results) -> list[str]:
             rows.append([a["name"], model, *accuracy, felled, str(a["restarts"]), passes, duration(a["seconds"])])
         if case := group["case"]:
             accuracy = _share(case["robust_accuracy"], case["interval"], n)
-            rows.append(["**worst case**", threat(case["norm"], case["eps"]), *accuracy, "", "", "", ""])
+            label = "**worst case**" + " †" * bool(case.get("refused"))
+            rows.append([label, threat(case["norm"], case["eps"]), *accuracy, "", "", "", ""])
     head = ["attack", "threat", "robust accuracy", "95 % interval", "felled", "runs"]
     lines = ["## Attacks", "", *table([*head, "forward / backward passes", "time"], rows), ""]
     lines += ["A sample counts as robust where the model is right without the attack and after every run of it."]
     lines += ["Worst case: the mean over samples of the minimum over the attacks of a threat model.", ""]
+    if any(case.get("refused") for case in results["worst_case"]):
+        lines += ["†: no headline, the suite does not do what an honest attacker of this defense must do.", ""]
     if results["mode"] == "worst_case":
         lines += ["A later attack saw only what the earlier ones of its threat model had left: its row is what is left"]
         lines += ["after all of them.", ""]

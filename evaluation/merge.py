@@ -299,4 +299,4 @@ def _some(numbers: Fate) -> str:
 
 
 def _number(value: float) -> float | int:
-    return int(value) if value.is_integer() else round(value, 6)
+    return int(value) if float(value).is_integer() else round(value, 6)

@@ -153,7 +153,12 @@ def _again(campaign: Campaign, model: nn.Module, units: Mapping[int, Unit]) -> d
     try:
         batch = (x.to(device), y.to(device), index.to(device))
         outcomes = evaluate_batch(
-            model, unit.attack, *batch, seed=campaign.seed, name=unit.name, restart=unit.restart, clean=batch[1]
+            *(model, unit.attack, *batch),
+            seed=campaign.seed,
+            name=unit.name,
+            restart=unit.restart,
+            clean=batch[1],
+            draws=campaign.draws,
         )
     finally:
         hook.remove()

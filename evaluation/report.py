@@ -1,7 +1,7 @@
 """What is said in the end: results.json, report.md and report.html, and the same for TensorBoard."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,22 @@ def write_report(
     obligations: Mapping[str, bool],
     command: str,
     model: nn.Module | None = None,
-    audit: Mapping[str, Any] | None = None,
+    audit: Callable[[Results], Mapping[str, Any]] | None = None,
 ) -> Results:
     """Merge the ledgers and write results.json, report.md, report.html and an event file into the campaign's folder.
 
-    `model` is attacked again for the pictures of a few samples; without one there are none. `audit` is what the audit
-    found: its "level" and "checks". A threat model that gets
-    no headline has a reason under "refused" in "worst_case". Returns the results. Raises like `merge`.
+    `model` is attacked again for the pictures of a few samples; without one there are none. `audit` is asked about the
+    merged numbers and answers with its "level" and "checks". A threat model that gets no headline has a reason under
+    "refused" in "worst_case". Returns the results. Raises like `merge`.
     """
     merged = merge(campaign)
+    merged["audit"] = audit(merged) if audit else None
     refused = refusals(campaign.suite, obligations)
     for case in merged["worst_case"]:
         if reason := refused.get((case["norm"], case["eps"])):
             case["refused"] = reason
             merged["warnings"].append(f"no headline for {words.threat(case['norm'], case['eps'])}: {reason}")
-    results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), "audit": audit, **merged}
+    results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **merged}
     results = {"schema": results.pop("schema"), **results}
     write_whole(campaign.folder / "results.json", json.dumps(results, indent=2) + "\n")
     shown = upgraded(results)

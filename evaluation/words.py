@@ -47,7 +47,7 @@ def threat(norm: str | None, eps: float | None, symbols: bool = False) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as ``0.8 s``, ``41 s``, ``12 min 05 s`` or ``3 h 20 min``."""
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -68,7 +68,9 @@ def audit_words(audit: Mapping[str, Any] | None) -> str:
         return "not audited"
     verdicts = [check["verdict"] for check in audit["checks"]]
     if audit_state(audit) == "passed":
-        return f"audit passed ({audit['level']}, {verdicts.count('pass')} checks)"
+        passed, idle = verdicts.count("pass"), verdicts.count("not applicable")
+        also = f", {idle} not applicable" if idle else ""
+        return f"audit passed ({audit['level']}, {passed} check{'s' * (passed != 1)}{also})"
     failed = ", ".join(f"{check['id']} {check['name']}" for check in audit["checks"] if check["verdict"] == "fail")
     return f"audit failed: {failed}"
 

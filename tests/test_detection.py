@@ -278,7 +278,7 @@ def test_evaluate_with_a_detector_on_one_process_and_on_two(
     (tmp_path / "suite.yaml").write_text(SUITE)
     (tmp_path / "detector.yaml").write_text("class_path: detectors.MaxProbability")
     argv = ["--checkpoint", tmp_path / "a.ckpt", "--suite", tmp_path / "suite.yaml", "--limit", 60]
-    argv += ["--detector", tmp_path / "detector.yaml", "--accelerator", "cpu", "--output"]
+    argv += ["--detector", tmp_path / "detector.yaml", "--accelerator", "cpu", "--audit", "none", "--output"]
     found = []
     for world in (1, 2):
         for rank in range(world):

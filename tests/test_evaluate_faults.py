@@ -46,7 +46,7 @@ def files(tmp_path: Path) -> Iterator[Path]:
 
 def arguments(files: Path, output: str, **more: Any) -> list[str]:
     given = {"checkpoint": files / "a.ckpt", "suite": files / "suite.yaml", "output": files / output, **more}
-    given = {"accelerator": "cpu", "limit": 60, **given}
+    given = {"accelerator": "cpu", "limit": 60, "audit": "none", **given}
     return [f"--{name}={value}" for name, value in given.items()]
 
 

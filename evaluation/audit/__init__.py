@@ -1,0 +1,13 @@
+"""Whether a headline can be believed: machine-run checks of an evaluation, each a figure, a limit and a sentence.
+
+The list of Carlini et al. 2019 ("On Evaluating Adversarial Robustness"), the flags of AutoAttack (Croce and Hein 2020)
+and the indicators of attack failure (Pintor et al. 2022), as experiments: on the rows that a campaign has stored, and
+on a few samples that are attacked again, otherwise and harder. A check fails where the samples show, with 99 %
+confidence, that its limit is exceeded.
+"""
+
+from evaluation.audit.check import Check, failed
+from evaluation.audit.inquiry import audit
+from evaluation.audit.notes import audited
+
+__all__ = ["Check", "audit", "audited", "failed"]

@@ -1,0 +1,51 @@
+"""A network that imitates the model, for attacks that transfer (Papernot et al. 2017): its gradients are not masked."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attacks import Noise, guard
+
+_SIDE = 64  # larger images are averaged down to this side
+
+
+def network(shape: tuple[int, ...], classes: int, noise: Noise) -> nn.Sequential:
+    """A small convolutional network for images of `shape` (C, H, W), with weights from `noise` (one row)."""
+    side, stride = min(_SIDE, *shape[1:]), 2 if min(_SIDE, *shape[1:]) > 16 else 1
+    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(side)] if max(shape[1:]) > side else []
+    layers += [nn.Conv2d(shape[0], 16, 3, stride, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, padding=1), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(64), nn.ReLU(), nn.Linear(64, classes))
+    net(torch.zeros(1, *shape))  # sizes the lazy layer
+    with torch.no_grad():
+        for p in net.parameters():
+            scale = (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.0
+            p.copy_(scale * noise.normal(torch.zeros(1, *p.shape))[0])
+    return net
+
+
+def imitate(model: nn.Module, x: Tensor, *, eps: float, steps: int, seed: int, rows: int = 64) -> nn.Module:
+    """A network trained for `steps` steps to predict what `model` predicts on `x` (N, C, H, W) and on noisy copies.
+
+    The noise is uniform in [-eps, eps]. Costs one forward of `model` an image and step's row; no gradients of `model`.
+    """
+    order = Noise.keyed(seed, torch.zeros(1, dtype=torch.int64)).fork("substitute")
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone()
+        y = torch.cat([_answers(model, part) for part in x.split(rows)])
+        net = network(tuple(x.shape[1:]), y.shape[1], order).to(x)
+        optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+        for _ in range(steps):
+            chosen = (order.uniform(torch.zeros(1, rows))[0] * len(x)).long().to(x.device)
+            shaken = x[chosen] + eps * (2 * order.uniform(torch.zeros(1, *x[chosen].shape))[0].to(x) - 1)
+            batch = torch.cat([x[chosen], shaken.clamp(0, 1)])
+            wanted = torch.cat([y[chosen], _answers(model, batch[rows:])])
+            optimizer.zero_grad()
+            F.cross_entropy(net(batch), wanted.argmax(1)).backward()
+            optimizer.step()
+        return net.eval().requires_grad_(False)
+
+
+def _answers(model: nn.Module, x: Tensor) -> Tensor:
+    with guard(model), torch.no_grad():
+        logits: Tensor = model(x)
+    return logits

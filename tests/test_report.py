@@ -1,0 +1,615 @@
+"""What people read: numbers in every format, figures, pictures, event file, comparison; pages in a real browser."""
+
+import base64
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_evaluation import campaign, save, trained
+
+import evaluate
+from attacks import DDN, FGSM, FMN, PGD, Attack, Restarts
+from defenses import Purified, RandomQuantizer
+from evaluation import write_comparison
+from evaluation.campaign import Campaign
+from evaluation.cascade import Unit
+from evaluation.comparison import compare, side_by_side, upgraded
+from evaluation.fallen import Fallen, gather
+from evaluation.figures import DARK, Drawn, confusion, curves
+from evaluation.html import report_page
+from evaluation.ledger import columns
+from evaluation.markdown import headlines, report_text
+from evaluation.outcome import Outcome
+from evaluation.pictures import EACH, galleries, pick
+from evaluation.words import duration, percent, radius, settings, wilson
+
+ROOT = Path(__file__).resolve().parent.parent
+SUITE = """
+fgsm: {class_path: FGSM, init_args: {eps: 0.1}}
+pgd: {class_path: Restarts, init_args: {n: 2, attack: {class_path: PGD, init_args: {eps: 0.1, steps: 5}}}}
+pgd_small: {class_path: PGD, init_args: {eps: 0.03, steps: 5}}
+ddn: {class_path: DDN, init_args: {steps: 20}}
+gaussian: {class_path: GaussianNoise}
+"""
+FOREIGN = "events.out.tfevents.1.host.1.0"
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished evaluations, one and two, of 60 and 40 digits; one was run twice, beside somebody's event file."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    save(folder / "a.ckpt")
+    (folder / "suite.yaml").write_text(SUITE)
+    (folder / "one").mkdir()
+    (folder / "one" / FOREIGN).write_text("somebody else's")
+    for name, limit in (("one", 60), ("one", 60), ("two", 40)):
+        options = {"checkpoint": "a.ckpt", "suite": "suite.yaml", "output": name}
+        argv = [f"--{option}={folder / value}" for option, value in options.items()]
+        assert evaluate.main([*argv, f"--limit={limit}", "--accelerator=cpu", "--audit=none"]) == 0
+    write_comparison([folder / "one", folder / "two"], folder / "compare")
+    return folder
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return results
+
+
+class Page(HTMLParser):
+    """What a page asks of others, its images, headings and tables; raises where tags are not closed in order."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "source"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.mark.parametrize("name", ["one/report.html", "compare/compare.html"])
+def test_pages_are_whole_and_accessible(name: str, evaluated: Path) -> None:
+    text = (evaluated / name).read_text()
+    page = Page(text)
+    asked = [a[key] for _, a in page.tags for key in ("src", "srcset", "href", "action", "data") if a.get(key)]
+    assert all(str(target).startswith(("data:", "#")) for target in asked)
+    assert "url(" not in text and "@import" not in text and not page.all("script")
+    assert {str(a.get("id")) for _, a in page.tags} >= {str(a["href"])[1:] for a in page.all("a")}
+    assert all(a["alt"] for a in page.all("img")) and all(a.get("scope") for a in page.all("th"))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
+    boxes = [a for a in page.all("div") if a.get("class") == "scroll"]
+    assert len(boxes) == len(page.all("table")) > 0
+    assert all(a.get("aria-label") and a.get("tabindex") == "0" for a in boxes)  # scrolled by keyboard, too
+
+
+def test_every_format_says_the_same(evaluated: Path) -> None:
+    """Headline, interval, every attack and worst case: page, text, terminal and TensorBoard."""
+    results, page = results_of(evaluated / "one"), Page((evaluated / "one/report.html").read_text()).words
+    text = (evaluated / "one/report.md").read_text()
+    assert len(headlines(results)) == len(results["worst_case"]) == 2
+    assert all(f"**{sentence}**" in text for sentence in headlines(results))
+    for entry in (*results["attacks"], *results["worst_case"]):
+        if entry.get("median_norm") is None:
+            share = percent(entry["robust_accuracy"], 60)
+            low, high = (100 * bound for bound in entry["interval"])
+            for said in (page, text):
+                assert re.search(rf"{re.escape(share)}[\s|]*\[{low:.1f}, {high:.1f}\]", said), entry
+        assert entry.get("name", "worst case") in page
+    assert f"{results['attacks'][3]['median_norm']:.4g}" in page
+    for fact in (
+        results["checkpoint"]["sha256"],
+        results["data"]["fingerprint"],
+        "--limit=60",
+        "PGD(norm=linf, eps=0.1",
+    ):
+        assert fact in page, fact
+
+
+AUDITS: dict[str, tuple[dict[str, Any] | None, str]] = {
+    "none": (None, "not audited"),
+    "passed": (
+        {
+            "level": "quick",
+            "checks": [
+                {"id": "C3", "name": "iterative", "verdict": "pass", "figure": 0.1, "limit": 0.2, "sentence": "Good."},
+                {"id": "C8", "name": "transfer", "verdict": "not applicable", "figure": None, "limit": None}
+                | {"sentence": "No surrogate."},
+            ],
+        },
+        "audit passed (quick, 1 check, 1 not applicable)",
+    ),
+    "failed": (
+        {
+            "level": "full",
+            "checks": [
+                {"id": "C3", "name": "iterative", "verdict": "pass", "figure": 0.1, "limit": 0.2, "sentence": "Good."},
+                {"id": "F4", "name": "zero gradients", "verdict": "fail", "figure": 0.5, "limit": 0.01}
+                | {"sentence": "Half of the gradients vanish."},
+                {"id": "C6", "name": "black box", "verdict": "fail", "figure": 0.3, "limit": 0.2, "sentence": "Bad."},
+            ],
+        },
+        "audit failed: F4 zero gradients, C6 black box",
+    ),
+}
+NOTHING: dict[str, list[Drawn]] = {"curves": [], "lengths": [], "scores": [], "confusions": []}
+
+
+@pytest.mark.parametrize("case", AUDITS)
+def test_the_audit_stands_beside_every_headline(case: str, evaluated: Path, tmp_path: Path) -> None:
+    audit, said = AUDITS[case]
+    results = {**results_of(evaluated / "one"), "audit": audit}
+    assert all(sentence.endswith(f"; {said}") for sentence in headlines(results))
+    page = report_page(results, "", NOTHING)
+    cards = page[page.index('<div class="headlines">') : page.index("<nav")]
+    assert cards.count(said) == cards.count("Robust accuracy") == 1  # one norm, two radii
+    for check in (audit or {"checks": []})["checks"]:
+        assert all(check["sentence"] in text for text in (page, report_text(results, "")))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/results.json").write_text(json.dumps(results))
+    comparison = compare([tmp_path / "a", evaluated / "two"])
+    assert said in side_by_side(comparison)
+
+
+def test_what_is_refused_has_no_headline_in_any_format(evaluated: Path) -> None:
+    results = results_of(evaluated / "one")
+    refused, other = sorted(results["worst_case"], key=lambda c: c["robust_accuracy"], reverse=True)
+    refused["refused"] = "nobody averages <gradients>"
+    assert len(headlines(results)) == 1 and f"linf {other['eps']:g} " in headlines(results)[0]
+    page = report_page(results, "", NOTHING)
+    cards = page[page.index('<div class="headlines">') : page.index("<nav")]
+    assert "no headline" in cards and "nobody averages &lt;gradients&gt;" in cards
+    assert percent(refused["robust_accuracy"], 60) not in cards.split("Accuracy without")[0]
+    share = re.escape(percent(refused["robust_accuracy"], 60))  # the number itself is listed, with a mark
+    for said in (Page(page).words, report_text(results, "")):
+        assert re.search(rf"worst case(\*\*)? †[^%]*{share}", said) and said.count("†: no headline") == 1
+
+
+# --- fallen, pictures, figures ----------------------------------------------------------------------------------------
+
+
+def row(index: int, label: int, adversarial: int, linf: float = 0.1) -> Outcome:
+    """One outcome of a sample that the model knew."""
+    lengths = {"l0": 1, "l1": linf, "l2": linf, "linf": linf, "image_l2": 1.0, "score": None}
+    classes = {"label": label, "clean": label, "adversarial": adversarial, "draws": int(label == adversarial)}
+    return Outcome(index=index, **classes, **lengths, forwards=1.0, backwards=1.0, seconds=2.0)  # type: ignore[arg-type]
+
+
+def test_fallen_by_hand() -> None:
+    """Sample 1 falls to the second run, 2 to the first, 3 outside the ball only, 4 to no one; 5 falls to both."""
+    sample, label = np.array([1, 2, 3, 4, 5]), np.array([0, 1, 2, 3, 4])
+    first, second = Unit("a", 0, FGSM(eps=0.1)), Unit("b", 0, PGD(eps=0.1))
+    ball = Fallen("linf", 0.1, sample, label)
+    ball.record(
+        first, columns([row(1, 0, 0), row(2, 1, 7), row(3, 2, 8, 0.2), row(4, 3, 3), row(5, 4, 6), row(9, 1, 2)])
+    )
+    ball.record(second, columns([row(1, 0, 5), row(3, 2, 2), row(4, 3, 3), row(5, 4, 1)]))
+    assert ball.run.tolist() == [1, 0, -1, -1, 0]
+    assert ball.adversarial.tolist() == [5, 7, 2, 3, 6]
+    assert ball.effort.tolist()[:2] == [1, 0] and ball.effort[4] == 0
+    assert pick(ball) == {"fallen": [1, 4, 0], "standing": [2, 3]}
+    assert [ball.shown(i) for i in range(5)] == [1, 0, 0, 0, 0]  # the first run felled more
+    nearest = Fallen("linf", None, sample, label)
+    nearest.record(first, columns([row(1, 0, 3, 0.5), row(2, 1, 7, 0.2), row(3, 2, 2, 0), row(5, 4, 6, 0.3)]))
+    nearest.record(second, columns([row(1, 0, 5, 0.4), row(2, 1, 8, 0.3), row(5, 4, 9, 0.9)]))
+    assert nearest.run.tolist() == [1, 0, -1, -1, 0] and nearest.adversarial.tolist() == [5, 7, 2, 3, 6]
+    assert pick(nearest) == {"fallen": [1, 4, 0]}  # by length; what was not found has no picture
+
+
+def test_pick_takes_the_ends() -> None:
+    n = 3 * EACH
+    case = Fallen("linf", None, np.arange(n), np.zeros(n, int))
+    effort = np.random.default_rng(0).permutation(n) / n
+    unit = Unit("a", 0, FMN(norm="linf"))
+    case.record(unit, columns([row(i, 0, 1, float(effort[i])) for i in range(n)]))
+    order = np.argsort(effort).tolist()
+    assert pick(case) == {"easiest to fell": order[:EACH], "hardest to fell": order[::-1][:EACH]}
+    few = Fallen("linf", None, np.arange(EACH + 1), np.zeros(EACH + 1, int))
+    few.record(unit, columns([row(i, 0, 1, float(i)) for i in range(EACH + 1)]))
+    assert pick(few) == {"easiest to fell": list(range(EACH)), "hardest to fell": [EACH]}  # nobody twice
+
+
+ATTACKS: dict[str, Attack] = {
+    "fgsm": FGSM(eps=0.1),
+    "pgd": Restarts(PGD(eps=0.1, steps=5), n=2),
+    "ddn": DDN(steps=10),
+    "fmn": FMN(norm="linf", steps=10),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    c = campaign(tmp_path_factory.mktemp("campaign"), 40, ATTACKS)
+    c.run(trained())
+    return c
+
+
+def test_pictures_show_what_the_ledgers_say(finished: Campaign) -> None:
+    """Every example is attacked again alone, with another batch shape, and ends as recorded."""
+    cases = gather(finished).cases
+    assert [case.title for case in cases] == ["linf 0.1", "l2 nearest", "linf nearest"]
+    shown, notes = galleries(finished, trained(), cases, allowance=60)
+    assert not notes and [gallery.title for gallery in shown] == [case.title for case in cases]
+    assert list(shown[0].rows) == ["easiest to fell", "hardest to fell", "standing"]
+    rows = {
+        (name, o.index, unit.restart): o
+        for name in ATTACKS
+        for unit in finished.units(name)
+        for o in finished.outcomes(unit)
+    }
+    for case, gallery in zip(cases, shown, strict=True):
+        for kind, examples in gallery.rows.items():
+            assert 0 < len(examples) <= EACH
+            for e in examples:
+                position = case.sample.tolist().index(e.outcome.index)
+                recorded = rows[e.attack, e.outcome.index, case.runs[case.shown(position)].restart]
+                assert e.outcome.adversarial == recorded.adversarial == case.adversarial[position]
+                assert getattr(e.outcome, case.norm) == pytest.approx(getattr(recorded, case.norm), abs=1e-3)
+                assert (e.outcome.adversarial == e.outcome.label) == (kind == "standing")
+                length = (e.attacked - e.clean).abs().max() if case.norm == "linf" else (e.attacked - e.clean).norm()
+                assert float(length) == pytest.approx(getattr(e.outcome, case.norm), abs=1e-4)
+                clean, attacked, difference = (np.asarray(image, float) for image in e.images().values())
+                assert np.abs(clean / 255 - e.clean[0].numpy()).max() < 0.01 and attacked.shape == (8, 8)
+                assert difference.min() == 0 or difference.max() == 255  # stretched to its largest value
+        pixels = gallery.pixels()
+        assert pixels.dtype == np.uint8 and pixels.shape[2] == 3 and pixels.shape[1] % 60 == 0
+    sources = shown[0].rows["standing"][0].sources()
+    images = [Image.open(BytesIO(base64.b64decode(source.split(",")[1]))) for source in sources.values()]
+    assert [image.size for image in images] == [(8, 8)] * 3
+
+
+def test_pictures_of_a_stochastic_model_end_as_its_majority_did(tmp_path: Path) -> None:
+    model = Purified(trained(), RandomQuantizer())
+    c = replace(campaign(tmp_path, 40, {"pgd": PGD(eps=0.1, steps=3, samples=2)}), draws=5)
+    c.run(model)
+    (shown,), notes = galleries(c, model, gather(c).cases, allowance=60)
+    assert not notes and len(shown.rows) == 3
+
+
+def test_pictures_have_an_allowance(finished: Campaign) -> None:
+    """The dearest runs are left out first, and named."""
+    cases = gather(finished).cases
+    shown, notes = galleries(finished, trained(), cases, allowance=0)
+    assert shown == [] and len(notes) >= 3 and all("are left out" in note for note in notes)
+    for case in cases:
+        case.seconds = [100.0 if unit.name == "ddn" else 0.001 for unit in case.runs]
+    shown, notes = galleries(finished, trained(), cases, allowance=1)
+    assert len(notes) == 1 and re.fullmatch(r"\d examples under ddn are left out: .* about \d00 s\.", notes[0])
+    assert [gallery.title for gallery in shown] == ["linf 0.1", "linf nearest"]
+
+
+def test_a_model_that_changed_is_noticed(finished: Campaign) -> None:
+    other = deepcopy(trained())
+    for p in other.parameters():
+        p.data.neg_()
+    _, notes = galleries(finished, other, gather(finished).cases, allowance=60)
+    assert "ended otherwise than recorded" in notes[-1]
+
+
+def test_figures_are_the_same_file_again_and_dark_where_the_page_is(evaluated: Path) -> None:
+    once, again = (curves(results_of(evaluated / "one")) for _ in range(2))
+    assert [drawn.name for drawn in once] == ["curves/linf", "curves/l2"]
+    for drawn, same in zip(once, again, strict=True):
+        assert drawn.sources() == same.sources()
+        light, dark = (base64.b64decode(source.split(",")[1]).decode() for source in drawn.sources())
+        assert any(colour in light for colour in DARK) and not any(colour in dark for colour in DARK)
+        assert "%" in drawn.alt and drawn.pixels().shape[2] == 3
+    assert [float(v) for v in re.findall(r"worst case ([\d.]+) %", once[0].alt)] == [
+        round(100 * c["robust_accuracy"], 1)
+        for c in sorted(results_of(evaluated / "one")["worst_case"], key=lambda c: c["eps"])
+    ]
+
+
+def test_confusions_by_hand() -> None:
+    label = np.array([0, 0, 0, 1, 1, 2, 2])
+    said = np.array([1, 1, 0, 2, 1, 2, -1])
+    drawn = confusion("linf 0.1", "title", label, said)
+    assert drawn is not None and drawn.caption == "title: most often 0 as 1 (2), 1 as 2 (1), 2 as ? (1)."
+    axes = drawn.figure.axes[0]
+    cells = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
+    assert cells == {(1, 2): "2", (1, 1): "1", (2, 3): "1", (2, 2): "1", (3, 3): "1", (3, 0): "1"}
+    assert confusion("", "", label, label) is None
+    many = np.arange(50)
+    drawn = confusion("", "", many, np.roll(many, 1))
+    assert drawn is not None and len(drawn.figure.axes[0].patches) == 10
+
+
+# --- TensorBoard ------------------------------------------------------------------------------------------------------
+
+
+def test_the_event_file_holds_the_report(evaluated: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert (evaluated / "one" / FOREIGN).read_text() == "somebody else's"
+    (file,) = (evaluated / "one").glob("events.out.tfevents.*.evaluation")  # of the second run only
+    events = EventAccumulator(str(file))
+    events.Reload()
+    results = results_of(evaluated / "one")
+    expected = {"accuracy/clean": results["clean_accuracy"]}
+    expected |= {f"robust_accuracy/{a['name']}": a["robust_accuracy"] for a in results["attacks"]}
+    expected |= {f"worst_case/linf_{c['eps']:g}": c["robust_accuracy"] for c in results["worst_case"]}
+    tags = events.Tags()
+    assert {tag: events.Scalars(tag)[0].value for tag in tags["scalars"]} == pytest.approx(expected)
+    assert set(tags["images"]) >= {"curves/linf", "curves/l2", "lengths/l2", "examples/linf 0.1", "confusion/linf 0.1"}
+    for tag in tags["images"]:
+        image = Image.open(BytesIO(events.Images(tag)[0].encoded_image_string))
+        assert min(image.size) > 50 and len(np.unique(np.asarray(image))) > 10
+    (text,) = events.Tensors("headline/text_summary")
+    assert headlines(results)[0] in text.tensor_proto.string_val[0].decode()
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+
+def made(folder: Path, **changes: Any) -> Path:
+    """A folder with a results.json of schema 2, by hand."""
+    attack = {"norm": "linf", "eps": 0.1, "kind": "budget", "restarts": 1, "settings": {"steps": 5}}
+    half = {"robust_accuracy": 0.5, "interval": [0.4, 0.6]}
+    results = {
+        **{"schema": 2, "checkpoint": {"path": "a.ckpt", "sha256": "0"}, "defenses": [], "mode": "full"},
+        **{"data": {"class_path": "Digits", "init_args": {}, "fingerprint": "1"}, "n": 100, "seed": 0},
+        **{"clean_accuracy": 0.9, "clean_interval": [0.8, 0.95], "invalid": 0, "sweeps": [], "cost": None},
+        "attacks": [{**attack, **half, "name": "pgd"}],
+        "worst_case": [{**half, "norm": "linf", "eps": 0.1, "attacks": ["pgd"]}],
+        **{"audit": None, "warnings": [], **changes},
+    }
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def lines(text: str) -> dict[str, list[str]]:
+    """Cells of a markdown table by the label of their row."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return {cells[0]: cells[1:] for cells in rows}
+
+
+def test_compare_by_hand(tmp_path: Path) -> None:
+    nearest = {"name": "ddn", "norm": "l2", "eps": None, "kind": "minimum-norm", "restarts": 1, "robust_accuracy": 0.0}
+    nearest |= {
+        "interval": [0, 0.1],
+        "attacked": 90,
+        "found": 90,
+        "curve": {"eps": [0, 1], "robust_accuracy": [0.9, 0]},
+    }
+    pgd = results_of(made(tmp_path / "x"))["attacks"][0]
+    a = made(tmp_path / "a/evaluation", attacks=[pgd, {**nearest, "median_norm": 1.5}])
+    b = made(
+        tmp_path / "b/evaluation",
+        attacks=[{**pgd, "robust_accuracy": 0.25}, {**nearest, "median_norm": None, "found": 20}],
+        worst_case=[{**results_of(a)["worst_case"][0], "robust_accuracy": 0.125, "eps": 0.2}],
+    )
+    table = lines(write_comparison([a, b], tmp_path / "out"))
+    assert table["accuracy under"] == ["a", "b"]  # what tells the folders apart
+    assert table["clean"] == ["90.0 % [80.0, 95.0]", "90.0 % [80.0, 95.0]"]  # nobody is best
+    assert table["pgd (linf 0.1)"] == ["**50.0 %** [40.0, 60.0]", "25.0 % [40.0, 60.0]"]
+    assert table["**worst case (linf 0.1)**"] == ["50.0 % [40.0, 60.0]", ""]  # alone, best of nothing
+    assert table["**worst case (linf 0.2)**"][1].startswith("12.5 %")
+    assert table["ddn (l2, median length)"] == ["1.5 90 of 90 found", "**∞** 20 of 90 found"]
+    assert list(table).index("ddn (l2, median length)") > list(table).index("**worst case (linf 0.2)**")
+    page = Page((tmp_path / "out/compare.html").read_text())
+    assert "12.5 %" in page.words and "1.5 90 of 90 found" in page.words and len(page.all("img")) == 1
+    assert (tmp_path / "out/compare.md").read_text() == write_comparison([a, b], None)
+
+
+def test_what_is_refused_is_never_the_best(tmp_path: Path) -> None:
+    case = results_of(made(tmp_path / "x"))["worst_case"][0]
+    cases = ({"robust_accuracy": 0.9, "refused": "no EOT"}, {"robust_accuracy": 0.75}, {"robust_accuracy": 0.5})
+    folders = [made(tmp_path / str(i), worst_case=[{**case, **changes}]) for i, changes in enumerate(cases)]
+    text = write_comparison(folders, tmp_path / "c.html")
+    shares = [cell.split(" [")[0] for cell in lines(text)["**worst case (linf 0.1)**"]]
+    assert shares == ["90.0 % †", "**75.0 %**", "50.0 %"]
+    page = (tmp_path / "c.html").read_text()
+    assert all(said.count("†: no headline") == 1 for said in (text, page))
+
+
+HALF = {"norm": "linf", "eps": 0.1, "robust_accuracy": 0.5, "interval": [0.4, 0.6]}
+CAREFUL: dict[str, tuple[dict[str, Any], str]] = {
+    "data": ({"data": {"class_path": "Digits", "init_args": {}, "fingerprint": "2"}}, "different data"),
+    "samples": ({"n": 50}, "number of samples differs (100, 50)"),
+    "seed": ({"seed": 1}, "seed differs (0, 1)"),
+    "mode": ({"mode": "worst_case"}, "mode differs (full, worst case)"),
+    "settings": (
+        {"attacks": [{**HALF, "name": "pgd", "restarts": 1, "settings": {"steps": 6}}]},
+        "settings differ of pgd",
+    ),
+    "suite": ({"worst_case": [{**HALF, "attacks": ["x"]}]}, "worst case of linf 0.1 is over different attacks"),
+}
+
+
+@pytest.mark.parametrize("case", CAREFUL)
+def test_unlike_evaluations_are_compared_with_care(case: str, tmp_path: Path) -> None:
+    changes, said = CAREFUL[case]
+    first, alike = made(tmp_path / "first"), made(tmp_path / "alike")
+    assert "Careful" not in write_comparison([first, alike], None)
+    text = write_comparison([first, made(tmp_path / "other", **changes)], tmp_path / "c.html")
+    assert "Careful" in text and said in text and said in Page((tmp_path / "c.html").read_text()).words
+
+
+def test_recorded_runs_of_schema_1_are_read(evaluated: Path) -> None:
+    folders = [path.parent for path in sorted((ROOT / "results").glob("*/*/results.json"))]
+    assert folders and results_of(folders[0])["schema"] == 1
+    table = lines(write_comparison([*folders, evaluated / "one"], None))
+    for i, folder in enumerate(folders):
+        r = results_of(folder)
+        assert percent(r["clean_accuracy"], r["n"]) in table["clean"][i]
+        for case in r["worst_case"]:
+            cell = table[f"**worst case ({case['norm']} {case['eps']:g})**"][i]
+            assert percent(case["robust_accuracy"], r["n"]) in cell and "[" in cell
+    assert set(table["audit"]) == {"not audited"}
+    old = {**results_of(folders[0]), "warnings": ["no headline for linf 0.3: no EOT"]}
+    assert [c.get("refused") for c in upgraded(old)["worst_case"] if c["eps"] == 0.3] == ["no EOT"]
+    assert report_page(upgraded(old), "", NOTHING).count("no headline") >= 1
+
+
+def test_compare_names_what_is_wrong(tmp_path: Path, evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results.json").write_text('{"schema": 2}')
+    one, two = str(evaluated / "one"), str(evaluated / "two")
+    wrong = {
+        "none holds no results.json": [str(tmp_path / "none")],
+        f"{tmp_path} holds no results.json": [str(tmp_path)],
+        "named twice": [one, one],
+        "a.pdf: a comparison is written to": [one, two, f"--output={tmp_path / 'a.pdf'}"],
+    }
+    for said, argv in wrong.items():
+        assert evaluate.main(["compare", *argv]) == 2
+        assert said in capsys.readouterr().err
+    assert evaluate.main(["compare", str(evaluated / "one"), f"--output={tmp_path / 'new' / 'a.md'}"]) == 0
+    assert capsys.readouterr().out == (tmp_path / "new/a.md").read_text()
+
+
+# --- what only some models have ---------------------------------------------------------------------------------------
+
+
+def test_draws_and_detectors_are_shown(evaluated: Path) -> None:
+    """Sections that stochastic models and detectors have, with figures that occur nowhere else."""
+    results = results_of(evaluated / "one")
+    drawn = {"n": 20, "mean": 0.11111, "interval": [0.1, 0.2], "vote": 0.22222, "worst": 0.03333}
+    malade = {"clean": 0.5, "robust": 0.61111, "clean_lenient": 0.5, "robust_error": 0.2}
+    malade |= {"accepted_accuracy": None, "strict": 0.32222}
+    level = {"fpr": 0.05, "theta": 1.25, "acc_adv": 0.43333, "acc_nadv": 0.5, "acc_cla": None, "acc_com": 0.5}
+    detected = {"auroc": 0.87654, "auroc_succeeded": 0.9, "roc": {"fpr": [0, 1], "tpr": [0, 1]}}
+    for entry in (*results["attacks"], *results["worst_case"]):
+        entry |= {"draws": drawn, "detection": {**detected, "levels": [{**level, "malade": malade}]}}
+    results |= {
+        "clean_draws": {**drawn, "worst": 0.44444},
+        "detection": {
+            "detector": {"class_path": "detectors.ScoreNorm", "init_args": {}},
+            **{"calibration": {"split": "val", "n": 77, "invalid": 0}, "aimed_fpr": 0.05},
+            "clean": {"levels": [{"fpr": 0.05, "theta": 1.25, "realised_fpr": 0.05555, "interval": [0.01, 0.1]}]},
+        },
+    }
+    page = Page(report_page(results, "", NOTHING)).words
+    for text in (page, report_text(results, "")):
+        for figure in ("11.1 %", "22.2 %", "3.3 %", "44.4 %", "61.1 %", "32.2 %", "43.3 %", "5.6 %"):
+            assert figure in text, figure
+    assert "0.8765" in page and "ScoreNorm, calibrated on 77 held-out images" in page
+
+
+WORDS: dict[str, tuple[str, str]] = {
+    "share of few": (percent(1 / 3, 30), "33.3 %"),
+    "share of many": (percent(1 / 3, 10000), "33.33 %"),
+    "radius in steps": (radius(8 / 255), "8/255"),
+    "plain radius": (radius(0.3), "0.3"),
+    "a fifth is 51/255, too": (radius(0.2), "0.2"),
+    "large radius": (radius(2.0), "2"),
+    "no radius": (radius(None), ""),
+    "seconds": (duration(0.84), "0.8 s"),
+    "minutes": (duration(725), "12 min 05 s"),
+    "nearly a minute": (duration(59.9), "1 min 00 s"),
+    "hours": (duration(12000), "3 h 20 min"),
+    "nested": (
+        settings(
+            {"class_path": "attacks.Restarts", "init_args": {"n": 2, "attack": {"class_path": "a.B", "init_args": {}}}}
+        ),
+        "Restarts(n=2, attack=B)",
+    ),
+    "left out": (settings({"class_path": "a.B", "init_args": {"x": None, "y": [0.1, 2]}}), "B(y=[0.1, 2])"),
+}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_words(case: str) -> None:
+    said, expected = WORDS[case]
+    assert said == expected
+
+
+def test_wilson_by_the_book() -> None:
+    """Newcombe 1998: 81 of 263 gives 0.2553 to 0.3662, 0 of 20 gives 0 to 0.1611."""
+    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0.0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The system's chromium, headless; without one skipped or, where REQUIRE_BROWSER is set, failed."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        reason = "needs a browser: apt-get install chromium chromium-driver"
+        assert not os.environ.get("REQUIRE_BROWSER"), reason
+        pytest.skip(reason)
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # Root must not use the sandbox; small /dev/shm of containers is left alone.
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    chrome = Chrome(options=options, service=Service(executable_path=driver))
+    try:
+        yield chrome
+    finally:
+        chrome.quit()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("name", ["one/report.html", "compare/compare.html"])
+def test_pages_in_a_browser(name: str, width: int, scheme: str, browser: Any, evaluated: Path) -> None:
+    """No complaint, no request, every image there, nothing wider than the window, the headline in sight."""
+    page = evaluated / name
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(page.as_uri())
+    images = browser.execute_async_script(
+        "const done = arguments[0], all = [...document.images];"
+        "Promise.allSettled(all.map(i => i.decode())).then(() => done(all.map(i => i.naturalWidth)))"
+    )
+    assert len(images) == len(Page(page.read_text()).all("img")) > 0 and min(images) > 0
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script("return window.innerWidth") == width
+    headline = browser.execute_script(
+        "const e = document.querySelector('.headline .figure, td .best');"
+        "const box = e.getBoundingClientRect(), seen = e.checkVisibility();"
+        "return [seen, box.width, box.left, box.right, e.textContent]"
+    )
+    assert headline[0] and headline[1] > 20 and headline[2] >= 0 and headline[3] <= width and "%" in headline[4]
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == (scheme == "dark")
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
