@@ -47,7 +47,7 @@ def used_in(cls: type, room: str) -> str:
 
 def methods() -> list[str]:
     leaves = [c for c in catalogue(lightning_modules) if hasattr(c, "training_step") and not inspect.isabstract(c)]
-    leaves = [c for c in leaves if c.__name__ not in ("Classifier", "LossClassifier")]
+    leaves = [c for c in leaves if c.__name__ not in ("Classifier", "LossClassifier", "Method")]
     rows = [[c.__name__, first_line(inspect.getmodule(c)), where(c), used_in(c, "lightning_modules")] for c in leaves]
     return table(["method", "what it is (paper)", "file", "experiments"], rows)
 

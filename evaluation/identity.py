@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from torch import nn
 
 from attacks import Attack
 from evaluation.checkpoint import Spec, describe
@@ -28,6 +29,15 @@ def digest_file(path: str | Path) -> str:
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_weights(network: nn.Module) -> str:
+    """sha256 of a network's parameters and buffers: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

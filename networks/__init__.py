@@ -1,11 +1,13 @@
-"""What computes: plain modules, images (B, C, H, W) in [0, 1] -> logits (B, K). This file is the catalogue.
+"""What computes: plain modules, images (B, C, H, W) in [0, 1] -> logits (B, K), or images. This file is the catalogue.
 
 Every network keeps its constructor's arguments as attributes of the same names: checkpoints record them. A critic
 takes classes as well as images.
 """
 
 from networks.critic import Critic
+from networks.denoiser import ConvAutoencoder, Denoiser, MagnetAutoencoder
 from networks.er_classifier import ERBaseline, ERNet
+from networks.fc_densenet import FCDenseNet
 from networks.mnist import MLP, LeNet5, MadryCNN, SmallCNN
 from networks.nin import NIN
 from networks.normalize import Normalize
@@ -20,11 +22,15 @@ __all__ = [
     "MLP",
     "NIN",
     "VGG",
+    "ConvAutoencoder",
     "Critic",
+    "Denoiser",
     "ERBaseline",
     "ERNet",
+    "FCDenseNet",
     "LeNet5",
     "MadryCNN",
+    "MagnetAutoencoder",
     "Normalize",
     "ResNet",
     "ResNet18",

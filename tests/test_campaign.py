@@ -434,7 +434,9 @@ def test_evaluate_foretells_and_compares(tmp_path: Path, handler: None, capsys: 
     (tmp_path / "s.yaml").write_text("a: {class_path: PGD, init_args: {eps: 0.05, steps: 4}}")
     words = {"checkpoint": "a.ckpt", "suite": "s.yaml", "output": "out"}
     argv = [f"--{name}={tmp_path / value}" for name, value in words.items()]
-    assert evaluate.main([*argv, "--limit=40", "--batch_size=8", "--accelerator=cpu", "--audit=none", "--mode=full"]) == 0
+    assert (
+        evaluate.main([*argv, "--limit=40", "--batch_size=8", "--accelerator=cpu", "--audit=none", "--mode=full"]) == 0
+    )
     assert "on 1 process, timed on the first batch of every attack" in capsys.readouterr().err
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["cost"]["forecast"]["actual_seconds"] > 0 and results["mode"] == "full"

@@ -19,11 +19,15 @@ from networks import (
     MLP,
     NIN,
     VGG,
+    ConvAutoencoder,
     Critic,
+    Denoiser,
     ERBaseline,
     ERNet,
+    FCDenseNet,
     LeNet5,
     MadryCNN,
+    MagnetAutoencoder,
     Normalize,
     ResNet,
     ResNet18,
@@ -48,7 +52,10 @@ COUNTS: list[tuple[nn.Module, int]] = [
     (MLP(hidden=[1200] * 3), 3_836_410),
     (Critic(), 784 * 1200 + 1200 + 1200 * 1200 + 1200 + 1200 * 10 + 10),
     (Critic(label="layers"), 794 * 1200 + 1200 + 1210 * 1200 + 1200 + 1210 + 1),
+    *((ConvAutoencoder(), 117_505), (MagnetAutoencoder(), 310), (MagnetAutoencoder(pooled=False), 142)),
+    *((FCDenseNet(), 1_375_251), (FCDenseNet(variant=67), 3_460_931), (FCDenseNet(variant=103), 9_320_035)),
 ]
+RESTORERS = [ConvAutoencoder(width=3), MagnetAutoencoder(pooled=False), FCDenseNet(dropout=0.1)]  # images -> images
 
 
 @pytest.mark.parametrize(
@@ -88,9 +95,23 @@ SMALL: dict[type, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("cls", [c for c in catalogue(networks) if c not in (Normalize, Whiten)])
-def test_description_rebuilds_the_network(cls: type) -> None:
-    network = cls(num_classes=4, **SMALL.get(cls, {}))
+@pytest.mark.parametrize("network", RESTORERS, ids=lambda n: type(n).__name__)
+def test_restorers_return_images_in_eval_mode_one_by_one(network: nn.Module) -> None:
+    x = torch.rand(2, network.channels, 32, 32)
+    r = network.eval()(x)
+    assert r.shape == x.shape and torch.allclose(network(x[:1]), r[:1], atol=1e-5)
+
+
+OTHERS = [*RESTORERS, Denoiser(RESTORERS[0], 0.1, "digest")]
+CLASSIFIERS = [c for c in catalogue(networks) if c not in (Normalize, Whiten, *map(type, OTHERS))]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [*(cls(num_classes=4, **SMALL.get(cls, {})) for cls in CLASSIFIERS), *OTHERS],
+    ids=lambda n: type(n).__name__,
+)
+def test_description_rebuilds_the_network(network: nn.Module) -> None:
     again = build(describe(network), catalogue(networks))
     assert describe(again) == describe(network)
     again.load_state_dict(network.state_dict())
