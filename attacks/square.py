@@ -156,7 +156,8 @@ class Square(Attack):
     def tile(self, height: int, width: int, like: Tensor) -> Tensor:
         """The pattern of length 1, (height, width)."""
         eta = pattern(height, width, like, 4 if self.norm == "l1" else 2)
-        return eta / torch.linalg.vector_norm(eta, 1 if self.norm == "l1" else 2)
+        length: Tensor = torch.linalg.vector_norm(eta, 1 if self.norm == "l1" else 2)
+        return eta / length
 
     def fill(self, d: Tensor, x: Tensor) -> Tensor:
         """`x` moved along `d` to the sphere and then put into the box (l2), or by what is nearest in both (l1)."""

@@ -44,6 +44,7 @@ def run(files: Path, **more: Any) -> int:
     given = {
         **given,
         "weights": files / "theirs.pt",
+        "audit": "none",
         "output": files / "out",
         "accelerator": "cpu",
         "limit": 60,
