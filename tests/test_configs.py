@@ -18,7 +18,6 @@ import defenses
 import networks
 import train
 from attacks import Attack
-from lightning_modules import DenoisingAutoencoder
 from networks import MadryCNN
 
 assert defenses  # imported before parsing
@@ -89,9 +88,9 @@ def test_method_fragment_instantiates(path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=pl.LightningModule, sub_configs=True)
     shape, classes = shape_of(path)
-    with torch.device("meta"):  # nothing is computed: the largest has 46 million parameters
+    restores = "DenoisingAutoencoder" in path.read_text()  # looks at the values of images
+    with torch.device("cpu" if restores else "meta"):  # nothing is computed: the largest has 46 million parameters
         module = parser.instantiate(parser.parse_args(["--model", str(path)])).model
-        restores = isinstance(module, DenoisingAutoencoder)
         assert module(torch.rand(2, *shape)).shape == ((2, *shape) if restores else (2, classes))
     assert path.read_text().startswith("# ")
 
