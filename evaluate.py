@@ -22,18 +22,21 @@ import defenses
 import detectors
 import networks  # noqa: F401  (imported for its short class names)
 from attacks import Attack
-from evaluation import Campaign, build, catalogue, describe, load_network, write_comparison, write_report
+from evaluation import Campaign, build, catalogue, describe, write_comparison, write_report
 from evaluation.audit import audited
 from evaluation.cascade import CLEAN, Mode
 from evaluation.checkpoint import Spec, check_fit, plain
 from evaluation.detection import calibration, score_images, threshold
 from evaluation.errors import exits
+from evaluation.haste import Precision, hasten
 from evaluation.identity import data_part, digest_file, identify, settle, suite_part, with_files
 from evaluation.ledger import check_free
 from evaluation.merge import Incomplete, Results
+from evaluation.parity import parity
 from evaluation.processes import Place, behave, foretell_parent, place, spawn, tell_parent
 from evaluation.progress import Bars
 from evaluation.report import headlines
+from evaluation.weights import open_network, prove, record
 
 Wrap = Callable[[nn.Module], nn.Module]
 Detect = Callable[[nn.Module], detectors.Detector]
@@ -43,7 +46,9 @@ def options() -> ArgumentParser:
     """What evaluate.py can be told."""
     parser = ArgumentParser(prog="evaluate.py", description=__doc__, exit_on_error=False)
     add = parser.add_argument
-    add("--checkpoint", type=str, required=True, help="the .ckpt file of a training run")
+    add("--checkpoint", type=str | None, help="the .ckpt file of a training run")
+    add("--weights", type=str | None, help="instead: a state dict from elsewhere (.pt, .safetensors), with --network")
+    add("--published", type=float | None, help="clean accuracy that was published for --weights, such as 0.8492")
     add("--suite", type=dict[str, Attack], required=True, sub_configs=True, help="YAML file: attacks by name")
     add("--data", type=datamodules.ImageData | None, sub_configs=True, help="YAML file; default: as in training")
     add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
@@ -56,6 +61,8 @@ def options() -> ArgumentParser:
         "--draws", type=int | None, help="draws of the defender's noise; default: 20 if a defense is stochastic, else 1"
     )
     add("--audit", type=Literal["none", "quick", "full"], default="quick", help="how hard the result is checked")
+    add("--precision", type=Precision, default="float32", help="of the attacks; results are judged in float32")
+    add("--compile", type=bool, default=False, help="compile the model for the attacks (torch.compile)")
     add("--devices", type=int, default=1, help="number of processes")
     add("--accelerator", type=Literal["auto", "cpu", "cuda"], default="auto")
     add("--batch_size", type=int, default=128, help="images per step and process; does not change outcomes")
@@ -96,9 +103,9 @@ def evaluate(argv: list[str], here: Place) -> int:
         calibrate()
         with bars:
             told = (tell_parent, foretell_parent(here)) if here.spawned else (bars.tell, bars.foretell)
-            campaign.run(
-                model, here, batch_size=settings.batch_size, workers=settings.workers, tell=told[0], foretell=told[1]
-            )
+            around = hasten(model, settings.precision, settings.compile)
+            load = {"batch_size": settings.batch_size, "workers": settings.workers}
+            campaign.run(model, here, **load, tell=told[0], foretell=told[1], around=around)
         if here.spawned:
             return 0
     obligations = defenses.obligations(model)
@@ -108,16 +115,23 @@ def evaluate(argv: list[str], here: Place) -> int:
         rows = min(settings.batch_size, 64)
         return audited(campaign, model, merged, obligations=obligations, level=settings.audit, rows=rows)
 
+    def haste() -> dict[str, Any]:
+        print("parity: attacking a few samples in float32 too", file=sys.stderr, flush=True)
+        cases = parity(campaign, model, settings.batch_size)
+        return {"precision": settings.precision, "compile": settings.compile, "cases": cases}
+
+    model.to(device)
     try:
         results = write_report(
             campaign,
-            checkpoint={"path": settings.checkpoint, "sha256": parts["checkpoint"]["sha256"]},
+            checkpoint={"path": settings.checkpoint or settings.weights, "sha256": parts["checkpoint"]["sha256"]},
             data=parts["data"],
             defenses=parts["defenses"],
             obligations=obligations,
             command=shlex.join(["python", "evaluate.py", *argv]),
-            model=model.to(device),
+            model=model,
             audit=None if settings.audit == "none" else audit,
+            haste=haste if settings.compile or settings.precision != "float32" else None,
         )
     except Incomplete:
         if here.world == 1:
@@ -125,14 +139,17 @@ def evaluate(argv: list[str], here: Place) -> int:
         print(f"process {here.rank} of {here.world} is done; the last one writes the report")
         return 0
     print("\n".join([*headlines(results), *(f"warning: {text}" for text in results["warnings"])]))
+    if settings.weights:
+        print("\n".join(prove(campaign.folder, results["clean_accuracy"], results["n"], settings.published)))
     print(f"report: {campaign.folder / 'report.html'}")
     return 0
 
 
 def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campaign, Spec, Callable[[], None]]:
     """The model behind its defenses, the campaign in its folder, the parts of its identity, and what calibrates."""
-    model, recorded = load_network(settings.checkpoint, objects.network)
-    data = objects.data or _recorded_data(settings.checkpoint, recorded)
+    path = settings.checkpoint or settings.weights
+    model, recorded, imported = open_network(settings.checkpoint, settings.weights, objects.network, settings.published)
+    data = objects.data or _recorded_data(path, recorded)
     check_fit(model, data)
     for defense in objects.defenses:
         model = defense(model)
@@ -143,7 +160,7 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
     n = len(images) if settings.limit is None else min(settings.limit, len(images))
     draws = settings.draws or (20 if defenses.obligations(model)["eot"] else 1)
     parts = {
-        "checkpoint": {"sha256": digest_file(settings.checkpoint), "network": _spec(settings.network)},
+        "checkpoint": {"sha256": digest_file(path), "network": _spec(settings.network)},
         "suite": suite_part(objects.suite),
         "data": data_part(describe(data), images),
         "defenses": [_spec(entry) for entry in settings.defenses],
@@ -153,10 +170,13 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
         "fpr": settings.fpr if settings.detector else None,
         "mode": settings.mode,
         "draws": draws,
+        "haste": [settings.precision, settings.compile],
     }
     basics = objects.suite, images, n, settings.seed, settings.output, identify(parts)
     campaign = Campaign(*basics, mode=settings.mode, draws=draws, scored=detector is not None)
     settle(settings.output, parts)  # after everything that may be a mistake: it claims the folder
+    if imported:
+        record(settings.output, imported)
 
     def calibrate() -> None:
         """Set the detector's threshold from clean held-out images, never from test images."""

@@ -4,6 +4,7 @@ from attacks.apgd import APGD
 from attacks.autoattack import AutoAttack
 from attacks.base import Attack, guard
 from attacks.boundary import Boundary
+from attacks.bypass import BPDA, GrayBox
 from attacks.checks import check_images
 from attacks.choose import choose_step_size
 from attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
@@ -38,6 +39,7 @@ from attacks.transfer import Surrogate, Transfer
 
 __all__ = [
     "APGD",
+    "BPDA",
     "CW",
     "DAA",
     "DDN",
@@ -57,6 +59,7 @@ __all__ = [
     "DetectorAwarePGD",
     "FeatureAdversary",
     "GaussianNoise",
+    "GrayBox",
     "HighConfidence",
     "HopSkipJump",
     "Langevin",

@@ -29,10 +29,11 @@ def part(model: nn.Module, name: str) -> Any:
 
 
 @contextmanager
-def straight_through(module: nn.Module) -> Iterator[None]:
-    """BPDA on demand (Athalye et al. 2018): in this context `module` is the identity backwards, and itself forwards.
+def straight_through(module: nn.Module, surrogate: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
+    """BPDA on demand (Athalye et al. 2018): in this context `module` is `surrogate` backwards, and itself forwards.
 
-    Nothing inside it is differentiated, so an unrolled chain keeps no activations.
+    Without a surrogate it is the identity backwards. Nothing inside `module` is differentiated, so an unrolled chain
+    keeps no activations.
     """
     inputs: list[Tensor] = []
 
@@ -42,7 +43,8 @@ def straight_through(module: nn.Module) -> Iterator[None]:
 
     def leave(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs.pop()
-        return output.detach() + (x - x.detach())
+        s = x if surrogate is None else surrogate(x)
+        return output.detach() + (s - s.detach())
 
     handles = [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
@@ -76,3 +78,30 @@ def unroll(step: Callable[[Tensor, Noise], Tensor], x: Tensor, noise: Noise, ste
             x = replay(x)
         noise.counter = last
     return x
+
+
+@contextmanager
+def side_by_side(model: nn.Module, copies: int, taken: dict[int, int]) -> Iterator[None]:
+    """In this context `copies` of a batch, below each other, draw what as many passes in a row would have drawn.
+
+    `taken` remembers how many numbers one pass takes from each `Noise` (by id): one copy writes it, more read it.
+    Afterwards all streams are where the passes in a row would have left them.
+    """
+    drawn: list[Any] = [m for m in model.modules() if isinstance(getattr(m, "noise", None), Noise)]
+    before: dict[Any, Noise] = {m: m.noise for m in drawn}
+    streams = {id(noise): noise for noise in before.values()}
+    if copies == 1:
+        starts = {name: noise.counter for name, noise in streams.items()}
+        yield
+        taken |= {name: noise.counter - starts[name] for name, noise in streams.items()}
+        return
+    wide = {name: noise.repeat(copies, taken[name]) for name, noise in streams.items()}
+    try:
+        for m, noise in before.items():
+            m.noise = wide[id(noise)]
+        yield
+    finally:
+        for m, noise in before.items():
+            m.noise = noise
+        for name, noise in streams.items():
+            noise.counter += copies * taken[name]

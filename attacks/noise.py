@@ -57,6 +57,11 @@ class Noise:
         salt = _mix(torch.tensor(_signed((number + 1) * 0xD1B54A32D192ED03), device=self.key.device))
         return Noise(_mix(self.key ^ salt))
 
+    def repeat(self, copies: int, apart: int) -> "Noise":
+        """`copies` of these streams below each other, each `apart` numbers further on than the one before."""
+        ahead = torch.arange(copies, device=self.key.device) * apart
+        return Noise((self.key + (ahead * _GOLDEN)[:, None]).flatten(), self.counter)
+
     def __getitem__(self, rows: Tensor | slice) -> "Noise":
         return Noise(self.key[rows], self.counter)
 

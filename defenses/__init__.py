@@ -2,5 +2,18 @@
 
 from defenses.base import Purified, Purifier, obligations
 from defenses.filters import MeanFilter, RandomQuantizer
+from defenses.magnet import Magnet
+from defenses.malade import MALA, MALADE
+from defenses.voting import Voting
 
-__all__ = ["MeanFilter", "Purified", "Purifier", "RandomQuantizer", "obligations"]
+__all__ = [
+    "MALA",
+    "MALADE",
+    "Magnet",
+    "MeanFilter",
+    "Purified",
+    "Purifier",
+    "RandomQuantizer",
+    "Voting",
+    "obligations",
+]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.noise import Noise
+from evaluation.identity import digest_weights
 
 
 class Purifier(nn.Module):
@@ -20,6 +21,7 @@ class Purifier(nn.Module):
     differentiable: bool = True
     stochastic: bool = False
     noise: Noise | None = None
+    trained_for: str | None = None  # digest of the weights of the only classifier that it may stand in front of
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -37,6 +39,8 @@ class Purifier(nn.Module):
 class Purified(nn.Module):
     """A classifier behind a purifier: again images in [0, 1] -> logits.
 
+    Raises ValueError for a purifier that was trained for another classifier.
+
     Args:
         classifier: images -> logits.
         purifier: stands in front of it.
@@ -44,6 +48,7 @@ class Purified(nn.Module):
 
     def __init__(self, classifier: nn.Module, purifier: Purifier) -> None:
         super().__init__()
+        check_meant_for(type(purifier).__name__, purifier.trained_for, classifier)
         self.classifier, self.purifier = classifier, purifier
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,6 +61,16 @@ class Purified(nn.Module):
             z = p + (s - s.detach())  # BPDA; this bracketing is exact forwards, bit for bit
         logits: Tensor = self.classifier(z)
         return logits
+
+
+def check_meant_for(name: str, trained_for: str | None, classifier: nn.Module) -> None:
+    """Raise ValueError where what is called `name` was `trained_for` other weights than the innermost classifier's."""
+    innermost = [classifier, *(m.classifier for m in classifier.modules() if isinstance(m, Purified))][-1]
+    if trained_for is not None and trained_for != (found := digest_weights(innermost)):
+        raise ValueError(
+            f"the denoiser of {name} was trained for another classifier, whose weights have the digest "
+            f"{trained_for[:12]}…, not {found[:12]}…: train one for this classifier"
+        )
 
 
 def obligations(model: nn.Module) -> dict[str, bool]:

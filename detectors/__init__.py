@@ -2,5 +2,6 @@
 
 from detectors.base import Detector, Guarded
 from detectors.max_probability import MaxProbability
+from detectors.score_norm import ScoreNorm
 
-__all__ = ["Detector", "Guarded", "MaxProbability"]
+__all__ = ["Detector", "Guarded", "MaxProbability", "ScoreNorm"]

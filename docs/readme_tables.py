@@ -47,7 +47,7 @@ def used_in(cls: type, room: str) -> str:
 
 def methods() -> list[str]:
     leaves = [c for c in catalogue(lightning_modules) if hasattr(c, "training_step") and not inspect.isabstract(c)]
-    leaves = [c for c in leaves if c.__name__ not in ("Classifier", "LossClassifier")]
+    leaves = [c for c in leaves if c.__name__ not in ("Classifier", "LossClassifier", "Method")]
     rows = [[c.__name__, first_line(inspect.getmodule(c)), where(c), used_in(c, "lightning_modules")] for c in leaves]
     return table(["method", "what it is (paper)", "file", "experiments"], rows)
 
@@ -93,9 +93,8 @@ def results() -> list[str]:
             r = runs[name]
             rows.setdefault("clean", {})[name] = f"{100 * r['clean_accuracy']:.1f}"
             for a in r["attacks"]:
-                if a["norm"] and a["eps"] is None:
-                    continue  # a minimum-norm attack fells nearly all; what it says is rho, below
-                size = f" ({a['norm']} {a['eps']:g}, {a['restarts']} x)" if a["norm"] else ""
+                radius = "at any length" if a["eps"] is None else f"{a['eps']:g}"
+                size = f" ({a['norm']} {radius}, {a['restarts']} x)" if a["norm"] else ""
                 rows.setdefault(a["name"] + size, {})[name] = f"{100 * a['robust_accuracy']:.1f}"
         for name in order:
             for a in runs[name]["attacks"]:

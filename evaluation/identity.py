@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from torch import nn
 
 from attacks import Attack
 from evaluation.checkpoint import Spec, describe
 
 # Settings of a data module that do not choose test images, or only say where they lie: the fingerprint knows them.
-_LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download")
-_TRAINING = ("val_size", "split_seed", "train_limit")
+_LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download", "cache")
+_TRAINING = ("val_size", "split_seed", "train_limit", "augment")
 _LOOKED_AT = 16  # images whose pixels enter the fingerprint of the data
 _SCHEMA = 2  # of campaign.json and of the parts in it
 _ROOMS = ("attacks", "defenses", "detectors", "networks")  # what may change an outcome, with evaluation/outcome.py
@@ -28,6 +29,15 @@ def digest_file(path: str | Path) -> str:
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_weights(network: nn.Module) -> str:
+    """sha256 of a network's parameters and buffers: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

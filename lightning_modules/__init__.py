@@ -3,7 +3,8 @@
 from lightning_modules.adversarial_training import AdversarialTraining
 from lightning_modules.adversary_critic import AdversaryCritic
 from lightning_modules.atent import ATENT
-from lightning_modules.base import Classifier, LossClassifier
+from lightning_modules.base import Classifier, LossClassifier, Method
+from lightning_modules.denoising_autoencoder import DenoisingAutoencoder
 from lightning_modules.margin_maximization import MarginMaximization
 from lightning_modules.schedules import Cosine, Exponential, OneCycle, Schedule, Steps
 from lightning_modules.standard import Standard
@@ -16,9 +17,11 @@ __all__ = [
     "AdversaryCritic",
     "Classifier",
     "Cosine",
+    "DenoisingAutoencoder",
     "Exponential",
     "LossClassifier",
     "MarginMaximization",
+    "Method",
     "OneCycle",
     "Schedule",
     "Standard",

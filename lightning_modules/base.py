@@ -26,8 +26,8 @@ def global_seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
-class Classifier(pl.LightningModule):
-    """Abstract base: images (B, C, H, W) in [0, 1] -> logits (B, K); batches are ``(x, y, index)``.
+class Method(pl.LightningModule):
+    """Abstract base: trains `network` on images (B, C, H, W) in [0, 1]; batches are ``(x, y, index)``.
 
     All randomness is a function of (seed, epoch, batch, sample): a run that was interrupted and resumed, from the
     end of an epoch or its middle, ends with the bits of one that was not. Rows with index < 0 fill up the shard of a
@@ -42,21 +42,14 @@ class Classifier(pl.LightningModule):
         self.save_hyperparameters({name: _plain(value) for name, value in self.hparams.items()})
         self.network, self.optimizer, self.schedule = network, optimizer, schedule
         self.opponents: list[tuple[nn.Module, OptimizerCallable, Schedule | None]] = []  # with optimizers of their own
-        self.accuracy = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
-        self.mean_loss = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x)
-        return logits
+        output: Tensor = self.network(x)
+        return output
 
     def noise(self, index: Tensor) -> Noise:
         """Random numbers of the samples `index` in this epoch, the same on any number of processes."""
         return Noise.keyed(global_seed(), index).fork(self.current_epoch)
-
-    def setup(self, stage: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        if hasattr(data, "num_classes") and hasattr(data, "image_shape"):
-            check_fit(self.network, data)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:
@@ -89,6 +82,25 @@ class Classifier(pl.LightningModule):
         # Step 0 is asked for before a checkpoint is restored; the total would set up the data too early for that.
         return schedule.factor(min(1.0, step / self.trainer.estimated_stepping_batches) if step else 0.0)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what evaluation needs to rebuild network and data, in plain values."""
+        data = getattr(self.trainer, "datamodule", None)
+        checkpoint["catalogue"] = {"network": _plain(self.network), "data": None if data is None else _plain(data)}
+
+
+class Classifier(Method):
+    """Abstract base: images (B, C, H, W) in [0, 1] -> logits (B, K)."""
+
+    def __init__(self, network: nn.Module, optimizer: OptimizerCallable, schedule: Schedule | None) -> None:
+        super().__init__(network, optimizer, schedule)
+        self.accuracy = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
+        self.mean_loss = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "num_classes") and hasattr(data, "image_shape"):
+            check_fit(self.network, data)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
@@ -109,11 +121,6 @@ class Classifier(pl.LightningModule):
         ):
             metrics[stage].update(value, counts)  # type: ignore[operator]
             self.log(f"{stage}/{name}", metrics[stage], prog_bar=name == "acc", on_epoch=True)  # type: ignore[arg-type]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record what evaluation needs to rebuild network and data, in plain values."""
-        data = getattr(self.trainer, "datamodule", None)
-        checkpoint["catalogue"] = {"network": _plain(self.network), "data": None if data is None else _plain(data)}
 
 
 class LossClassifier(Classifier):

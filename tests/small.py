@@ -1,5 +1,6 @@
 """Small trainings for tests: real digits, few of them, on one process unless said otherwise."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import torch
 from torch import nn
 
 from datamodules import Digits
+from evaluation.checkpoint import describe
+from evaluation.identity import digest_weights
+from networks import ConvAutoencoder, Denoiser
 
 
 class Bare(nn.Module):
@@ -31,6 +35,26 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
 
 def digits(**settings: Any) -> Digits:
     return Digits(**{"batch_size": 32, "val_size": 50, "train_limit": 200, "test_limit": 50, **settings})
+
+
+def save_network(network: nn.Module, path: Path) -> Path:
+    """A checkpoint of a network as training writes it."""
+    weights = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"state_dict": weights, "catalogue": {"network": describe(network), "data": None}}, path)
+    return path
+
+
+def with_denoisers(config: Path, folder: Path, classifier: nn.Module) -> Path:
+    """A copy of `config` whose denoisers are small ones in `folder`: sDAEs for `classifier`, or DAEs, by name."""
+    torch.manual_seed(0)
+    text = config.read_text()
+    for name in set(re.findall(r"denoiser: (\S*\.ckpt)", text)):
+        trained_for = digest_weights(classifier) if "sdae" in name else None
+        denoiser = Denoiser(ConvAutoencoder(width=2), 0.15, trained_for)
+        text = text.replace(name, str(save_network(denoiser, folder / name.replace("/", "_"))))
+    path = folder / config.name
+    path.write_text(text)
+    return path
 
 
 def trainer(folder: Path, epochs: int = 2, **settings: Any) -> pl.Trainer:

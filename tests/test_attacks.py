@@ -17,6 +17,7 @@ from victims import BatchNormNet, Linear, at_distance, fewest
 import attacks
 from attacks import (
     APGD,
+    BPDA,
     CW,
     DAA,
     DDN,
@@ -36,6 +37,7 @@ from attacks import (
     DetectorAwarePGD,
     FeatureAdversary,
     GaussianNoise,
+    GrayBox,
     HighConfidence,
     HopSkipJump,
     Langevin,
@@ -148,7 +150,7 @@ class Holed(nn.Module):
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.Tanh(), nn.Linear(20, 4)).double()
         for p in self.net.parameters():
             p.data = 0.3 * torch.randn(p.shape, generator=g, dtype=torch.float64)
-        self.purifier = Spoiler()
+        self.purifier, self.classifier = Spoiler(), self.net
         self.detector = SimpleNamespace(score=lambda x: self(x)[:, 0], theta=10.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -172,6 +174,8 @@ SPECIAL: list[Attack] = [
     ReconstructionPGD("l2", eps=0.1, steps=3),
     DetectorAwarePGD(eps=0.1, steps=3),
     Transfer(PGD(eps=0.1, steps=3), Own()),
+    BPDA(PGD(eps=0.1, steps=3)),
+    GrayBox(PGD("l2", eps=0.1, steps=3)),
     Targeted(PGD(eps=0.1, steps=3, targeted=True)),
     Targeted(FAB(steps=3, targeted=True)),
     AutoAttack(eps=0.1),
@@ -423,6 +427,7 @@ def test_probabilities_are_warned_of(attack: Attack, monkeypatch: pytest.MonkeyP
 
     class Ends(nn.Sequential):
         purifier, detector = nn.Identity(), SimpleNamespace(score=lambda x: x.flatten(1).sum(1), theta=1.0)
+        classifier = property(lambda self: nn.Sequential(*self))
 
     monkeypatch.setattr(Own, "network", lambda _: Ends(victim, nn.Softmax(1)))
     with warnings.catch_warnings(record=True) as seen:

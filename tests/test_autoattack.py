@@ -166,6 +166,22 @@ def test_apgd_halves_the_step_of_rows_whose_loss_does_not_rise(rises: bool) -> N
     assert (moves[-10:, 1].max() > 0.1) == rises
 
 
+def test_sparse_steps_stay_long_where_the_first_checkpoint_finds_few_pixels() -> None:
+    """Nothing is better than the start, which differs in one pixel of 20: on from there, and by the whole radius."""
+    x = torch.full((1, 20), 0.5, dtype=torch.float64)
+    start = x.index_fill(1, torch.tensor([3]), 0.6)
+    gradient = torch.linspace(1, 2, 20, dtype=torch.float64)[None]
+    points: list[Tensor] = []
+
+    def look(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        points.append(z)
+        return gradient, torch.tensor([-float(len(points))]), torch.zeros(1, dtype=torch.long)
+
+    APGD("l1", 0.2).ascend(look, x, start, 0.2, 100)
+    step = torch.zeros_like(x).index_fill(1, torch.tensor([19]), 0.2)  # on one pixel: two thirds of one, at least one
+    assert torch.allclose(points[5], x + project_l1_box(start + step - x, x, 0.2))
+
+
 def test_apgd_with_eot_survives_a_gradient_that_is_right_only_on_average() -> None:
     inner = Linear((30,))
 
@@ -269,6 +285,18 @@ def test_square_patterns() -> None:
     assert (eta[:2] > 0).all() and (eta[2:] < 0).all()
     assert eta[1, 2] == eta.max() and eta[3, 2] == eta.min()
     assert pattern(1, 6, torch.zeros(())).shape == (1, 6) and pattern(1, 1, torch.zeros(())).abs().item() == 1
+
+
+def test_square_in_l1_is_steeper_and_projects_what_it_overfills() -> None:
+    x, attack = torch.full((2, 2, 10, 10), 0.5, dtype=torch.float64), Square("l1", 1.0)
+    tile = attack.tile(5, 5, x)
+    assert tile.abs().sum() == pytest.approx(1)
+    assert torch.allclose(tile[1, 2] / tile[0, 0], torch.tensor((1 + 2**-4 + 3**-4) / 3**-4).double())
+    # From the image itself each channel gets a pattern as long as the radius; of both together the largest are kept.
+    d = attack.change(x, x, (5, 5), keyed(2)) - x
+    assert torch.allclose(d.abs().sum((1, 2, 3)), torch.ones(2).double()) and ((d != 0).sum((1, 2, 3)) < 30).all()
+    far = replace(attack, eps=300.0)  # the start is not stretched: 25 patterns in each channel
+    assert torch.allclose((far.start(x, keyed(2)) - x).abs().sum((1, 2, 3)), torch.full((2,), 50.0).double())
 
 
 def test_square_windows_shrink_and_fit() -> None:

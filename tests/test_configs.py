@@ -1,58 +1,72 @@
 """Every YAML file is what it says: fragments instantiate, experiments run one batch; suites are in test_suites.py."""
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from small import save_network, with_denoisers
 from torch import nn
 
 import defenses
+import networks
 import train
 from attacks import Attack
-from datamodules.images import TensorImages
+from lightning_modules import DenoisingAutoencoder
+from networks import MadryCNN
 
 assert defenses  # imported before parsing
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
-SETS = [p for p in sorted((CONFIGS / "data").glob("*.yaml")) if "folder" not in p.stem]  # those need folders
+FOLDERS = ("image_folder", "cifar10_jpeg", "cifar10_jpeg_20k")  # need a folder to read
+SETS = [p for p in sorted((CONFIGS / "data").glob("*.yaml")) if p.stem not in FOLDERS]
 
 
-@pytest.fixture
-def generated_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """MNIST and folders of images without their files: random pixels under the same class."""
-    from datamodules import MNIST, ImageFolder
-    from networks import Whiten
-
-    for part in ("train", "test"):
-        for label in range(10):
-            (tmp_path / "data" / "cifar10" / part / str(label)).mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    # The eigenvectors of 3,072 values take longer than all the rest.
-    monkeypatch.setattr(Whiten, "fit", lambda self, x: self.fitted.fill_(True))
-
-    def source(self: Any, part: str) -> TensorImages:
-        n, g = self.val_size + 200, torch.Generator().manual_seed(0)
-        pixels = torch.randint(0, 256, (n, *self.image_shape), generator=g, dtype=torch.uint8)
-        return TensorImages(pixels, torch.arange(n) % 10)
-
-    for cls in (MNIST, ImageFolder):
-        monkeypatch.setattr(cls, "source", source)
+# Data set by a word in a fragment's or experiment's name: image shape and classes. Anything else is MNIST's.
+SHAPES = {
+    "cifar10": ((3, 32, 32), 10),
+    "resnet20": ((3, 32, 32), 10),
+    "stl10": ((3, 96, 96), 10),
+    "tiny_imagenet": ((3, 64, 64), 200),
+    "imagenet": ((3, 224, 224), 1000),
+}
 
 
+def shape_of(path: Path) -> tuple[tuple[int, int, int], int]:
+    return next((value for word, value in SHAPES.items() if word in path.stem), ((1, 28, 28), 10))
+
+
+@pytest.mark.filterwarnings("ignore:ATENT's l2 samples end")  # smoothing's noise is many radii long
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_experiment_runs(path: Path, tmp_path: Path, generated_images: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One batch of everything: what is tested is that the pieces fit."""
+def test_experiment_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of everything, on the data set's generated twin: what is tested is that the pieces fit.
+
+    Large networks take part in `test_method_fragment_instantiates`; here a small one of their shape stands in.
+    """
     monkeypatch.setattr(sys, "argv", ["lightning"])  # Lightning warns about two command lines
-    small = {"data.init_args.batch_size": 4, "data.init_args.eval_batch_size": 4, "trainer.accelerator": "cpu"}
-    quiet = {"trainer.enable_progress_bar": "false", "trainer.enable_model_summary": "false"}
+    small: dict[str, object] = {"data.init_args.batch_size": 4, "data.init_args.eval_batch_size": 4}
+    method = path.parent / yaml.safe_load(path.read_text())["model"]
+    if "classifier: " in method.read_text():  # an earlier run's
+        small["model.init_args.classifier"] = save_network(MadryCNN(), tmp_path / "classifier.ckpt")
+    quiet = {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false"}
+    quiet["trainer.enable_model_summary"] = "false"
     settings = {"trainer.fast_dev_run": "true", "trainer.default_root_dir": tmp_path, **small, **quiet}
+    if "data: ../data/digits.yaml" not in path.read_text():
+        settings["data.init_args.synthetic"] = "true"
+    if path.stem.endswith("_imagenet") and "tiny" not in path.stem:
+        settings |= {"data.init_args.image_size": 32, "data.init_args.resized": 32, "data.init_args.workers": 0}
+        settings |= {"data.init_args.pin_memory": "false"}
+    shape, classes = shape_of(path)
+    monkeypatch.setattr(networks.Whiten, "fit", lambda self, x: self.fitted.fill_(True))  # 3,072 eigenvectors take long
+    if shape[0] == 3 and not path.stem.endswith("nin") and "dae" not in path.stem:
+        stand_in = {"class_path": "networks.ResNet", "init_args": {"depth": 8, "num_classes": classes}}
+        settings["model.init_args.network"] = json.dumps(stand_in)
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     cli = train.main(["fit", "--config", str(path), *words])
     assert cli.trainer.global_step == 1
@@ -74,9 +88,11 @@ def test_experiment_opens_as_a_document(path: Path) -> None:
 def test_method_fragment_instantiates(path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=pl.LightningModule, sub_configs=True)
-    module = parser.instantiate(parser.parse_args(["--model", str(path)])).model
-    x = torch.rand(2, 3, 32, 32) if "cifar" in path.stem else torch.rand(2, 1, 28, 28)
-    assert module(x).shape == (2, 10)
+    shape, classes = shape_of(path)
+    with torch.device("meta"):  # nothing is computed: the largest has 46 million parameters
+        module = parser.instantiate(parser.parse_args(["--model", str(path)])).model
+        restores = isinstance(module, DenoisingAutoencoder)
+        assert module(torch.rand(2, *shape)).shape == ((2, *shape) if restores else (2, classes))
     assert path.read_text().startswith("# ")
 
 
@@ -84,7 +100,21 @@ def test_method_fragment_instantiates(path: Path) -> None:
 def test_data_fragment_instantiates(path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--data", type=pl.LightningDataModule, sub_configs=True)
-    assert parser.instantiate(parser.parse_args(["--data", str(path)])).data.num_classes == 10
+    assert parser.instantiate(parser.parse_args(["--data", str(path)])).data.num_classes in (10, 100, 200, 1000)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "trainer").glob("*.yaml")), ids=lambda p: p.stem)
+def test_trainer_fragment_patches_an_experiment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its values arrive, and everything else stays as the experiment says."""
+    monkeypatch.setattr(sys, "argv", ["lightning"])
+    monkeypatch.setattr(train.CLI, "instantiate_classes", lambda self: None)
+    words = ["fit", "--config", str(CONFIGS / "experiments" / "atent_cifar10_l2.yaml"), "--config", str(path)]
+    monkeypatch.setattr(train.CLI, "_run_subcommand", lambda self, name: None)
+    config = train.main([*words, "--data.init_args.batch_size", "32"]).config.fit
+    for name, value in yaml.safe_load(path.read_text())["trainer"].items():
+        assert config.trainer[name] == value
+    assert config.trainer.max_epochs == 54 and config.data.init_args.batch_size == 32
+    assert config.trainer.use_distributed_sampler is False and path.read_text().startswith("# ")
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "attacks").glob("*.yaml")), ids=lambda p: p.stem)
@@ -96,8 +126,11 @@ def test_attack_fragment_instantiates(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "defenses").glob("*.yaml")), ids=lambda p: p.stem)
-def test_defense_file_instantiates(path: Path) -> None:
+def test_defense_file_instantiates(path: Path, tmp_path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--defenses", type=list[Callable[[nn.Module], nn.Module]], sub_configs=True)
-    (wrap,) = parser.instantiate(parser.parse_args(["--defenses", str(path)])).defenses
-    assert wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+    model: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    path = with_denoisers(path, tmp_path, model)
+    for wrap in parser.instantiate(parser.parse_args(["--defenses", str(path)])).defenses:
+        model = wrap(model)
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 3)

@@ -9,10 +9,20 @@ import defenses
 from attacks import PGD, Noise, drawing
 from attacks.gradient import input_gradient
 from attacks.objectives import margin
-from defenses import MeanFilter, Purified, Purifier, RandomQuantizer, obligations
+from defenses import MALA, MALADE, Magnet, MeanFilter, Purified, Purifier, RandomQuantizer, obligations
 from evaluation.checkpoint import catalogue
+from networks import ConvAutoencoder, Denoiser
 
-PURIFIERS = [MeanFilter(), MeanFilter(5), RandomQuantizer(), RandomQuantizer(levels=2, std=0.3)]
+
+def denoiser(trained_for: str | None = None) -> Denoiser:
+    return Denoiser(ConvAutoencoder(channels=3, width=2, mean_pixel=0.5), 0.15, trained_for)
+
+
+PURIFIERS = [
+    *(MeanFilter(), MeanFilter(5), RandomQuantizer(), RandomQuantizer(levels=2, std=0.3)),
+    *(MALADE(denoiser("a classifier")), MALADE(denoiser("a classifier"), noise_std=0.0), MALA(denoiser(), clip="each")),
+    Magnet(denoiser()),
+]
 
 
 class Doubled(Purifier):
@@ -35,7 +45,7 @@ def test_the_table_holds_every_purifier() -> None:
 
 @pytest.mark.parametrize("purifier", PURIFIERS, ids=lambda p: f"{type(p).__name__}")
 def test_images_stay_images_and_streams_belong_to_the_sample(purifier: Purifier) -> None:
-    x, index = torch.rand(6, 3, 9, 9), torch.arange(6)
+    x, index = torch.rand(6, 3, 8, 8), torch.arange(6)
     with drawing(purifier, Noise.keyed(0, index)):
         z = purifier(x)
     assert z.shape == x.shape and z.min() >= 0 and z.max() <= 1 and not torch.equal(z, x)

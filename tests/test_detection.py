@@ -18,12 +18,14 @@ import evaluate
 from attacks import FGSM, PGD, Attack, DetectorAwarePGD, Restarts
 from datamodules import Digits
 from datamodules.images import TensorImages
-from detectors import Detector, Guarded, MaxProbability
+from detectors import Detector, Guarded, MaxProbability, ScoreNorm
 from evaluation import Campaign
 from evaluation.checkpoint import catalogue
 from evaluation.detection import account, auroc, calibration, closest_calls, criteria, flagged, malade, roc, threshold
+from evaluation.identity import digest_weights
 from evaluation.merge import merge
 from evaluation.outcome import evaluate_batch
+from networks import ConvAutoencoder, Denoiser
 
 INF = math.inf
 
@@ -41,7 +43,10 @@ class Brightness(Detector):
 
 
 # every detector of the catalogue -> one that works on 8x8 digits
-DETECTORS: dict[str, Any] = {"MaxProbability": lambda: MaxProbability(trained())}
+DETECTORS: dict[str, Any] = {
+    "MaxProbability": lambda: MaxProbability(trained()),
+    "ScoreNorm": lambda: ScoreNorm(trained(), Denoiser(ConvAutoencoder(width=2), 0.15, digest_weights(trained()))),
+}
 
 
 def test_the_table_lists_every_detector() -> None:

@@ -130,7 +130,7 @@ def worst_case(cascade: Cascade, claim: Claim, tables: Tables, results: Mapping[
             own = threat(claim.attacks[attack])[1]
             far = outside(rows, claim.norm, claim.eps if own is None else own, claim.attacks[attack].kind)
             for i, bits in zip(rows["index"][~far].tolist(), rows["draws"][~far].tolist(), strict=True):
-                fates[i] &= bits
+                fates[i] = fates.get(i, 0) & bits
     reported = next(
         c["robust_accuracy"] for c in results["worst_case"] if (c["norm"], c["eps"]) == (claim.norm, claim.eps)
     )

@@ -1,0 +1,25 @@
+"""Magnet's reformer: the image is replaced by what an autoencoder makes of it (Meng and Chen 2017)."""
+
+from torch import Tensor
+
+from defenses.base import Purifier
+from defenses.malade import broken_to_nan, load_denoiser
+from networks import Denoiser
+
+
+class Magnet(Purifier):
+    """d(x) = r(x), clipped to [0, 1] (differentiable, deterministic): one step of MALA with alpha = sigma2, no noise.
+
+    Its detector is `detectors.ScoreNorm`. The original's networks and training: configs/methods/magnet_original_mnist.
+
+    Args:
+        denoiser: the .ckpt file of a DAE, or a `networks.Denoiser`.
+    """
+
+    def __init__(self, denoiser: Denoiser | str) -> None:
+        super().__init__()
+        self.denoiser = load_denoiser(denoiser)
+        self.trained_for = self.denoiser.trained_for
+
+    def forward(self, x: Tensor) -> Tensor:
+        return broken_to_nan(self.denoiser(x)).clamp(0, 1)

@@ -1,0 +1,155 @@
+"""MALADE and MALA: Langevin dynamics from the input towards where the data are dense (Srinivasan et al. 2021)."""
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attacks.eot import unroll
+from attacks.noise import Noise
+from defenses.base import Purifier
+from evaluation.checkpoint import load_network
+from networks import Denoiser
+
+Clip = Literal["none", "final", "each"]
+
+
+def towards(x: Tensor, r: Tensor, pull: float) -> Tensor:
+    """``(1 - c) x + c r`` with c = `pull` = alpha / sigma2: x + alpha score(x), and r itself, bit for bit, at c = 1."""
+    return (1 - pull) * x + pull * r
+
+
+def broken_to_nan(z: Tensor) -> Tensor:
+    """`z` with all pixels NaN in the rows that are not finite: clipping would hide an overflow as black and white."""
+    finite = z.flatten(1).isfinite().all(1)
+    return z if bool(finite.all()) else torch.where(finite.view(-1, *[1] * (z.ndim - 1)), z, torch.nan)
+
+
+def load_denoiser(denoiser: Denoiser | str) -> Denoiser:
+    """A `Denoiser` as it is, or that of the checkpoint of a `DenoisingAutoencoder` run; frozen, in eval mode."""
+    if isinstance(denoiser, str):
+        if not Path(denoiser).is_file():
+            raise ValueError(f"denoiser must name the .ckpt file of a DenoisingAutoencoder run: no file {denoiser!r}")
+        network, _ = load_network(denoiser)
+        if not isinstance(network, Denoiser):
+            raise ValueError(f"{denoiser} holds a {type(network).__name__}, no denoiser: train a DenoisingAutoencoder")
+        denoiser = network
+    return denoiser.eval().requires_grad_(False)
+
+
+class Chain(Purifier):
+    """Abstract base of MALA and MALADE: N Langevin steps along the score of a denoiser, started at the input.
+
+    Backwards the chain is recomputed step by step (`attacks.eot.unroll`): the full gradient costs one step's memory.
+    An image whose chain is not finite comes out as NaN, and evaluation counts it as fallen.
+    """
+
+    stochastic = True  # with noise
+
+    def __init__(
+        self,
+        denoiser: Denoiser | str,
+        step_size: float,
+        steps: int,
+        noise_std: float,
+        annealing: float,
+        clip: Clip,
+    ) -> None:
+        super().__init__()
+        self.denoiser = load_denoiser(denoiser)
+        sigma2 = self.denoiser.sigma2
+        if not (step_size >= 0 and noise_std >= 0 and steps >= 0):
+            raise ValueError(f"step_size ({step_size}), steps ({steps}) and noise_std ({noise_std}) must be at least 0")
+        if not 0 < annealing <= 1:
+            raise ValueError(f"annealing must lie in (0, 1], not {annealing}")
+        if step_size > 2 * sigma2:
+            raise ValueError(
+                f"step_size {step_size} is {step_size / sigma2:.3g} times sigma2 = {sigma2:g} of the denoiser, and "
+                f"chains diverge above 2 times: choose at most {2 * sigma2:g}"
+            )
+        self.step_size, self.steps, self.noise_std = step_size, steps, noise_std
+        self.annealing, self.clip = annealing, clip
+        self.stochastic = noise_std > 0 and steps > 0
+        self.trained_for = self.denoiser.trained_for
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = self.draws(x) if self.stochastic else Noise.keyed(0, torch.zeros(len(x), dtype=torch.int64))
+        for t in range(self.steps):
+            x = unroll(partial(self.step, t), x, noise, 1)
+        x = broken_to_nan(x)
+        return x.clamp(0, 1) if self.clip == "final" else x
+
+    def step(self, t: int, x: Tensor, noise: Noise) -> Tensor:
+        """x_{t+1} of x_t (B, C, H, W): Eqs. 7 and 11. Without noise nothing is drawn."""
+        z = towards(x, self.denoiser(x), self.pull(t))
+        if self.noise_std:
+            z = z + self.noise_std * self.annealing ** (t / 2) * noise.normal(x)
+        return broken_to_nan(z).clamp(0, 1) if self.clip == "each" else z
+
+    def quiet(self, x: Tensor, steps: int | None = None) -> Tensor:
+        """The chain's first `steps` steps (none: all) without noise and clipping, for attackers (`attacks.BPDA`)."""
+        for t in range(self.steps if steps is None else steps):
+            x = towards(x, self.denoiser(x), self.pull(t))
+        return x
+
+    def pull(self, t: int) -> float:
+        """c = alpha_t / sigma2 of step `t`."""
+        return self.step_size / self.denoiser.sigma2 * self.annealing**t
+
+
+class MALADE(Chain):
+    """Langevin dynamics along the score of a supervised denoising autoencoder (Eq. 11).
+
+    The paper prints no step size, number of steps or noise: the defaults were found on held-out MNIST images (see
+    `benchmarks/select_malade.py`). Nor does it say that images are clipped. There is no rejection step (footnote 7).
+    A valid Langevin chain has noise_std^2 = 2 step_size; here it is free, as in the paper.
+
+    Args:
+        denoiser: the .ckpt file of an sDAE, or a `networks.Denoiser`. It belongs to one classifier.
+        step_size: alpha, at most twice the sigma2 of the denoiser; sigma2 itself replaces x by r(x).
+        steps: N; 0 leaves the image as it is.
+        noise_std: delta, standard deviation of the noise of a step, in pixels of [0, 1]; 0 for a deterministic chain.
+        annealing: gamma; alpha and delta^2 are multiplied by it after each step.
+        clip: clip to [0, 1] at the end, after each step, or (against the contract of images) not at all.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser | str,
+        step_size: float = 0.03,
+        steps: int = 10,
+        noise_std: float = 0.0735,
+        annealing: float = 1.0,
+        clip: Clip = "final",
+    ) -> None:
+        super().__init__(denoiser, step_size, steps, noise_std, annealing, clip)
+        if self.trained_for is None:
+            raise ValueError("MALADE needs a denoiser that was trained with a classifier (an sDAE): for a DAE use MALA")
+
+
+class MALA(Chain):
+    """Langevin dynamics along the score of a denoising autoencoder (Eq. 7): MALADE's control, blind to the classes.
+
+    Args:
+        denoiser: the .ckpt file of a DAE, or a `networks.Denoiser`.
+        step_size: alpha, at most twice the sigma2 of the denoiser; sigma2 itself replaces x by r(x).
+        steps: N; 0 leaves the image as it is.
+        noise_std: delta, standard deviation of the noise of a step, in pixels of [0, 1]; 0 for a deterministic chain.
+        annealing: gamma; alpha and delta^2 are multiplied by it after each step.
+        clip: clip to [0, 1] at the end, after each step, or (against the contract of images) not at all.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser | str,
+        step_size: float = 0.03,
+        steps: int = 10,
+        noise_std: float = 0.0735,
+        annealing: float = 1.0,
+        clip: Clip = "final",
+    ) -> None:
+        super().__init__(denoiser, step_size, steps, noise_std, annealing, clip)
+        if self.trained_for is not None:
+            raise ValueError("MALA's denoiser must not know the classes (a DAE); this one is an sDAE: use MALADE")

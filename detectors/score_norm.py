@@ -1,0 +1,29 @@
+"""Length of the score of the data: large where an image is unlikely (MALADE, Srinivasan et al. 2021; Magnet)."""
+
+from torch import Tensor, linalg, nn
+
+from defenses.base import check_meant_for
+from defenses.malade import load_denoiser
+from detectors.base import Detector
+from networks import Denoiser
+
+
+class ScoreNorm(Detector):
+    """||(r(x) - x) / sigma2||_2 at the image itself, before any purifier (Eqs. 12 and 13).
+
+    With an sDAE it is MALADE's detector, with a DAE Magnet's. The paper does not name the norm.
+    Raises ValueError for an sDAE that was trained for another classifier.
+
+    Args:
+        classifier: images -> logits; evaluate.py hands over the defended model. Only looked at to see that it fits.
+        denoiser: the .ckpt file of a DAE or sDAE, or a `networks.Denoiser`.
+    """
+
+    def __init__(self, classifier: nn.Module, denoiser: Denoiser | str) -> None:
+        super().__init__()
+        self.denoiser = load_denoiser(denoiser)
+        check_meant_for(type(self).__name__, self.denoiser.trained_for, classifier)
+
+    def score(self, x: Tensor) -> Tensor:
+        lengths: Tensor = linalg.vector_norm(self.denoiser.score(x).flatten(1), dim=1)
+        return lengths
