@@ -92,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     images = MNIST(root=options.data_root, val_size=10_000).dataset(options.split)
     x, y, _ = images.__getitems__(list(range(options.images)))
-    firsts = torch.stack([(y == k).nonzero()[0, 0] for k in range(10)])
+    firsts = torch.stack([(y == k).nonzero()[0, 0] for k in range(10) if (y == k).any()])
     options.output.mkdir(parents=True, exist_ok=True)
     board = SummaryWriter(str(options.output))
     rows: dict[str, dict[str, Any]] = {}
