@@ -93,7 +93,8 @@ def results() -> list[str]:
             r = runs[name]
             rows.setdefault("clean", {})[name] = f"{100 * r['clean_accuracy']:.1f}"
             for a in r["attacks"]:
-                size = f" ({a['norm']} {a['eps']:g}, {a['restarts']} x)" if a["norm"] else ""
+                radius = "at any length" if a["eps"] is None else f"{a['eps']:g}"
+                size = f" ({a['norm']} {radius}, {a['restarts']} x)" if a["norm"] else ""
                 rows.setdefault(a["name"] + size, {})[name] = f"{100 * a['robust_accuracy']:.1f}"
         for name in order:
             for c in runs[name]["worst_case"]:
