@@ -28,9 +28,11 @@ from evaluation.cascade import CLEAN, Mode
 from evaluation.checkpoint import Spec, check_fit, plain
 from evaluation.detection import calibration, score_images, threshold
 from evaluation.errors import exits
+from evaluation.haste import Precision, hasten
 from evaluation.identity import data_part, digest_file, identify, settle, suite_part, with_files
 from evaluation.ledger import check_free
 from evaluation.merge import Incomplete, Results
+from evaluation.parity import parity
 from evaluation.processes import Place, behave, foretell_parent, place, spawn, tell_parent
 from evaluation.progress import Bars
 from evaluation.report import headlines
@@ -56,6 +58,8 @@ def options() -> ArgumentParser:
         "--draws", type=int | None, help="draws of the defender's noise; default: 20 if a defense is stochastic, else 1"
     )
     add("--audit", type=Literal["none", "quick", "full"], default="quick", help="how hard the result is checked")
+    add("--precision", type=Precision, default="float32", help="of the attacks; results are judged in float32")
+    add("--compile", type=bool, default=False, help="compile the model for the attacks (torch.compile)")
     add("--devices", type=int, default=1, help="number of processes")
     add("--accelerator", type=Literal["auto", "cpu", "cuda"], default="auto")
     add("--batch_size", type=int, default=128, help="images per step and process; does not change outcomes")
@@ -96,9 +100,9 @@ def evaluate(argv: list[str], here: Place) -> int:
         calibrate()
         with bars:
             told = (tell_parent, foretell_parent(here)) if here.spawned else (bars.tell, bars.foretell)
-            campaign.run(
-                model, here, batch_size=settings.batch_size, workers=settings.workers, tell=told[0], foretell=told[1]
-            )
+            around = hasten(model, settings.precision, settings.compile)
+            load = {"batch_size": settings.batch_size, "workers": settings.workers}
+            campaign.run(model, here, **load, tell=told[0], foretell=told[1], around=around)
         if here.spawned:
             return 0
     obligations = defenses.obligations(model)
@@ -108,6 +112,12 @@ def evaluate(argv: list[str], here: Place) -> int:
         rows = min(settings.batch_size, 64)
         return audited(campaign, model, merged, obligations=obligations, level=settings.audit, rows=rows)
 
+    def haste() -> dict[str, Any]:
+        print("parity: attacking a few samples in float32 too", file=sys.stderr, flush=True)
+        cases = parity(campaign, model, settings.batch_size)
+        return {"precision": settings.precision, "compile": settings.compile, "cases": cases}
+
+    model.to(device)
     try:
         results = write_report(
             campaign,
@@ -116,8 +126,9 @@ def evaluate(argv: list[str], here: Place) -> int:
             defenses=parts["defenses"],
             obligations=obligations,
             command=shlex.join(["python", "evaluate.py", *argv]),
-            model=model.to(device),
+            model=model,
             audit=None if settings.audit == "none" else audit,
+            haste=haste if settings.compile or settings.precision != "float32" else None,
         )
     except Incomplete:
         if here.world == 1:
@@ -153,6 +164,7 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
         "fpr": settings.fpr if settings.detector else None,
         "mode": settings.mode,
         "draws": draws,
+        "haste": [settings.precision, settings.compile],
     }
     basics = objects.suite, images, n, settings.seed, settings.output, identify(parts)
     campaign = Campaign(*basics, mode=settings.mode, draws=draws, scored=detector is not None)

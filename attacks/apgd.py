@@ -134,10 +134,12 @@ class APGD(Attack):
         l1 = self.norm == "l1"
         longest = eps if l1 else 2 * eps
         size = x.new_full((len(x),), longest)
-        support = touched(z, x)  # pixels that differed at the last checkpoint
-        # How many pixels a step moves: two thirds of those that differ, at first a fifth of all. Rounded down: the
-        # reference rounds up and cannot get from two pixels to one.
-        pixels = (support / 1.5 if self.multi_eps else torch.full_like(size, 0.2 * x[0].numel())).long().clamp_min(1)
+        # Pixels that differed at the last checkpoint, at first all: the first checkpoint then finds fewer in most rows,
+        # whose steps stay long. How many pixels a step moves: two thirds of those, at first a fifth of all. Rounded
+        # down: the reference rounds up and cannot get from two pixels to one.
+        everything = torch.full_like(touched(z, x), x[0].numel())
+        support = touched(z, x) if self.multi_eps else everything
+        pixels = (support / 1.5 if self.multi_eps else 0.2 * everything).long().clamp_min(1)
         interval = max(1, int((0.04 if l1 else 0.22) * steps))
 
         gradient, value, rank = look(z)

@@ -51,7 +51,7 @@ def record(training: Path, evaluation: Path, folder: Path, note: str) -> None:
     config = [
         line for line in (training / "config.yaml").read_text().splitlines() if not line.strip().startswith("root:")
     ]
-    (folder / "config.yaml").write_text("\n".join(config) + "\n")
+    (folder / "config.yaml").write_text("\n".join(config).replace(str(training), f"runs/{folder.name}") + "\n")
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     run = {**about(note), "epoch": checkpoint["epoch"]}
     (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from attacks import Attack
 from evaluation.cascade import CLEAN, MOST_DRAWS, Cascade, Flags, Mode, Unit, units
+from evaluation.haste import Around
 from evaluation.identity import code
 from evaluation.ledger import Columns, Effort, Ledger, columns, table
 from evaluation.meter import Meter
@@ -101,15 +103,17 @@ class Campaign:
         workers: int = 0,
         tell: Tell = lambda name, done, fallen: None,
         foretell: Foretell = lambda seconds: None,
+        around: Around = nullcontext,
     ) -> None:
         """Do everything that the process `here` owns and no ledger holds; needs no other process.
 
         `model` maps images in [0, 1] to logits, on the device where it lies. `workers` processes load the data.
         `tell` hears of progress, `foretell` once, after the first batch of every attack, how long it all will take.
+        `around` is entered for every attack (see `hasten`).
         Raises ValueError where another run writes into the folder.
         """
         with Ledger(self.folder, here.rank, identity=self.identity, run=here.run) as ledger:
-            share = _Share(self, model, here, ledger, min(batch_size, self.n), workers, tell)
+            share = _Share(self, model, here, ledger, min(batch_size, self.n), workers, tell, around)
             share.sweep(self.units(CLEAN))
             seconds = share.forecast()
             if seconds is not None:
@@ -129,6 +133,7 @@ class _Share:
     shape: int
     workers: int
     tell: Tell
+    around: Around
     told: dict[str, tuple[int, float]] = field(default_factory=dict)
     pace: dict[str, list[float]] = field(default_factory=dict)  # seconds of the batches of each attack
     loaded: set[tuple[str, int]] = field(default_factory=set)
@@ -173,6 +178,7 @@ class _Share:
             clean=None if unit.attack is None else self.known(y, index),
             draws=campaign.draws,
             detector=self.model.detector if campaign.scored else None,  # type: ignore[arg-type]
+            around=self.around,
         )
         self.here.alive()
         self.pace.setdefault(unit.name, []).append(self.meter.lap())

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 
 from attacks import Attack, Noise, check_images, drawing, guard
 from attacks.norms import distance, distances
+from evaluation.haste import Around
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +152,16 @@ def evaluate_batch(
     clean: Tensor | None = None,
     draws: int = 1,
     detector: nn.Module | None = None,
+    around: Around = nullcontext,
 ) -> list[Outcome]:
     """Attack a batch and verify the result by fresh forwards: one `Outcome` a row, rows with index < 0 left out.
 
     `x` (B, C, H, W) in [0, 1], labels `y` and `index` (B,) int64. `attack` None gives the clean rows. `name` and
     `restart` choose the attacker's random streams, which are functions of (seed, sample, name, restart); for the
     defender's `draws` see `defender`. `clean` (B,) are predictions that are known already. `detector` scores what comes
-    out. Computes in float32 without autocast; may be called in any train/eval mode, under no_grad and inference_mode,
-    and leaves all of them as they were. Misclassified rows travel with the batch, whose shape is fixed, and count as
-    not robust whatever the attack does to them.
+    out. `around` is entered for the attack only (see `hasten`). Computes in float32 without autocast; may be called in
+    any train/eval mode, under no_grad and inference_mode, and leaves all of them as they were. Misclassified rows
+    travel with the batch, whose shape is fixed, and count as not robust whatever the attack does to them.
 
     Raises ValueError for images outside [0, 1], logits that do not fit, and attacks that leave the shape or [0, 1].
     """
@@ -175,7 +177,7 @@ def evaluate_batch(
         passes, z, adversarial = Passes(), x, clean
         if attack is not None:
             started = _now(x)
-            with counting(model) as passes:
+            with counting(model) as passes, around():
                 z = attack(model, x, y, attacker)
         seconds = _now(x) - started
         if attack is not None:

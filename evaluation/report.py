@@ -32,16 +32,20 @@ def write_report(
     command: str,
     model: nn.Module | None = None,
     audit: Callable[[Results], Mapping[str, Any]] | None = None,
+    haste: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Results:
     """Merge the ledgers and write results.json, report.md, report.html and an event file into the campaign's folder.
 
     `model` is attacked again for the pictures of a few samples; without one there are none. `audit` is asked about the
-    merged numbers and answers with its "level" and "checks". A threat model that gets no headline has a reason under
-    "refused" in "worst_case". Returns the results. Raises like `merge`.
+    merged numbers and answers with its "level" and "checks". `haste` is asked too, where attacks were made faster: how,
+    and the "cases" of `parity`. A threat model that gets no headline has a reason under "refused" in "worst_case".
+    Returns the results. Raises like `merge`.
     """
     merged = merge(campaign)
     merged["audit"] = audit(merged) if audit else None
+    merged["haste"] = hasty = haste() if haste else None
     refused = refusals(campaign.suite, obligations)
+    refused |= {(c["norm"], c["eps"]): words.too_hasty(c) for c in (hasty or {}).get("cases", []) if not c["passed"]}
     for case in merged["worst_case"]:
         if reason := refused.get((case["norm"], case["eps"])):
             case["refused"] = reason

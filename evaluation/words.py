@@ -140,7 +140,24 @@ def facts_of_cost(results: Mapping[str, Any]) -> dict[str, str]:
     }
     if told := cost["forecast"]:
         found["forecast"] = f"{duration(told['seconds'])}; it took {duration(told['actual_seconds'])}"
+    if hasty := results.get("haste"):
+        compared = "; ".join(
+            f"{percent(c['hastened'], c['n'])} robust at {threat(c['norm'], c['eps'])}, "
+            f"{percent(c['exact'], c['n'])} exactly"
+            for c in hasty["cases"]
+        )
+        how = f"{hasty['precision']}{', compiled' * hasty['compile']}"
+        found["attacks computed in"] = f"{how}, judged in float32; on {hasty['cases'][0]['n']} samples {compared}"
     return {name: value for name, value in found.items() if value}
+
+
+def too_hasty(case: Mapping[str, Any]) -> str:
+    """Why hastened attacks give no headline."""
+    left, due = (percent(case[key], case["n"]) for key in ("hastened", "exact"))
+    return (
+        f"on {case['n']} samples the hastened attacks left {left} standing and exact ones {due}: they are too weak; "
+        "leave out --precision and --compile"
+    )
 
 
 def half(x: Sequence[float], y: Sequence[float]) -> str:

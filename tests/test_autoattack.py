@@ -166,6 +166,22 @@ def test_apgd_halves_the_step_of_rows_whose_loss_does_not_rise(rises: bool) -> N
     assert (moves[-10:, 1].max() > 0.1) == rises
 
 
+def test_sparse_steps_stay_long_where_the_first_checkpoint_finds_few_pixels() -> None:
+    """Nothing is better than the start, which differs in one pixel of 20: on from there, and by the whole radius."""
+    x = torch.full((1, 20), 0.5, dtype=torch.float64)
+    start = x.index_fill(1, torch.tensor([3]), 0.6)
+    gradient = torch.linspace(1, 2, 20, dtype=torch.float64)[None]
+    points: list[Tensor] = []
+
+    def look(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        points.append(z)
+        return gradient, torch.tensor([-float(len(points))]), torch.zeros(1, dtype=torch.long)
+
+    APGD("l1", 0.2).ascend(look, x, start, 0.2, 100)
+    step = torch.zeros_like(x).index_fill(1, torch.tensor([19]), 0.2)  # on one pixel: two thirds of one, at least one
+    assert torch.allclose(points[5], x + project_l1_box(start + step - x, x, 0.2))
+
+
 def test_apgd_with_eot_survives_a_gradient_that_is_right_only_on_average() -> None:
     inner = Linear((30,))
 

@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 import evaluate
 from attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within
+from attacks.compose import Combination
 from datamodules import Digits
 from datamodules.images import TensorImages
 from defenses import Purified, Purifier, RandomQuantizer
@@ -505,6 +509,65 @@ def test_ledgers_and_folders_of_another_version_are_refused(
     words = {"checkpoint": "a.ckpt", "suite": "s.yaml", "output": "out"}
     assert evaluate.main([f"--{name}={tmp_path / value}" for name, value in words.items()]) == 2
     assert "holds an evaluation by another version of this program (schema 1" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Slow(Combination):
+    """The attack after a note that this process begins a batch, and a moment in which to be killed."""
+
+    attack: Attack
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        with open(os.environ["SLOW_LOG"], "a") as log:
+            log.write(f"{os.getpid()}\n")
+        time.sleep(0.01)
+        return self.attack.perturb(model, x, y, noise)
+
+
+NEVER = math.inf
+
+
+def attacked(c: Campaign) -> int:
+    return sum(len(c.table(unit)["index"]) for name in c.suite for unit in c.units(name))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks beside threads of libraries
+def test_three_kills_lose_one_batch_each_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reduced form of benchmarks/kill_campaign.py: no evaluate.py, but real processes and real SIGKILLs."""
+    monkeypatch.setenv("SLOW_LOG", str(tmp_path / "log"))
+    data, model = Digits(size=8).dataset("test"), trained()
+    suite: dict[str, Attack] = {"a": Slow(FGSM(eps=0.05)), "b": Restarts(Slow(PGD(eps=0.05, steps=3)), n=2)}
+    calm, killed = (Campaign(suite, data, 120, 0, tmp_path / name, "test") for name in ("calm", "killed"))
+    calm.run(model, batch_size=6)
+    total = attacked(calm)
+    for attempt, (world, share) in enumerate(((2, 0.2), (3, 0.5), (1, 0.8), (2, NEVER))):
+        (tmp_path / "log").write_text("")
+        pids = []
+        for rank in range(world):
+            pid = os.fork()
+            if not pid:
+                with suppress(BaseException):
+                    killed.run(model, Place(rank, world, run=str(attempt)), batch_size=6)
+                os._exit(0)
+            pids.append(pid)
+        deadline = time.monotonic() + 60
+        left = set(pids)
+        while left and time.monotonic() < deadline:
+            looked = len(killed.table(killed.units("clean")[0])["index"]) == 120
+            if looked and attacked(killed) >= share * total:
+                for pid in left if attempt == 1 else {min(left)}:  # all of the processes, or one
+                    os.kill(pid, signal.SIGKILL)
+                share = NEVER
+            left -= {pid for pid in left if os.waitpid(pid, os.WNOHANG)[0]}
+            time.sleep(0.002)
+        assert not left
+        begun = (tmp_path / "log").read_text().split()
+        recorded = {e.rank: e.batches for e in efforts(killed.folder, identity="test") if e.run == str(attempt)}
+        for rank, pid in enumerate(pids):
+            clean = 0 if attempt else 10  # batches without an attack
+            assert 0 <= begun.count(str(pid)) - (recorded.get(rank, clean) - clean) <= 1
+    assert attacked(killed) == total and numbers(merge(killed)) == numbers(merge(calm))
 
 
 # --- how work is shared out -------------------------------------------------------------------------------------------
