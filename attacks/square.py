@@ -44,6 +44,8 @@ class Square(Attack):
     the window and all signs are drawn for each row by itself (the reference shares them). Vectors are images of one
     row, whose windows are intervals.
 
+    Of a stochastic model it believes single draws: ``LogitEOT(Square(...))`` compares means of several.
+
     Args:
         norm: norm of the ball.
         eps: radius, in pixels of [0, 1].
