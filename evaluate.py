@@ -111,7 +111,6 @@ def evaluate(argv: list[str], here: Place) -> int:
     obligations = defenses.obligations(model)
 
     def audit(merged: Results) -> dict[str, Any]:
-        print(f"audit ({settings.audit}): asking harder questions of a few samples", file=sys.stderr, flush=True)
         rows = min(settings.batch_size, 64)
         return audited(campaign, model, merged, obligations=obligations, level=settings.audit, rows=rows)
 
