@@ -64,10 +64,12 @@ class Fallen:
         self.seconds.append(float(rows["seconds"].mean()) if len(at) else 0.0)
 
     def shown(self, position: int) -> int:
-        """The run to look at: the one that felled the sample; for one that stands, the one that felled most."""
+        """The run to look at: the one that felled the sample; for one that stands, the budget run that felled most."""
         if self.run[position] >= 0:
             return int(self.run[position])
-        return int(np.bincount(self.run[self.run >= 0], minlength=len(self.runs)).argmax())
+        felled = np.bincount(self.run[self.run >= 0], minlength=len(self.runs))
+        budget = [unit.attack is not None and unit.attack.kind == "budget" for unit in self.runs]
+        return int(np.where(budget, felled + len(self.run), felled).argmax())  # what stays inside the ball comes first
 
 
 @dataclass

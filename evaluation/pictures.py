@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,13 +23,17 @@ _SMALL = 64  # pixels of smaller images are shown as squares
 
 @dataclass(frozen=True)
 class Example:
-    """One sample: what was shown to the model (C, H, W) in [0, 1], clean and attacked, and how it ended."""
+    """One sample: what was shown to the model (C, H, W) in [0, 1], clean and attacked, and how it ended.
+
+    `eps` is the radius of the ball that it is an example for, None without one.
+    """
 
     clean: Tensor
     attacked: Tensor
     outcome: Outcome
     attack: str
     norm: str
+    eps: float | None = None
 
     @property
     def said(self) -> str:
@@ -39,7 +43,13 @@ class Example:
     @property
     def size(self) -> str:
         """The length of the perturbation in the norm of the attack."""
-        return f"{SYMBOLS[self.norm]} {getattr(self.outcome, self.norm):.3g}"
+        length = f"{SYMBOLS[self.norm]} {getattr(self.outcome, self.norm):.3g}"
+        return f"{length}, outside the ball" if self.outside else length
+
+    @property
+    def outside(self) -> bool:
+        """Whether the attacked image lies outside the ball: what a minimum-norm attack found of one that stands."""
+        return self.eps is not None and getattr(self.outcome, self.norm) > self.eps * (1 + 1e-5) + 1e-6
 
     @property
     def stretch(self) -> float:
@@ -132,7 +142,8 @@ def galleries(
                 unit = case.runs[case.shown(position)]
                 example = made.get((unit.name, unit.restart), {}).get(int(case.sample[position]))
                 if example is not None:
-                    differs += example.outcome.adversarial != case.adversarial[position]
+                    example = replace(example, eps=case.eps)
+                    differs += not example.outside and example.outcome.adversarial != case.adversarial[position]
                     gallery.setdefault(name, []).append(example)
         if gallery:
             found.append(Gallery(case.title, case.heading, gallery))

@@ -20,7 +20,7 @@ from PIL import Image
 from test_evaluation import campaign, save, trained
 
 import evaluate
-from attacks import DDN, FGSM, FMN, PGD, Attack, Restarts
+from attacks import DDN, FGSM, FMN, PGD, Attack, Restarts, Within
 from defenses import Purified, RandomQuantizer
 from evaluation import write_comparison
 from evaluation.campaign import Campaign
@@ -222,11 +222,15 @@ def test_fallen_by_hand() -> None:
     assert ball.adversarial.tolist() == [5, 7, 2, 3, 6]
     assert ball.effort.tolist()[:2] == [1, 0] and ball.effort[4] == 0
     assert pick(ball) == {"fallen": [1, 4, 0], "standing": [2, 3]}
-    assert [ball.shown(i) for i in range(5)] == [1, 0, 0, 0, 0]  # the first run felled more
+    assert [ball.shown(i) for i in range(5)] == [1, 0, 0, 0, 0]  # both budget, the first felled more
     nearest = Fallen("linf", None, sample, label)
     nearest.record(first, columns([row(1, 0, 3, 0.5), row(2, 1, 7, 0.2), row(3, 2, 2, 0), row(5, 4, 6, 0.3)]))
     nearest.record(second, columns([row(1, 0, 5, 0.4), row(2, 1, 8, 0.3), row(5, 4, 9, 0.9)]))
     assert nearest.run.tolist() == [1, 0, -1, -1, 0] and nearest.adversarial.tolist() == [5, 7, 2, 3, 6]
+    mixed = Fallen("linf", 0.1, sample, label)
+    mixed.record(Unit("c", 0, FMN(norm="linf")), columns([row(2, 1, 7, 0.05), row(4, 3, 9, 0.7), row(5, 4, 6, 0.05)]))
+    mixed.record(second, columns([row(4, 3, 3), row(1, 0, 5)]))
+    assert mixed.run.tolist() == [1, 0, -1, -1, 0] and mixed.shown(3) == 1  # inside the ball before outside
     assert pick(nearest) == {"fallen": [1, 4, 0]}  # by length; what was not found has no picture
 
 
@@ -299,6 +303,18 @@ def test_pictures_of_a_stochastic_model_end_as_its_majority_did(tmp_path: Path) 
     c.run(model)
     (shown,), notes = galleries(c, model, gather(c).cases, allowance=60)
     assert not notes and len(shown.rows) == 3
+
+
+def test_what_stands_is_shown_with_the_nearest_point_outside_the_ball(tmp_path: Path) -> None:
+    """A sample that only a minimum-norm attack tried: wrong, but too far away, and no deviation from the record."""
+    c = campaign(tmp_path, 20, {"near": Within(DDN(steps=10), eps=0.5)})
+    c.run(trained())
+    shown, notes = galleries(c, trained(), gather(c).cases, allowance=60)
+    assert not notes and [gallery.title for gallery in shown] == ["l2 0.5", "l2 nearest"]
+    for e in shown[0].rows["standing"]:
+        assert e.outside and e.outcome.adversarial != e.outcome.label and e.size.endswith("outside the ball")
+    others = [e for gallery in shown for name, row in gallery.rows.items() if name != "standing" for e in row]
+    assert others and not any(e.outside for e in others)
 
 
 def test_pictures_have_an_allowance(finished: Campaign) -> None:
