@@ -1,6 +1,7 @@
 """The audit flags every false defense and no honest model, says the same twice, and leaves the model alone."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -170,6 +171,21 @@ def test_the_model_is_left_alone(tmp_path: Path) -> None:
     assert torch.equal(random, torch.get_rng_state())
 
 
+def test_a_model_that_draws_behind_our_back_is_judged_alike_twice(tmp_path: Path) -> None:
+    model = RandomRipples(honest("standard"))
+    campaign = evaluated(model, NAIVE, tmp_path, n=20)
+    results, found = merge(campaign), []
+    known = dict.fromkeys(
+        Inquiry(campaign, model, results, {}, "quick", 64).questions(), Check("", "", "pass", 0, 0, "")
+    )
+    for key in ("F1", "C10 foretold", "C5 linf 0.2"):
+        del known[key]
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(audit(campaign, model, results, obligations={}, known=known))
+    assert found[0] == found[1] and ids(found[0]) >= {"F1", "C10"}
+
+
 # --- stored rows ------------------------------------------------------------------------------------------------------
 
 RADII: dict[str, Attack] = {
@@ -290,6 +306,8 @@ def test_every_check_of_the_lists_is_there(recorded: Inquiry) -> None:
     asked = {key.split()[0] for key in recorded.questions()}
     listed = {f"C{i}" for i in range(1, 18)} - {"C14"}  # C14 is the first test of this file
     assert asked == listed | {"F1", "F2", "F3", "F5", "F6", "I2", "I3", "I4"}  # F4, square success, is C6
+    text = (Path(evaluate.__file__).parent / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert asked == set(re.findall(r"^\| ([CFI]\d+) \|", text, re.M))
 
 
 def test_costs_are_as_stated(tmp_path: Path) -> None:

@@ -48,11 +48,11 @@ def audit(
     """
     found: dict[str, Check] = dict(known or {})
     inquiry = Inquiry(campaign, model, results, obligations, level, rows)
-    with undisturbed(inquiry.device, campaign.seed):
+    with undisturbed(inquiry.device):
         questions = inquiry.questions()
         for key, ask in questions.items():
             if key not in found:
-                torch.manual_seed(campaign.seed)  # inside `undisturbed`: a check does not depend on those before it
+                torch.manual_seed(campaign.seed)  # for models that draw from torch's own generator: alike twice
                 found[key] = ask()
                 tell(key, found[key], len(questions))
     return [found[key] for key in questions]

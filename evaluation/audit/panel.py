@@ -112,11 +112,8 @@ class Panel:
 
 
 @contextmanager
-def undisturbed(device: torch.device, seed: int) -> Iterator[None]:
-    """Computes like `evaluate_batch`, in exact float32; torch's global generators start at `seed`, and are put back.
-
-    A model that draws from them is then judged alike twice.
-    """
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Computes like `evaluate_batch`, in exact float32; torch's global generators are put back afterwards."""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.inference_mode(False))
@@ -125,5 +122,4 @@ def undisturbed(device: torch.device, seed: int) -> Iterator[None]:
         stack.enter_context(exact())
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="the model seems to return probabilities")  # a check says so
-        torch.manual_seed(seed)
         yield
