@@ -4,11 +4,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Knowledge
 from attacks.checks import at_least, check_choices
 from attacks.compose import Combination
 from attacks.eot import part, straight_through
@@ -65,6 +65,8 @@ class GrayBox(Combination):
     Args:
         attack: any attack.
     """
+
+    knowledge: ClassVar[Knowledge] = "surrogate"  # type: ignore[assignment]  # all of the bare classifier, nothing else
 
     attack: Attack
 

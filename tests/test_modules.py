@@ -123,7 +123,7 @@ def test_python_built_modules_keep_plain_hyper_parameters(tmp_path: Path) -> Non
     assert module.hparams["alpha"] == 0.5
     assert module.hparams["network"] == {
         "class_path": "networks.MLP",
-        "init_args": {"num_classes": 10, "features": 784, "hidden": [5]},
+        "init_args": {"num_classes": 10, "features": 784, "hidden": [5], "dropout": 0.0, "init": "torch"},
     }
     assert module.hparams["sampler"]["init_args"]["eps"] == 0.1
 
