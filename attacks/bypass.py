@@ -66,7 +66,7 @@ class GrayBox(Combination):
         attack: any attack.
     """
 
-    knowledge: ClassVar[Knowledge] = "surrogate"  # type: ignore[assignment]  # all of the bare classifier, nothing else
+    knowledge: ClassVar[Knowledge] = "surrogate"  # all of the bare classifier, nothing else
 
     attack: Attack
 
