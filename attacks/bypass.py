@@ -4,11 +4,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Knowledge
 from attacks.checks import at_least, check_choices
 from attacks.compose import Combination
 from attacks.eot import part, straight_through
@@ -57,16 +57,26 @@ class BPDA(Combination):
 
 
 @dataclass(frozen=True)
-class GrayBox(Combination):
+class GrayBox(Attack):
     """`attack` on the bare classifier: the attacker does not know that a purifier stands in front of it.
 
     Raises ValueError for a model without a purifier.
 
     Args:
-        attack: any attack.
+        attack: a budget attack.
     """
 
+    knowledge: ClassVar[Knowledge] = "surrogate"
+
     attack: Attack
+
+    @property
+    def targeted(self) -> bool:  # type: ignore[override]
+        return self.attack.targeted
+
+    def __post_init__(self) -> None:
+        if self.attack.kind != "budget":
+            raise ValueError(f"attack must be a budget attack to transfer, {type(self.attack).__name__} is none")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         part(model, "purifier")
