@@ -22,7 +22,7 @@ import defenses
 import detectors
 import networks  # noqa: F401  (imported for its short class names)
 from attacks import Attack
-from evaluation import Campaign, build, catalogue, describe, load_network, write_comparison, write_report
+from evaluation import Campaign, build, catalogue, describe, write_comparison, write_report
 from evaluation.audit import audited
 from evaluation.cascade import CLEAN, Mode
 from evaluation.checkpoint import Spec, check_fit, plain
@@ -36,6 +36,7 @@ from evaluation.parity import parity
 from evaluation.processes import Place, behave, foretell_parent, place, spawn, tell_parent
 from evaluation.progress import Bars
 from evaluation.report import headlines
+from evaluation.weights import open_network, prove, record
 
 Wrap = Callable[[nn.Module], nn.Module]
 Detect = Callable[[nn.Module], detectors.Detector]
@@ -45,7 +46,9 @@ def options() -> ArgumentParser:
     """What evaluate.py can be told."""
     parser = ArgumentParser(prog="evaluate.py", description=__doc__, exit_on_error=False)
     add = parser.add_argument
-    add("--checkpoint", type=str, required=True, help="the .ckpt file of a training run")
+    add("--checkpoint", type=str | None, help="the .ckpt file of a training run")
+    add("--weights", type=str | None, help="instead: a state dict from elsewhere (.pt, .safetensors), with --network")
+    add("--published", type=float | None, help="clean accuracy that was published for --weights, such as 0.8492")
     add("--suite", type=dict[str, Attack], required=True, sub_configs=True, help="YAML file: attacks by name")
     add("--data", type=datamodules.ImageData | None, sub_configs=True, help="YAML file; default: as in training")
     add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
@@ -108,7 +111,6 @@ def evaluate(argv: list[str], here: Place) -> int:
     obligations = defenses.obligations(model)
 
     def audit(merged: Results) -> dict[str, Any]:
-        print(f"audit ({settings.audit}): asking harder questions of a few samples", file=sys.stderr, flush=True)
         rows = min(settings.batch_size, 64)
         return audited(campaign, model, merged, obligations=obligations, level=settings.audit, rows=rows)
 
@@ -121,7 +123,7 @@ def evaluate(argv: list[str], here: Place) -> int:
     try:
         results = write_report(
             campaign,
-            checkpoint={"path": settings.checkpoint, "sha256": parts["checkpoint"]["sha256"]},
+            checkpoint={"path": settings.checkpoint or settings.weights, "sha256": parts["checkpoint"]["sha256"]},
             data=parts["data"],
             defenses=parts["defenses"],
             obligations=obligations,
@@ -136,14 +138,17 @@ def evaluate(argv: list[str], here: Place) -> int:
         print(f"process {here.rank} of {here.world} is done; the last one writes the report")
         return 0
     print("\n".join([*headlines(results), *(f"warning: {text}" for text in results["warnings"])]))
+    if settings.weights:
+        print("\n".join(prove(campaign.folder, results["clean_accuracy"], results["n"], settings.published)))
     print(f"report: {campaign.folder / 'report.html'}")
     return 0
 
 
 def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campaign, Spec, Callable[[], None]]:
     """The model behind its defenses, the campaign in its folder, the parts of its identity, and what calibrates."""
-    model, recorded = load_network(settings.checkpoint, objects.network)
-    data = objects.data or _recorded_data(settings.checkpoint, recorded)
+    path = settings.checkpoint or settings.weights
+    model, recorded, imported = open_network(settings.checkpoint, settings.weights, objects.network, settings.published)
+    data = objects.data or _recorded_data(path, recorded)
     check_fit(model, data)
     for defense in objects.defenses:
         model = defense(model)
@@ -154,7 +159,7 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
     n = len(images) if settings.limit is None else min(settings.limit, len(images))
     draws = settings.draws or (20 if defenses.obligations(model)["eot"] else 1)
     parts = {
-        "checkpoint": {"sha256": digest_file(settings.checkpoint), "network": _spec(settings.network)},
+        "checkpoint": {"sha256": digest_file(path), "network": _spec(settings.network)},
         "suite": suite_part(objects.suite),
         "data": data_part(describe(data), images),
         "defenses": [_spec(entry) for entry in settings.defenses],
@@ -169,6 +174,8 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
     basics = objects.suite, images, n, settings.seed, settings.output, identify(parts)
     campaign = Campaign(*basics, mode=settings.mode, draws=draws, scored=detector is not None)
     settle(settings.output, parts)  # after everything that may be a mistake: it claims the folder
+    if imported:
+        record(settings.output, imported)
 
     def calibrate() -> None:
         """Set the detector's threshold from clean held-out images, never from test images."""

@@ -1,4 +1,9 @@
-"""What decision-based attacks see of a model: whether a point fools it, for a price. No logits, no gradients."""
+"""What decision-based attacks see of a model: whether a point fools it, for a price. No logits, no gradients.
+
+Of a stochastic model they see one draw a question, or the majority of `votes`. With enough votes an attack without
+gradients is as strong as it can be; that says nothing about attackers with gradients, so votes do not count as EOT
+(Athalye et al. 2018): a headline number still needs an attack that averages gradients over `samples`.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -30,7 +30,8 @@ class HopSkipJump(Attack):
         gamma: width of the bisections: theta = gamma / D^(3/2) of the distance (l2) or gamma / D^2 (linf), D pixels.
         start: uniform noise (MALADE's), or varied: also black and white squares, which reach more classes.
         starts: images that are tried as the start; where none fools, the image itself is returned.
-        votes: forward passes a question, of which the majority decides; more than 1 for stochastic models.
+        votes: forward passes a question, of which the majority decides: more than 1 for stochastic models. That is the
+            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `samples`.
         targeted: look for the class `y` instead of any but `y`.
     """
 

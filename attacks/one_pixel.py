@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import differential_evolution  # type: ignore[import-untyped]
+from scipy.optimize import differential_evolution
 from torch import Tensor, nn
 
 from attacks.base import Attack, Kind, Knowledge

@@ -18,16 +18,19 @@ from attacks.radius import Radius
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-def pattern(height: int, width: int, like: Tensor) -> Tensor:
-    """The paper's eta (height, width): two halves of opposite sign, each falling off from its centre (Figure 2)."""
+def pattern(height: int, width: int, like: Tensor, fall: int = 2) -> Tensor:
+    """The paper's eta (height, width): two halves of opposite sign, each falling off from its centre (Figure 2).
+
+    A half is a pile of ever larger squares, the k-th of height k ** -fall.
+    """
     if height == 1 and width > 1:
-        return pattern(width, height, like).T
+        return pattern(width, height, like, fall).T
     halves = []
     for sign, rows in ((1.0, height // 2), (-1.0, height - height // 2)):
         i = (torch.arange(rows, device=like.device) - rows // 2).abs()[:, None]
         j = (torch.arange(width, device=like.device) - width // 2).abs()[None]
         rings = max(rows, width) // 2 + 1
-        weights = torch.arange(1, rings + 1, device=like.device, dtype=like.dtype) ** -2
+        weights = torch.arange(1, rings + 1, device=like.device, dtype=like.dtype) ** -fall
         halves.append(sign * weights.flip(0).cumsum(0).flip(0)[torch.maximum(i, j).clamp_max(rings - 1)])
     return torch.cat(halves)
 
@@ -36,11 +39,15 @@ def pattern(height: int, width: int, like: Tensor) -> Tensor:
 class Square(Attack):
     """Keeps a random change in a square window where it raises the loss; a row stops at its first success.
 
-    The position of the window and all signs are drawn for each row by itself (the reference shares them). Vectors are
-    images of one row, whose windows are intervals.
+    The l1 search is that of Croce and Hein 2021, as their code has it: the l2 search with steeper patterns and l1
+    windows, whose candidates are projected on the ball and the box together, not scaled to the sphere. The position of
+    the window and all signs are drawn for each row by itself (the reference shares them). Vectors are images of one
+    row, whose windows are intervals.
+
+    Of a stochastic model it believes single draws: ``LogitEOT(Square(...))`` compares means of several.
 
     Args:
-        norm: norm of the ball; l1 is the l2 search with l1 windows, our construction, compared with no reference.
+        norm: norm of the ball.
         eps: radius, in pixels of [0, 1].
         queries: forward passes a row, the start included.
         p_init: share of the pixels in the first windows.
@@ -111,7 +118,7 @@ class Square(Attack):
             return (x + self.eps * stripes).clamp_(0, 1)
         side = max(1, max(x.shape[-2:]) // 5)
         h, w = min(side, x.shape[-2]), min(side, x.shape[-1])
-        tile, (rows, columns) = pattern(h, w, x), (x.shape[-2] // h, x.shape[-1] // w)
+        tile, (rows, columns) = self.tile(h, w, x), (x.shape[-2] // h, x.shape[-1] // w)
         top, left = (x.shape[-2] - rows * h) // 2, (x.shape[-1] - columns * w) // 2
         choice = signs(draws.uniform(x.new_empty(*x.shape[:2], rows, columns)))
         d = torch.zeros_like(x)
@@ -131,25 +138,36 @@ class Square(Attack):
         d = best - x
         second = self.mask(place(u[:, 2], u[:, 3], window, x), x)
         first = self.mask(inside, x)
-        tile = pattern(h, w, x).expand(b, h, w)
+        tile = self.tile(h, w, x).expand(b, h, w)
         if h == w:
             tile = torch.where(u[:, 4, None, None] < 0.5, tile.mT, tile)
         flat = inside[:, None].expand(b, c, h * w)
         old = d.flatten(2).gather(2, flat)
         length = torch.linalg.vector_norm
-        new = sign[..., 0] * (tile / length(tile, p, (1, 2), keepdim=True)).flatten(1)[:, None]
+        new = sign[..., 0] * tile.flatten(1)[:, None]
         new = new + old / length(old, p, 2, keepdim=True).clamp_min(1e-12)
         unused = (self.eps**p - NORMS[self.norm].distance(d) ** p).clamp_min(0)
         freed = (d * (first | second)).abs().pow(p).sum((2, 3))
         mass = (unused[:, None] / c + freed) ** (1 / p)
+        if self.norm == "l1":
+            mass = mass * c  # more than the ball holds, of which the projection keeps the largest entries
         new = new * (mass / length(new, p, 2).clamp_min(1e-12))[..., None]
         d = d.masked_fill(second, 0).flatten(2).scatter(2, flat, new).view_as(x)
         return self.fill(d, x)
 
+    def tile(self, height: int, width: int, like: Tensor) -> Tensor:
+        """The pattern of length 1, (height, width)."""
+        eta = pattern(height, width, like, 4 if self.norm == "l1" else 2)
+        length: Tensor = torch.linalg.vector_norm(eta, 1 if self.norm == "l1" else 2)
+        return eta / length
+
     def fill(self, d: Tensor, x: Tensor) -> Tensor:
-        """`x` moved along `d` to the sphere, then put into the box."""
-        d = d * column(self.eps / NORMS[self.norm].distance(d).clamp_min(1e-12), x)
-        return (x + (project_l1_box(d, x, self.eps) if self.norm == "l1" else d)).clamp_(0, 1)
+        """`x` moved along `d` to the sphere and then put into the box (l2), or by what is nearest in both (l1)."""
+        if self.norm == "l1":
+            d = project_l1_box(d, x, self.eps)
+        else:
+            d = d * column(self.eps / NORMS[self.norm].distance(d).clamp_min(1e-12), x)
+        return (x + d).clamp_(0, 1)
 
     def mask(self, inside: Tensor, x: Tensor) -> Tensor:
         """Pixels (B, 1, H, W) that the flat positions `inside` (B, h w) name."""

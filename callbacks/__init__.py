@@ -2,15 +2,19 @@
 
 from callbacks.adversarial_images import AdversarialImages
 from callbacks.attack_evaluation import AttackEvaluation
+from callbacks.attack_grids import AttackGrids
 from callbacks.collapse_guard import CollapseGuard, TrainingCollapsed
 from callbacks.epsilon_warmup import EpsilonWarmup
+from callbacks.fit_whitening import FitWhitening
 from callbacks.predictions import Predictions
 
 __all__ = [
     "AdversarialImages",
     "AttackEvaluation",
+    "AttackGrids",
     "CollapseGuard",
     "EpsilonWarmup",
+    "FitWhitening",
     "Predictions",
     "TrainingCollapsed",
 ]

@@ -1,4 +1,4 @@
-"""A folder out of a tar archive: unpacked once, safely, and found again."""
+"""A folder out of a tar or zip archive: unpacked once, safely, and found again."""
 
 import gzip
 import hashlib
@@ -6,10 +6,11 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zipfile
 import zlib
 from pathlib import Path
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
 def unpacked(archive: Path) -> Path:
@@ -17,7 +18,7 @@ def unpacked(archive: Path) -> Path:
 
     It lies beside the archive or, where nothing can be written, in the user's cache folder, under a name made of the
     archive's size and time, so that a replaced archive is unpacked anew. Raises ValueError for a file that is not a
-    whole tar archive, or that holds members outside its own folder (absolute paths, `..`, links to elsewhere, devices).
+    whole archive, or that holds members outside its own folder (absolute paths, `..`, links to elsewhere, devices).
     """
     facts = archive.stat()
     key = f"{facts.st_size}-{facts.st_mtime_ns}"
@@ -44,6 +45,13 @@ def unpacked(archive: Path) -> Path:
 
 
 def _extract(archive: Path, folder: Path) -> None:
+    if archive.suffix == ".zip":
+        try:
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(folder)  # takes absolute paths and `..` out of names, and makes no links
+        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{archive} is not a whole zip archive ({error}): get it again.") from error
+        return
     if not hasattr(tarfile, "data_filter"):
         raise ValueError(f"{archive} cannot be unpacked safely by this Python: use 3.10.12, 3.11.4 or newer.")
     try:

@@ -9,7 +9,9 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.images import Batch, IndexedImages, ready
+from datamodules.augment import crop_and_flip
+from datamodules.files import FileImages
+from datamodules.images import Batch, IndexedImages, as_float, ready
 from datamodules.samplers import EpochShuffle, ResumableLoader, Shard
 
 Split = Literal["train", "val", "test"]
@@ -24,6 +26,11 @@ class ImageData(LightningDataModule, ABC):
     Nothing is normalised here: networks do that in their first layer. Every constructor argument is a plain value and
     stays an attribute of the same name.
 
+    Under a Trainer, loaders hand out pixels as they are stored (uint8), and `on_after_batch_transfer` makes them floats
+    on the device; leaves that set `padding` have training images moved and mirrored there (`augment.py`). Loaders of a
+    data module without a Trainer give floats, not augmented. With `synthetic` a leaf reads its tiny generated twin
+    (`twins.py`), of which at most half is held out.
+
     batch_size, eval_batch_size: images per process and step, in training and in evaluation.
     val_size: number of training images held out; split_seed: which ones.
     train_limit, test_limit: only the first so many images, in the order of their index.
@@ -34,6 +41,8 @@ class ImageData(LightningDataModule, ABC):
 
     num_classes: int
     image_shape: tuple[int, int, int]
+    synthetic: bool = False
+    padding: int = 0
 
     def __init__(
         self,
@@ -47,13 +56,13 @@ class ImageData(LightningDataModule, ABC):
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        self.batch_size = _at_least("batch_size", batch_size, 1)
-        self.eval_batch_size = _at_least("eval_batch_size", eval_batch_size, 1)
-        self.val_size = _at_least("val_size", val_size, 1)
-        self.split_seed = _at_least("split_seed", split_seed, 0)
-        self.train_limit = None if train_limit is None else _at_least("train_limit", train_limit, 1)
-        self.test_limit = None if test_limit is None else _at_least("test_limit", test_limit, 1)
-        self.workers = _at_least("workers", workers, 0)
+        self.batch_size = at_least("batch_size", batch_size, 1)
+        self.eval_batch_size = at_least("eval_batch_size", eval_batch_size, 1)
+        self.val_size = at_least("val_size", val_size, 1)
+        self.split_seed = at_least("split_seed", split_seed, 0)
+        self.train_limit = None if train_limit is None else at_least("train_limit", train_limit, 1)
+        self.test_limit = None if test_limit is None else at_least("test_limit", test_limit, 1)
+        self.workers = at_least("workers", workers, 0)
         self.pin_memory = pin_memory
         self._sources: dict[str, IndexedImages] = {}
 
@@ -68,20 +77,30 @@ class ImageData(LightningDataModule, ABC):
         if split not in ("train", "val"):
             raise ValueError(f"split is one of train, val, test; not {split!r}.")
         images = self._source("train")
-        if self.val_size >= len(images):
+        held_out = min(self.val_size, len(images) // 2) if self.synthetic else self.val_size
+        if held_out >= len(images):
             raise ValueError(
                 f"val_size={self.val_size} holds out all of the {len(images)} training images of "
                 f"{type(self).__name__}: set it below {len(images)} (--data.init_args.val_size)."
             )
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
         if split == "val":
-            return images.select(order[: self.val_size].sort().values)
-        return images.select(order[self.val_size :].sort().values[: self.train_limit])
+            return images.select(order[:held_out].sort().values)
+        return images.select(order[held_out:].sort().values[: self.train_limit])
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Floats, and in training at places that are a function of (seed, epoch, index): on the batch's device."""
+        x, y, index = batch
+        if self.padding and self.trainer is not None and self.trainer.training:
+            x = crop_and_flip(x, index, self.padding, _seed(), self.trainer.current_epoch)
+        return as_float(x), y, index
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        data, (rank, world) = self.dataset("train"), self._place()
+        data, (rank, world) = self._handed_out(self.dataset("train")), self._place()
+        if isinstance(data, FileImages):
+            data = data.augmented()
         # An order of its own, not the global generator's: the same images again after a resume, and on any rank.
-        sampler = EpochShuffle(data, rank, world, seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))
+        sampler = EpochShuffle(data, rank, world, seed=_seed())
         loader = ResumableLoader(
             data,
             batch_size=self.batch_size,
@@ -105,7 +124,7 @@ class ImageData(LightningDataModule, ABC):
         return self._eval_loader("test")
 
     def _eval_loader(self, split: Split) -> DataLoader[Batch]:
-        data, (rank, world) = self.dataset(split), self._place()
+        data, (rank, world) = self._handed_out(self.dataset(split)), self._place()
         _silence_worker_advice()
         return DataLoader(
             data,
@@ -136,11 +155,20 @@ class ImageData(LightningDataModule, ABC):
         """This process's rank and the number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
+    def _handed_out(self, images: IndexedImages) -> IndexedImages:
+        """As stored under a Trainer, which calls `on_after_batch_transfer`; ready floats for everybody else."""
+        return images if self.trainer is None else images.stored()
+
     def _pinned(self) -> bool:
         return self.pin_memory and torch.cuda.is_available()  # torch warns where there is nothing to pin for
 
 
-def _at_least(name: str, value: int, minimum: int) -> int:
+def _seed() -> int:
+    """The seed of `seed_everything`, 0 where none was set."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def at_least(name: str, value: int, minimum: int) -> int:
     if value < minimum:
         raise ValueError(f"{name}={value} makes no sense: set it to {minimum} or more (--data.init_args.{name}).")
     return value

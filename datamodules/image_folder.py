@@ -4,47 +4,19 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision import datasets
-from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
 from datamodules.archive import SUFFIXES, unpacked
 from datamodules.base import ImageData
-from datamodules.images import IndexedImages
-
-
-class FileImages(IndexedImages):
-    """Images decoded from files at every fetch: shorter side to `image_size`, centre crop, one channel (grey) or three.
-
-    Raises ValueError naming the file that cannot be decoded.
-    """
-
-    def __init__(
-        self, paths: list[str], all_labels: Tensor, image_size: int, channels: int, indices: Tensor | None = None
-    ) -> None:
-        super().__init__(all_labels, torch.arange(len(paths)) if indices is None else indices)
-        self.paths = paths
-        self.image_size = image_size
-        self.channels = channels
-
-    def fetch(self, indices: Tensor) -> Tensor:
-        return torch.stack([self._decode(self.paths[index]) for index in indices.tolist()]).float().div_(255)
-
-    def _decode(self, path: str) -> Tensor:
-        """The image (C, H, W), uint8."""
-        try:
-            with Image.open(path) as image:
-                # PIL's own resize averages over all source pixels (antialias), which interpolation of tensors does not.
-                small = resize(image.convert("L" if self.channels == 1 else "RGB"), [self.image_size])
-                pixels: Tensor = pil_to_tensor(center_crop(small, [self.image_size, self.image_size]))
-                return pixels
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} is not a readable image ({error}): replace or remove the file.") from error
+from datamodules.cache import cached, facts, stacked
+from datamodules.files import FileImages
+from datamodules.images import IndexedImages, TensorImages
+from datamodules.twins import image_folder, twin
 
 
 class ImageFolder(ImageData):
-    """Folders of images, one per class, below `root`; or a .tar, .tar.gz or .tgz of that, unpacked on first use.
+    """Folders of images, one per class, below `root`; or a .tar, .tar.gz, .tgz or .zip of that, unpacked on first use.
 
     Layouts: `{train,test}/<class>/*` or `{train,val}/<class>/*` (val is then the test set); with only one of these
     folders, or with class folders alone, the share `test_size` becomes a fixed test set, whatever the split seed.
@@ -53,6 +25,9 @@ class ImageFolder(ImageData):
     Files are numbered in turns, the first of every class, then the second of every class ...: so the first N are
     spread over the classes, and `train_limit` and `test_limit` mean what they say. `classes` lists the folder names,
     label by label; `num_classes` may exceed their number (a sample of a larger set), never fall below it.
+
+    cache: decode every image once, into a file that is mapped afterwards (`cache.py`): for sets whose pixels fit on the
+    disk. augment: in training, random crops with a padding of an eighth of the size, and mirrored ones.
     Raises FileNotFoundError where root is missing, ValueError for an unknown archive, an empty class, a corrupt image.
     """
 
@@ -63,6 +38,9 @@ class ImageFolder(ImageData):
         image_size: int = 32,
         channels: int = 3,
         test_size: float = 0.2,
+        cache: bool = False,
+        augment: bool = False,
+        synthetic: bool = False,
         batch_size: int = 128,
         eval_batch_size: int = 256,
         val_size: int = 1000,
@@ -87,7 +65,12 @@ class ImageFolder(ImageData):
         self.image_shape = (channels, image_size, image_size)
         self.channels = channels
         self.test_size = test_size
-        self.train_root, self.test_root = _parts(Path(root).expanduser())
+        self.cache = cache
+        self.augment = augment
+        self.padding = image_size // 8 if augment else 0
+        self.synthetic = synthetic
+        where = twin(image_folder, num_classes or 10, image_size) if synthetic else Path(root).expanduser()
+        self.train_root, self.test_root = _parts(where)
         self.classes = _subfolders(self.train_root)
         if not self.classes:
             raise ValueError(f"{self.train_root} holds no class folders: put every class's images in its own folder.")
@@ -100,13 +83,22 @@ class ImageFolder(ImageData):
 
     def source(self, part: Literal["train", "test"]) -> IndexedImages:
         if self.test_root is not None:
-            paths, labels = self._files(self.train_root if part == "train" else self.test_root)
-            return FileImages(paths, labels, self.image_size, self.channels)
-        paths, labels = self._files(self.train_root)
+            return self._images(self.train_root if part == "train" else self.test_root, None)
+        paths, _ = self._files(self.train_root)
         count = max(1, round(self.test_size * len(paths)))
         order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
         chosen = order[:count] if part == "test" else order[count:]
-        return FileImages(paths, labels, self.image_size, self.channels, chosen.sort().values)
+        return self._images(self.train_root, chosen.sort().values)
+
+    def _images(self, folder: Path, indices: Tensor | None) -> IndexedImages:
+        paths, labels = self._files(folder)
+        files = FileImages(paths, labels, self.image_size, self.channels, indices=indices)
+        if not self.cache:
+            return files
+        key = facts([Path(path) for path in paths]) + f"-{self.channels}x{self.image_size}"
+        name = f"{folder.parent.name}-{folder.name}"
+        pixels, labels = cached(folder, name, key, lambda: (stacked(len(paths), files.fetch, self.image_shape), labels))
+        return TensorImages(pixels, labels, indices)
 
     def _files(self, folder: Path) -> tuple[list[str], Tensor]:
         """All image files below the class folders, in turns, and their labels (M,) among `classes`."""

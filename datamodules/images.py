@@ -30,9 +30,18 @@ class IndexedImages(Dataset[Batch], ABC):
         self.indices = indices.to(torch.int64)
         self.labels = all_labels.to(torch.int64)[self.indices]
 
+    # Set by `stored()`: batches leave as they lie in memory, a quarter of the bytes to move where that is uint8.
+    _as_stored = False
+
     @abstractmethod
     def fetch(self, indices: Tensor) -> Tensor:
-        """Images (B, C, H, W), float32 in [0, 1], by their numbers (B,) in the source."""
+        """Images (B, C, H, W) by their numbers (B,) in the source: uint8 in 0 .. 255, or float32 in [0, 1]."""
+
+    def stored(self) -> "IndexedImages":
+        """The same images for a loader whose consumer calls `as_float` itself, on the device it works on."""
+        stored = copy.copy(self)
+        stored._as_stored = True
+        return stored
 
     def select(self, positions: Tensor) -> "IndexedImages":
         """The images at these positions; pixels are not copied."""
@@ -54,13 +63,16 @@ class IndexedImages(Dataset[Batch], ABC):
             raise IndexError(f"positions {int(where.min())} .. {int(where.max())} of a data set of {len(self)} images")
         rows = where.clamp(min=0)
         indices = self.indices[rows]
-        return self.fetch(indices), self.labels[rows], indices.masked_fill(where == DUMMY, DUMMY)
+        x = self.fetch(indices)
+        x = x if self._as_stored else as_float(x)
+        return x, self.labels[rows], indices.masked_fill(where == DUMMY, DUMMY)
 
 
 class TensorImages(IndexedImages):
     """Images kept in memory: `pixels` (M, C, H, W) holds the whole source, uint8 in 0 .. 255 or float32 in [0, 1].
 
-    uint8 becomes float per batch: a quarter of the memory, and no pass over the data at start.
+    uint8 becomes float per batch: a quarter of the memory, and no pass over the data at start. `pixels` may be mapped
+    from a file (`cache.py`): then processes share one copy, and only what is read takes memory.
     `indices` defaults to all. Raises ValueError where pixels and labels do not fit.
     """
 
@@ -71,8 +83,12 @@ class TensorImages(IndexedImages):
         self.pixels = pixels
 
     def fetch(self, indices: Tensor) -> Tensor:
-        images = self.pixels[indices]
-        return images.float().div_(255) if images.dtype == torch.uint8 else images
+        return self.pixels[indices]
+
+
+def as_float(x: Tensor) -> Tensor:
+    """Pixels in [0, 1], float32, of uint8 in 0 .. 255; floats as they are. Exact to the bit on every device."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
 def ready(batch: Any) -> Any:

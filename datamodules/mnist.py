@@ -1,31 +1,36 @@
-"""The MNIST handwritten digits."""
+"""The MNIST handwritten digits, and Fashion-MNIST, which comes in the same files."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torchvision import datasets
 
+from datamodules import twins
 from datamodules.base import ImageData
 from datamodules.images import IndexedImages, TensorImages
+from datamodules.twins import twin
 
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 
-class MNIST(ImageData):
-    """MNIST: 60,000 images to train and hold out, 10,000 to test, 28x28 grey.
+class Idx(ImageData):
+    """Abstract: 60,000 28x28 grey images to train and hold out and 10,000 to test, in MNIST's idx files.
 
-    `root` is torchvision's root: the four uncompressed idx files lie in `root/MNIST/raw`; `download` fetches them.
-    `index` is the number in the training file for train and val, in the test file for test.
-    Raises FileNotFoundError where the files are missing and ValueError where they cannot be read.
+    `root` is torchvision's root: the four uncompressed idx files lie in `root/<name>/raw`; `download` fetches them from
+    torchvision's mirrors; `synthetic` reads a tiny generated twin instead. The files are what a cache of decoded
+    images would be, so there is no other. `index` is the number in the training file for train and val, in the test
+    file for test. Raises FileNotFoundError where the files are missing and ValueError where they cannot be read.
     """
 
     num_classes = 10
     image_shape = (1, 28, 28)
+    reader: Any
 
     def __init__(
         self,
         root: str = "data",
         download: bool = False,
+        synthetic: bool = False,
         batch_size: int = 128,
         eval_batch_size: int = 256,
         val_size: int = 1000,
@@ -40,6 +45,7 @@ class MNIST(ImageData):
         )
         self.root = root
         self.download = download
+        self.synthetic = synthetic
 
     def prepare_data(self) -> None:
         """Download on one process only; Lightning calls this before all others read."""
@@ -47,21 +53,35 @@ class MNIST(ImageData):
             self.source("test")
 
     def source(self, part: Literal["train", "test"]) -> IndexedImages:
-        raw_folder = Path(self.root, "MNIST", "raw")
+        name = type(self).__name__
+        root = twin(twins.idx, name) if self.synthetic else Path(self.root)
+        raw_folder = Path(root, name, "raw")
         failure: Exception | None = None
         try:
-            raw = datasets.MNIST(self.root, train=part == "train", download=self.download)
+            raw = self.reader(str(root), train=part == "train", download=self.download and not self.synthetic)
             return TensorImages(raw.data.unsqueeze(1), raw.targets)
         except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
             failure = error  # torchvision has no exception of its own: what is on disk tells the two cases apart
-        if missing := [name for name in FILES if not (raw_folder / name).is_file()]:
+        if missing := [file for file in FILES if not (raw_folder / file).is_file()]:
             tried = f" (downloading failed: {' '.join(str(failure).split())})" if self.download else ""
             raise FileNotFoundError(
-                f"MNIST is missing: {', '.join(missing)} not found in {raw_folder.absolute()}{tried}. Fetch it with "
+                f"{name} is missing: {', '.join(missing)} not found in {raw_folder.absolute()}{tried}. Fetch it with "
                 "--data.init_args.download=true, or place the uncompressed files there, or set "
-                "--data.init_args.root to the folder that holds MNIST/raw."
+                f"--data.init_args.root to the folder that holds {name}/raw."
             ) from failure
         raise ValueError(
-            f"the MNIST files in {raw_folder.absolute()} cannot be read ({type(failure).__name__}: {failure}): "
+            f"the {name} files in {raw_folder.absolute()} cannot be read ({type(failure).__name__}: {failure}): "
             "remove them and get them again (--data.init_args.download=true)."
         ) from failure
+
+
+class MNIST(Idx):
+    """MNIST: 60,000 images to train and hold out, 10,000 to test, 28x28 grey."""
+
+    reader = datasets.MNIST
+
+
+class FashionMNIST(Idx):
+    """Fashion-MNIST: 60,000 images of clothes to train and hold out, 10,000 to test, 28x28 grey, 10 classes."""
+
+    reader = datasets.FashionMNIST

@@ -81,6 +81,9 @@ class ResumableLoader(DataLoader[Batch]):
                 self._check(resume)
                 self._handed_out = resume["batches"]
             self.sampler.skip = self._handed_out * (self.batch_size or 1)
+            # Images that are augmented where they are decoded, in workers that outlive an epoch, look here for it.
+            if (clock := getattr(self.dataset, "clock", None)) is not None:
+                clock.copy_(torch.tensor([self.sampler.seed, self._epoch]))
         for batch in super().__iter__():
             self._handed_out += 1
             yield batch

@@ -97,6 +97,10 @@ def results() -> list[str]:
                 size = f" ({a['norm']} {radius}, {a['restarts']} x)" if a["norm"] else ""
                 rows.setdefault(a["name"] + size, {})[name] = f"{100 * a['robust_accuracy']:.1f}"
         for name in order:
+            for a in runs[name]["attacks"]:
+                if a.get("relative_norm") is not None:
+                    rows.setdefault(f"rho under {a['name']}", {})[name] = f"{a['relative_norm']:.3f}"
+        for name in order:
             for c in runs[name]["worst_case"]:
                 rows.setdefault(f"**worst case** ({c['norm']} {c['eps']:g})", {})[name] = (
                     f"{100 * c['robust_accuracy']:.1f}"

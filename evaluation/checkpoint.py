@@ -182,7 +182,9 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn
     assert isinstance(recorded, dict)
     if network is None:
         try:
-            network = build(recorded.get("network"), [c for c in catalogue(networks) if issubclass(c, nn.Module)])
+            network = build(
+                _without_weights(recorded.get("network")), [c for c in catalogue(networks) if issubclass(c, nn.Module)]
+            )
         except ValueError as error:
             raise ValueError(
                 f"{path} does not say how to build its network from the catalogue: {error}. If you trust the file, "
@@ -197,6 +199,13 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn
         raise ValueError(f"the weights in {path} do not fit {type(network).__name__}: {detail[:400]}") from error
     data = recorded.get("data")
     return network.eval(), data if isinstance(data, dict) else None
+
+
+def _without_weights(spec: Any) -> Any:
+    """`spec` without files and downloads for pretrained networks: a checkpoint brings its own tensors, all of them."""
+    if not isinstance(spec, dict):
+        return spec
+    return {name: None if name == "weights" else _without_weights(value) for name, value in spec.items()}
 
 
 def check_fit(network: nn.Module, data: Any) -> None:

@@ -4,23 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evaluation.fallen import Array
+from evaluation.identity import writing
 
 _SUFFIX = ".evaluation"  # tells our file from those of a training run in the same folder
 
 
-def write_events(folder: Path, scalars: Mapping[str, float], text: str, images: Mapping[str, Array]) -> Path:
-    """Write numbers, a text (markdown) and images (uint8 (H, W, 3)) by tag; an earlier event file of ours goes.
-
-    Returns the file's path.
-    """
+def write_events(folder: Path, scalars: Mapping[str, float], text: str, images: Mapping[str, Array]) -> None:
+    """Write numbers, a text (markdown) and images (uint8 (H, W, 3)) by tag; an earlier event file of ours goes."""
     from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
     for earlier in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
         earlier.unlink(missing_ok=True)
-    with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
+    with writing(folder), SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
         writer.add_text("headline", text)
         for tag, value in scalars.items():
             writer.add_scalar(tag, value)
         for tag, pixels in images.items():
             writer.add_image(tag, pixels, dataformats="HWC")
-    return next(folder.glob(f"events.out.tfevents.*{_SUFFIX}"))

@@ -78,11 +78,13 @@ class Drawn:
 
     def pixels(self) -> Array:
         """The figure on white, uint8 (H, W, 3)."""
-        self.figure.set(dpi=120, facecolor="white")
+        canvas = FigureCanvasAgg(self.figure)
         with mpl.rc_context(_STYLE):
-            canvas = FigureCanvasAgg(self.figure)
             canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        rgba = np.asarray(canvas.buffer_rgba(), float)
+        share = rgba[..., 3:] / 255
+        pixels: Array = (rgba[..., :3] * share + 255 * (1 - share)).round().astype(np.uint8)
+        return pixels
 
 
 def uri(content: bytes, kind: str) -> str:
@@ -278,7 +280,7 @@ def _matrix(classes: Array, label: Array, adversarial: Array) -> Figure:
 
 def _blank(square: bool = False) -> tuple[Figure, Axes]:
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, 4.0 if square else 3.0), layout="constrained")
+        figure = Figure(figsize=(4.4, 4.0 if square else 3.0), dpi=120, layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)

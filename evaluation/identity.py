@@ -16,8 +16,8 @@ from attacks import Attack
 from evaluation.checkpoint import Spec, describe
 
 # Settings of a data module that do not choose test images, or only say where they lie: the fingerprint knows them.
-_LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download")
-_TRAINING = ("val_size", "split_seed", "train_limit")
+_LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download", "cache")
+_TRAINING = ("val_size", "split_seed", "train_limit", "augment")
 _LOOKED_AT = 16  # images whose pixels enter the fingerprint of the data
 _SCHEMA = 2  # of campaign.json and of the parts in it
 _ROOMS = ("attacks", "defenses", "detectors", "networks")  # what may change an outcome, with evaluation/outcome.py

@@ -128,11 +128,13 @@ def _audit(results: Results) -> list[str]:
     said = audit_words(results["audit"])
     lines = ["## Audit", "", f"{said[0].upper()}{said[1:]}.", ""]
     if results["audit"]:
-        rows = [
-            [f"{c['id']} {c['name']}", c["verdict"], number(c["figure"]), number(c["limit"]), c["sentence"]]
-            for c in results["audit"]["checks"]
-        ]
-        lines += [*table(["check", "verdict", "figure", "limit", "what it says"], rows), ""]
+        order = ("fail", "pass", "not applicable")
+        for c in sorted(results["audit"]["checks"], key=lambda c: order.index(c["verdict"])):
+            figures = ", ".join(f"{name} {number(c[name])}" for name in ("figure", "limit") if c[name] is not None)
+            lines.append(
+                f"- {c['verdict']}: {c['id']} {c['name']}{f' ({figures})' if figures else ''}. {c['sentence']}"
+            )
+        lines.append("")
     return lines
 
 

@@ -167,7 +167,7 @@ def evaluate_batch(
     """
     attacker = Noise.keyed(seed, index).fork("attacker").fork(name).fork(restart)
     noises = defender(seed, index, draws)
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), _exact():
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), exact():
         x = x.detach().float().clone()
         check_images(x)
         started = _now(x)
@@ -212,7 +212,7 @@ def suspicion(detector: nn.Module, x: Tensor, noise: Noise) -> Tensor:
 
 
 @contextmanager
-def _exact() -> Iterator[None]:
+def exact() -> Iterator[None]:
     """float32 means float32 and the same bits again: neither TF32 nor nondeterministic kernels in cuDNN."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True

@@ -71,7 +71,7 @@ def audit_words(audit: Mapping[str, Any] | None) -> str:
         passed, idle = verdicts.count("pass"), verdicts.count("not applicable")
         also = f", {idle} not applicable" if idle else ""
         return f"audit passed ({audit['level']}, {passed} check{'s' * (passed != 1)}{also})"
-    failed = ", ".join(f"{check['id']} {check['name']}" for check in audit["checks"] if check["verdict"] == "fail")
+    failed = "; ".join(f"{check['id']} {check['name']}" for check in audit["checks"] if check["verdict"] == "fail")
     return f"audit failed: {failed}"
 
 

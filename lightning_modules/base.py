@@ -3,6 +3,7 @@
 import os
 import warnings
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -40,6 +41,7 @@ class Method(pl.LightningModule):
             self.save_hyperparameters()
         self.save_hyperparameters({name: _plain(value) for name, value in self.hparams.items()})
         self.network, self.optimizer, self.schedule = network, optimizer, schedule
+        self.opponents: list[tuple[nn.Module, OptimizerCallable, Schedule | None]] = []  # with optimizers of their own
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.network(x)
@@ -62,17 +64,23 @@ class Method(pl.LightningModule):
                 dist.broadcast(buffer, 0)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
-        if self.schedule is None:
-            return optimizer
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        """One optimizer and scheduler for what no opponent owns, then one for each opponent."""
+        theirs = {id(p) for module, _, _ in self.opponents for p in module.parameters()}
+        own = [p for p in self.parameters() if id(p) not in theirs]
+        players = [(own, self.optimizer, self.schedule), *((list(m.parameters()), o, s) for m, o, s in self.opponents)]
+        found = []
+        for parameters, make, schedule in players:
+            entry: dict[str, Any] = {"optimizer": make(parameters)}
+            if schedule is not None:
+                scheduler = torch.optim.lr_scheduler.LambdaLR(entry["optimizer"], partial(self._rate, schedule))
+                entry["lr_scheduler"] = {"scheduler": scheduler, "interval": "step"}
+            found.append(entry)
+        return found
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, schedule: Schedule, step: int) -> float:
         """The schedule's multiplier after `step` optimizer steps."""
-        assert self.schedule is not None
         # Step 0 is asked for before a checkpoint is restored; the total would set up the data too early for that.
-        return self.schedule.factor(min(1.0, step / self.trainer.estimated_stepping_batches) if step else 0.0)
+        return schedule.factor(min(1.0, step / self.trainer.estimated_stepping_batches) if step else 0.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what evaluation needs to rebuild network and data, in plain values."""

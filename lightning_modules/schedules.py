@@ -73,3 +73,23 @@ class Steps(Schedule):
 
     def factor(self, done: float) -> float:
         return self.gamma ** sum(done >= m for m in self.milestones)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """Multiplied by `gamma` after every 1 / `times` of training: after every epoch, where `times` is their number.
+
+    Args:
+        times: number of equal stretches that training is divided into.
+        gamma: what the end of each stretch multiplies by.
+    """
+
+    times: int = 100
+    gamma: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.times < 1 or not self.gamma > 0:
+            raise ValueError(f"times ({self.times}) must be at least 1 and gamma ({self.gamma}) above 0, over training")
+
+    def factor(self, done: float) -> float:
+        return self.gamma ** int(done * self.times + 1e-6)  # the share of training done is a rounded quotient

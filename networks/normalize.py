@@ -21,3 +21,11 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
+
+
+def first(mean: list[float] | None, std: list[float] | None) -> nn.Module:
+    """The first layer of a network: `Normalize`, or nothing where neither mean nor std is given."""
+    if mean is None and std is None:
+        return nn.Identity()
+    n = len(mean or std or [])
+    return Normalize(mean or [0.0] * n, std or [1.0] * n)

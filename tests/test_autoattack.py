@@ -287,6 +287,18 @@ def test_square_patterns() -> None:
     assert pattern(1, 6, torch.zeros(())).shape == (1, 6) and pattern(1, 1, torch.zeros(())).abs().item() == 1
 
 
+def test_square_in_l1_is_steeper_and_projects_what_it_overfills() -> None:
+    x, attack = torch.full((2, 2, 10, 10), 0.5, dtype=torch.float64), Square("l1", 1.0)
+    tile = attack.tile(5, 5, x)
+    assert tile.abs().sum() == pytest.approx(1)
+    assert torch.allclose(tile[1, 2] / tile[0, 0], torch.tensor((1 + 2**-4 + 3**-4) / 3**-4).double())
+    # From the image itself each channel gets a pattern as long as the radius; of both together the largest are kept.
+    d = attack.change(x, x, (5, 5), keyed(2)) - x
+    assert torch.allclose(d.abs().sum((1, 2, 3)), torch.ones(2).double()) and ((d != 0).sum((1, 2, 3)) < 30).all()
+    far = replace(attack, eps=300.0)  # the start is not stretched: 25 patterns in each channel
+    assert torch.allclose((far.start(x, keyed(2)) - x).abs().sum((1, 2, 3)), torch.full((2,), 50.0).double())
+
+
 def test_square_windows_shrink_and_fit() -> None:
     images, flat = torch.zeros(1, 3, 28, 28), torch.zeros(1, 1, 1, 40)
     schedule = Square(queries=10_000)

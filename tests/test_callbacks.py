@@ -11,11 +11,22 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from small import Bare, adam, digits, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from attacks import FGSM, PGD, Noise, Restarts, WorstOf
-from callbacks import AdversarialImages, AttackEvaluation, CollapseGuard, EpsilonWarmup, Predictions, TrainingCollapsed
+from attacks import FGSM, PGD, HighConfidence, Noise, Restarts, WorstOf
+from callbacks import (
+    AdversarialImages,
+    AttackEvaluation,
+    AttackGrids,
+    CollapseGuard,
+    EpsilonWarmup,
+    FitWhitening,
+    Predictions,
+    TrainingCollapsed,
+)
 from callbacks.attack_evaluation import gather
+from callbacks.attack_grids import confidence_grid, target_grid
 from evaluation.outcome import Outcome
 from lightning_modules import AdversarialTraining, Standard
+from networks import Whiten
 
 ATTACKS = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=3)}
 
@@ -159,6 +170,62 @@ def test_adversarial_images_are_logged(tmp_path: Path) -> None:
     assert (logged[0].width, logged[0].height) == (5 * (56 + 2) + 2, 3 * 56 + 12 + 2 * 2)
 
 
+def test_attack_grids_are_logged(tmp_path: Path) -> None:
+    """Every class into every other, clean on the diagonal; rising confidence below; both in TensorBoard."""
+    logger = TensorBoardLogger(str(tmp_path), name="", version="")
+    quick = {"steps": 20, "max_step": 0.5}
+    grids = AttackGrids(HighConfidence(confidence=0.5, targeted=True, **quick), HighConfidence(**quick), (0.3, 0.6))
+    module, data = Standard(Bare(), adam), digits()
+    trainer(tmp_path, 3, logger=logger, log_every_n_steps=1, callbacks=[grids]).fit(module, data)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    for name in ("val/targets", "val/confidence"):
+        assert len(events.Images(name)) == 1  # the last epoch
+    val = data.dataset("val")
+    firsts = [int((val.labels == k).nonzero()[0]) for k in range(10)]
+    x, y, _ = val.__getitems__(firsts)
+    picture = target_grid(module.network, grids.targeted, x, y)
+    cells = picture[0, 2:, 2:].unfold(0, 28, 30).unfold(1, 28, 30)
+    assert cells.shape[:2] == (10, 10)
+    changed = 0
+    for i in range(10):
+        assert torch.equal(cells[i, i], x[i, 0])
+        for j in range(10):
+            if i != j and cells[i, j].any():
+                changed += 1
+                with torch.no_grad():
+                    p = module.network(cells[i, j][None, None]).softmax(1)[0]
+                assert p.argmax() == j and p[j] >= 0.5
+    assert changed > 45
+    rows = confidence_grid(module.network, grids.rising, x, y, [0.3, 0.6])
+    assert rows.shape == (3, 3 * (56 + 4 + 12), 10 * 58 + 2)
+
+
+def test_whitening_is_fitted_once_and_kept(tmp_path: Path) -> None:
+    class White(Bare):
+        def __init__(self) -> None:
+            super().__init__()
+            self.white = Whiten(784)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.white(x))
+
+    module, data = Standard(White(), adam), digits()
+    run = trainer(tmp_path, 1, callbacks=[FitWhitening(limit=100)])
+    run.fit(module, data)
+    train = data.dataset("train")
+    expected = Whiten(784)
+    expected.fit(train.fetch(train.indices[:100]))
+    assert module.network.white.fitted and torch.equal(module.network.white.matrix, expected.matrix)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    again = Standard(White(), adam)
+    more = trainer(tmp_path, 1, callbacks=[FitWhitening(limit=50)])
+    more.fit(again, digits(), ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
+    assert torch.equal(again.network.white.matrix, expected.matrix)
+    with pytest.raises(ValueError, match="no Whiten"):
+        trainer(tmp_path, callbacks=[FitWhitening()]).fit(Standard(Bare(), adam), digits())
+
+
 def test_predictions_are_written(tmp_path: Path) -> None:
     module, data = Standard(Bare(), adam), digits()
     trainer(tmp_path, callbacks=[Predictions(str(tmp_path / "p"))]).predict(module, data)
@@ -172,6 +239,9 @@ def test_predictions_are_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: AttackGrids(rising=HighConfidence(targeted=True)),
+        lambda: AttackGrids(confidences=(0.9, 0.5)),
+        lambda: FitWhitening(limit=1),
         lambda: AttackEvaluation({}),
         lambda: AttackEvaluation(ATTACKS, limit=0),
         lambda: AttackEvaluation(ATTACKS, every_n_epochs=0),

@@ -1,10 +1,10 @@
 """Every YAML file is what it says: fragments instantiate, experiments run one batch; suites are in test_suites.py."""
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -15,43 +15,59 @@ from small import save_network, with_denoisers
 from torch import nn
 
 import defenses
+import networks
 import train
 from attacks import Attack
-from datamodules.images import TensorImages
-from lightning_modules import DenoisingAutoencoder
 from networks import MadryCNN
 
 assert defenses  # imported before parsing
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
-SETS = [p for p in sorted((CONFIGS / "data").glob("*.yaml")) if p.stem != "image_folder"]  # that one needs a folder
+FOLDERS = ("image_folder", "cifar10_jpeg", "cifar10_jpeg_20k")  # need a folder to read
+SETS = [p for p in sorted((CONFIGS / "data").glob("*.yaml")) if p.stem not in FOLDERS]
 
 
-@pytest.fixture
-def generated_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MNIST without its files: random pixels under the same class."""
-    from datamodules import MNIST
-
-    def source(self: Any, part: str) -> TensorImages:
-        g = torch.Generator().manual_seed(0)
-        return TensorImages(
-            torch.randint(0, 256, (1200, 1, 28, 28), generator=g, dtype=torch.uint8), torch.arange(1200) % 10
-        )
-
-    monkeypatch.setattr(MNIST, "source", source)
+# Data set by a word in a fragment's or experiment's name: image shape and classes. Anything else is MNIST's.
+SHAPES = {
+    "cifar10": ((3, 32, 32), 10),
+    "resnet20": ((3, 32, 32), 10),
+    "stl10": ((3, 96, 96), 10),
+    "tiny_imagenet": ((3, 64, 64), 200),
+    "imagenet": ((3, 224, 224), 1000),
+}
 
 
+def shape_of(path: Path) -> tuple[tuple[int, int, int], int]:
+    return next((value for word, value in SHAPES.items() if word in path.stem), ((1, 28, 28), 10))
+
+
+@pytest.mark.filterwarnings("ignore:ATENT's l2 samples end")  # smoothing's noise is many radii long
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_experiment_runs(path: Path, tmp_path: Path, generated_mnist: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One batch of everything: what is tested is that the pieces fit."""
+def test_experiment_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of everything, on the data set's generated twin: what is tested is that the pieces fit.
+
+    Large networks take part in `test_method_fragment_instantiates`; here a small one of their shape stands in.
+    """
     monkeypatch.setattr(sys, "argv", ["lightning"])  # Lightning warns about two command lines
-    small = {"data.init_args.batch_size": 4, "data.init_args.eval_batch_size": 4, "data.init_args.val_size": 4}
+    small: dict[str, object] = {"data.init_args.batch_size": 4, "data.init_args.eval_batch_size": 4}
     method = path.parent / yaml.safe_load(path.read_text())["model"]
     if "classifier: " in method.read_text():  # an earlier run's
-        small["model.init_args.classifier"] = save_network(MadryCNN(), tmp_path / "classifier.ckpt")
+        shape, classes = shape_of(path)
+        earlier = MadryCNN() if shape[0] == 1 else networks.ResNet(depth=8, num_classes=classes)
+        small["model.init_args.classifier"] = save_network(earlier, tmp_path / "classifier.ckpt")
     quiet = {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false"}
     quiet["trainer.enable_model_summary"] = "false"
     settings = {"trainer.fast_dev_run": "true", "trainer.default_root_dir": tmp_path, **small, **quiet}
+    if "data: ../data/digits.yaml" not in path.read_text():
+        settings["data.init_args.synthetic"] = "true"
+    if path.stem.endswith("_imagenet") and "tiny" not in path.stem:
+        settings |= {"data.init_args.image_size": 32, "data.init_args.resized": 32, "data.init_args.workers": 0}
+        settings |= {"data.init_args.pin_memory": "false"}
+    shape, classes = shape_of(path)
+    monkeypatch.setattr(networks.Whiten, "fit", lambda self, x: self.fitted.fill_(True))  # 3,072 eigenvectors take long
+    if shape[0] == 3 and not path.stem.endswith("nin") and "dae" not in path.stem:
+        stand_in = {"class_path": "networks.ResNet", "init_args": {"depth": 8, "num_classes": classes}}
+        settings["model.init_args.network"] = json.dumps(stand_in)
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     cli = train.main(["fit", "--config", str(path), *words])
     assert cli.trainer.global_step == 1
@@ -73,10 +89,11 @@ def test_experiment_opens_as_a_document(path: Path) -> None:
 def test_method_fragment_instantiates(path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=pl.LightningModule, sub_configs=True)
-    module = parser.instantiate(parser.parse_args(["--model", str(path)])).model
-    x = torch.rand(2, 3, 32, 32) if "imagenet" in path.stem else torch.rand(2, 1, 28, 28)
-    restores = isinstance(module, DenoisingAutoencoder)
-    assert module(x).shape == (x.shape if restores else (2, 10))
+    shape, classes = shape_of(path)
+    restores = "DenoisingAutoencoder" in path.read_text()  # looks at the values of images
+    with torch.device("cpu" if restores else "meta"):  # nothing is computed: the largest has 46 million parameters
+        module = parser.instantiate(parser.parse_args(["--model", str(path)])).model
+        assert module(torch.rand(2, *shape)).shape == ((2, *shape) if restores else (2, classes))
     assert path.read_text().startswith("# ")
 
 
@@ -84,7 +101,21 @@ def test_method_fragment_instantiates(path: Path) -> None:
 def test_data_fragment_instantiates(path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--data", type=pl.LightningDataModule, sub_configs=True)
-    assert parser.instantiate(parser.parse_args(["--data", str(path)])).data.num_classes == 10
+    assert parser.instantiate(parser.parse_args(["--data", str(path)])).data.num_classes in (10, 100, 200, 1000)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "trainer").glob("*.yaml")), ids=lambda p: p.stem)
+def test_trainer_fragment_patches_an_experiment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its values arrive, and everything else stays as the experiment says."""
+    monkeypatch.setattr(sys, "argv", ["lightning"])
+    monkeypatch.setattr(train.CLI, "instantiate_classes", lambda self: None)
+    words = ["fit", "--config", str(CONFIGS / "experiments" / "atent_cifar10_l2.yaml"), "--config", str(path)]
+    monkeypatch.setattr(train.CLI, "_run_subcommand", lambda self, name: None)
+    config = train.main([*words, "--data.init_args.batch_size", "32"]).config.fit
+    for name, value in yaml.safe_load(path.read_text())["trainer"].items():
+        assert config.trainer[name] == value
+    assert config.trainer.max_epochs == 54 and config.data.init_args.batch_size == 32
+    assert config.trainer.use_distributed_sampler is False and path.read_text().startswith("# ")
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "attacks").glob("*.yaml")), ids=lambda p: p.stem)

@@ -553,9 +553,9 @@ def test_a_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing at .*--data.init_args.root"):
         ImageFolder(str(tmp_path / "nowhere"))
-    (tmp_path / "x.zip").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"x\.zip is neither a folder nor an archive"):
-        ImageFolder(str(tmp_path / "x.zip"))
+    (tmp_path / "x.7z").write_bytes(b"7z")
+    with pytest.raises(ValueError, match=r"x\.7z is neither a folder nor an archive"):
+        ImageFolder(str(tmp_path / "x.7z"))
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="nothing holds no class folders"):
         ImageFolder(str(tmp_path / "nothing"))

@@ -21,16 +21,21 @@ from datamodules import Digits
 from evaluation.checkpoint import build, catalogue, load_network
 from lightning_modules import (
     ATENT,
+    VAT,
     AdversarialTraining,
+    AdversaryCritic,
     Classifier,
     Cosine,
+    Exponential,
     LossClassifier,
+    MarginMaximization,
     OneCycle,
     Schedule,
     Standard,
     Steps,
 )
 from lightning_modules.atent import ema_weights
+from networks import Critic
 
 SAMPLER = Langevin(eps=0.1, steps=3, step_size=0.05)
 METHODS = {
@@ -38,6 +43,11 @@ METHODS = {
     "pgd_at": lambda net: AdversarialTraining(net, PGD(eps=0.1, steps=2), optimizer=adam),
     "fgsm_at": lambda net: AdversarialTraining(net, FGSM(eps=0.1), clean_weight=0.5, optimizer=adam),
     "atent": lambda net: ATENT(net, SAMPLER, optimizer=adam, schedule=Cosine()),
+    "critic": lambda net: AdversaryCritic(
+        *(net, Critic(10, 784, [16]), 0.1), steps=2, pretrain_epochs=0, optimizer=adam, critic_optimizer=adam
+    ),
+    "margin": lambda net: MarginMaximization(net, penalty_mode="eval", optimizer=adam),
+    "vat": lambda net: VAT(net, eps=0.5, optimizer=adam),
     "atent_eval": lambda net: ATENT(net, SAMPLER, sampler_mode="eval", optimizer=adam),
 }
 
@@ -88,7 +98,7 @@ def test_resume_is_exact(name: str, at: str, tmp_path: Path) -> None:
 
     def module() -> Classifier:
         torch.manual_seed(0)
-        return METHODS[name](Noisy(batch_norm=True))
+        return METHODS[name](Noisy(batch_norm=name != "critic"))
 
     whole = module()
     every = {"every_n_train_steps": 10} if at == "middle" else {"every_n_epochs": 1}
@@ -99,7 +109,7 @@ def test_resume_is_exact(name: str, at: str, tmp_path: Path) -> None:
 
     run().fit(whole, digits())
     resumed = module()
-    step = 10 if at == "middle" else 7
+    step = 10 if at == "middle" else 7 * (1 + len(whole.opponents))  # Lightning counts every optimizer's steps
     checkpoint = tmp_path / "stopped.ckpt"
     (tmp_path / "c" / f"step={step}.ckpt").rename(checkpoint)
     shutil.rmtree(tmp_path / "c")
@@ -149,7 +159,10 @@ def test_schedules_by_hand() -> None:
     assert cycle.factor(0.125) == pytest.approx(0.55)
     assert [Cosine().factor(t) for t in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     assert [Steps([0.5, 0.8]).factor(t) for t in (0, 0.49, 0.5, 0.8, 1)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
-    for bad in (lambda: OneCycle(warmup=0), lambda: Steps([1.5])):
+    by_epoch = Exponential(times=7, gamma=0.5)
+    assert [by_epoch.factor(e * 100 / 700) for e in range(8)] == [0.5**e for e in range(8)]
+    assert by_epoch.factor(99 / 700) == 1
+    for bad in (lambda: OneCycle(warmup=0), lambda: Steps([1.5]), lambda: Exponential(times=0)):
         with pytest.raises(ValueError, match="training"):
             bad()
 

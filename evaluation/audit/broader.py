@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attacks import Attack, GaussianNoise, SaltAndPepper
-from evaluation.audit.check import Check
+from evaluation.audit.check import Check, unasked
 from evaluation.audit.panel import Panel
 
 
@@ -15,7 +15,7 @@ def broader_threats(panel: Panel) -> Check:
     """C17: corruptions, rotations and shifts of the samples; informative, it never fails."""
     name = "other threats (informative)"
     if not len(panel):
-        return Check("C17", name, "not applicable", None, None, "No sample is right without an attack.")
+        return unasked("C17", name, None, "No sample is right without an attack.")
     corruptions: dict[str, Attack] = {
         "gaussian noise 0.1": GaussianNoise(0.1),
         "salt and pepper 0.1": SaltAndPepper(0.1),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks import PGD
+from attacks import APGD, PGD, Langevin
 from evaluation.audit.check import Check, at_least, share_check, unasked
 from evaluation.audit.claim import Claim
 from evaluation.audit.panel import Panel
@@ -53,7 +53,8 @@ def undefended(panel: Panel, claim: Claim, budget: Budget, bare: nn.Module, clas
     """
     alone = replace(panel, model=bare, draws=1, samples=1)
     alone = alone[~alone.wrong(alone.x)]
-    k, m = int((~alone.felled(leading(alone, claim, budget), "C13")).sum()), len(alone)
+    attack = leading(alone, claim, budget, among=(PGD, APGD, Langevin))  # others may be made for the defense
+    k, m = int((~alone.felled(attack, "C13")).sum()), len(alone)
     name, said = (
         f"the attack works without the defense, {claim.title}",
         f"With the defense off {k} of {m} samples stand",

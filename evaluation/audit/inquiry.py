@@ -34,25 +34,28 @@ def audit(
     level: Level = "quick",
     rows: int = 128,
     known: Mapping[str, Check] | None = None,
-    tell: Callable[[str, Check], None] = lambda key, check: None,
+    tell: Callable[[str, Check, int], None] = lambda key, check, total: None,
 ) -> list[Check]:
     """Every check of a finished campaign of `model` whose merged numbers are `results` (schema 2).
 
     `obligations` is what the defenses declare (`defenses.obligations`); `rows` are attacked at once. Checks that are
-    `known` by their key are not repeated; `tell` hears of every new one. Deterministic, given the campaign's seed.
+    `known` by their key are not repeated; `tell` hears of every new one, and how many there are in all. Deterministic,
+    given the campaign's seed.
 
-    quick looks at up to 64 samples that the suite left standing at each threat model; a sample costs some 3,000
-    forwards and 1,500 backwards, ten times that behind a stochastic defense. full looks at up to 512 with up to 40,000.
+    quick looks at up to 64 samples that the suite left standing at each threat model, for up to 3,000 forwards and
+    1,500 backwards each; full looks at up to 512, for up to 30,000 and 5,000. Gradients of stochastic models are means
+    over 10 draws, and cost ten times that.
     """
     found: dict[str, Check] = dict(known or {})
     inquiry = Inquiry(campaign, model, results, obligations, level, rows)
     with undisturbed(inquiry.device, campaign.seed):
-        for key, ask in inquiry.questions().items():
+        questions = inquiry.questions()
+        for key, ask in questions.items():
             if key not in found:
                 torch.manual_seed(campaign.seed)  # inside `undisturbed`: a check does not depend on those before it
                 found[key] = ask()
-                tell(key, found[key])
-    return [found[key] for key in inquiry.questions()]
+                tell(key, found[key], len(questions))
+    return [found[key] for key in questions]
 
 
 @dataclass
@@ -187,7 +190,7 @@ class Inquiry:
             "C7": lambda: strength.random_points(panel(), claim, budget),
             "C8": lambda: strength.transferred(panel(), claim, budget, self.substitutes(claim) if len(panel()) else {}),
             "C9": lambda: records.worst_case(self.cascade, claim, self.tables, self.results),
-            "C10 declared": lambda: records.declared(claim, self.obligations),
+            "C10 declared": lambda: records.declared(claim, self.obligations, self.campaign.scored),
             "C13 active": lambda: controls.active(self.right, claim, budget),
             "C15": lambda: strength.tuned(panel(), claim, budget, self.classes, self.level),
             "F2": lambda: signs.saturation(panel(), claim),

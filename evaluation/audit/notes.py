@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from rich.console import Console
+from rich.progress import Progress
 from torch import nn
 
 from evaluation.audit.check import Check
@@ -27,9 +30,9 @@ def audited(
 ) -> dict[str, Any]:
     """What results.json holds under "audit": "level", and "checks", a dictionary each; see `audit`.
 
-    Kept in ``audit.json`` of the campaign's folder, written after every check: who runs it again repeats only what is
-    missing. What was found by other code, of another campaign or on another level, is not taken over. Raises OSError
-    where the file cannot be written.
+    Shows a bar on a terminal. Kept in ``audit.json`` of the campaign's folder, written after every check: who runs it
+    again repeats only what is missing. What was found by other code, of another campaign or on another level, is not
+    taken over. Raises OSError where the file cannot be written.
     """
     path = campaign.folder / "audit.json"
     about = {"identity": campaign.identity, "level": level, "obligations": dict(obligations), "code": _code()}
@@ -38,13 +41,19 @@ def audited(
         lock.acquire()  # two processes may finish a campaign at the same moment
     try:
         known = _read(path, about)
+        bar = Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=not sys.stderr.isatty())
+        task = bar.add_task(f"audit ({level})")
 
-        def tell(key: str, check: Check) -> None:
+        def tell(key: str, check: Check, total: int) -> None:
             known[key] = check
+            bar.update(task, completed=len(known), total=total)
             checks = {name: asdict(each) for name, each in known.items()}
             write_whole(path, json.dumps({"about": about, "checks": checks}, indent=2) + "\n")
 
-        found = audit(campaign, model, results, obligations=obligations, level=level, rows=rows, known=known, tell=tell)
+        with bar:
+            found = audit(
+                *(campaign, model, results), obligations=obligations, level=level, rows=rows, known=known, tell=tell
+            )
     finally:
         lock.release()
     return {"level": level, "checks": [asdict(check) for check in found]}

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attacks import Attack, Noise, drawing, guard, threat
 from attacks.norms import NORMS, distance
-from evaluation.outcome import defender, predict
+from evaluation.outcome import defender, exact, predict
 
 
 class Connected(nn.Module):
@@ -113,8 +113,17 @@ class Panel:
 
 @contextmanager
 def undisturbed(device: torch.device, seed: int) -> Iterator[None]:
-    """Torch's global generators as they were, and `seed` within: a model that draws from them is judged alike twice."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), warnings.catch_warnings():
+    """Computes like `evaluate_batch`, in exact float32; torch's global generators start at `seed`, and are put back.
+
+    A model that draws from them is then judged alike twice.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(exact())
+        stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="the model seems to return probabilities")  # a check says so
         torch.manual_seed(seed)
         yield

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from attacks import Attack, threat
-from evaluation.audit.check import Check, at_least, share_check
+from attacks import Attack, DetectorAwarePGD, threat
+from evaluation.audit.check import Check, at_least, share_check, unasked
 from evaluation.audit.claim import Claim, leaves, setting
 from evaluation.cascade import CLEAN, Cascade, Flags, outside, standing
 from evaluation.ledger import Columns
@@ -78,7 +78,7 @@ def iterative_beats_single_step(cascade: Cascade, claim: Claim) -> Check:
     many = [n for n, counts in steps.items() if any(isinstance(c, int) and c > 1 for c in counts)]
     name = f"recorded iterative attacks beat single steps, {claim.title}"
     if not single or not many:
-        return Check("C3", name, "not applicable", None, 0.005, "The suite does not hold both kinds.")
+        return unasked("C3", name, 0.005, "The suite does not hold both kinds.")
     only_single, only_many = _split(cascade, claim, single, many)
     excess, n = only_single - only_many, len(cascade.samples)
     fails = excess > 0.005 * n and at_least(only_single, only_single + only_many) > 0.5
@@ -94,7 +94,7 @@ def gradients_beat_queries(cascade: Cascade, claim: Claim) -> Check:
     black = [n for n in claim.attacks if n not in white]
     name = f"recorded gradient attacks beat queries, {claim.title}"
     if not black or not white:
-        return Check("C6", name, "not applicable", None, 0.002, "The suite does not hold both kinds.")
+        return unasked("C6", name, 0.002, "The suite does not hold both kinds.")
     only_black, _ = _split(cascade, claim, black, white)
     return share_check(
         *("C6", name, only_black, len(cascade.samples), 0.002),
@@ -108,7 +108,7 @@ def monotone(results: Mapping[str, Any], n: int) -> Check:
     """C4: the same attack with a larger radius leaves no more samples standing."""
     name, rise, where = "accuracy falls with the radius", 0.0, ""
     if not results.get("sweeps"):
-        return Check("C4", name, "not applicable", None, 0.005, "No attack of the suite comes at several radii.")
+        return unasked("C4", name, 0.005, "No attack of the suite comes at several radii.")
     for sweep in results["sweeps"]:
         pairs = zip(sweep["robust_accuracy"], sweep["robust_accuracy"][1:], sweep["eps"][1:], strict=False)
         for before, after, eps in pairs:
@@ -130,7 +130,7 @@ def worst_case(cascade: Cascade, claim: Claim, tables: Tables, results: Mapping[
             own = threat(claim.attacks[attack])[1]
             far = outside(rows, claim.norm, claim.eps if own is None else own, claim.attacks[attack].kind)
             for i, bits in zip(rows["index"][~far].tolist(), rows["draws"][~far].tolist(), strict=True):
-                fates[i] &= bits
+                fates[i] = fates.get(i, 0) & bits
     reported = next(
         c["robust_accuracy"] for c in results["worst_case"] if (c["norm"], c["eps"]) == (claim.norm, claim.eps)
     )
@@ -143,25 +143,30 @@ def worst_case(cascade: Cascade, claim: Claim, tables: Tables, results: Mapping[
     return Check("C9", name, "fail" if fails else "pass", reported - counted, 0.0, sentence)
 
 
-def declared(claim: Claim, obligations: Mapping[str, bool]) -> Check:
-    """C10: the suite does what the defense says that an honest attacker must do."""
-    name = f"what the defense declares is done, {claim.title}"
-    if not any(obligations.values()):
-        return Check("C10", name, "not applicable", None, None, "The model declares no duty of its attackers.")
+def declared(claim: Claim, obligations: Mapping[str, bool], detects: bool) -> Check:
+    """C10: the suite does what an honest attacker of this defense must do: BPDA, EOT, and look at the detector."""
+    name = f"what the defense demands is done, {claim.title}"
+    if not any(obligations.values()) and not detects:
+        return unasked("C10", name, None, "The model demands nothing special of its attackers.")
     averaged = max(draws(attack) for attack in claim.attacks.values())
-    if obligations.get("eot") and averaged < 2:
-        sentence = "The defense is stochastic, and no attack of the suite averages its gradients over draws (EOT)."
-        return Check("C10", name, "fail", averaged, 2, sentence)
-    done = [f"gradients are means over {averaged} draws"] if obligations.get("eot") else []
-    done += ["gradients go through the declared stand-in (BPDA)"] if obligations.get("bpda") else []
-    return Check("C10", name, "pass", None, None, f"{' and '.join(done).capitalize()}.")
+    aware = any(isinstance(leaf, DetectorAwarePGD) for attack in claim.attacks.values() for leaf in leaves(attack))
+    lacks: list[str] = []
+    done = ["gradients go through the declared stand-in (BPDA)"] if obligations.get("bpda") else []
+    if obligations.get("eot"):
+        (done if averaged > 1 else lacks).append(f"gradients are means over {averaged} draws (EOT)")
+    if detects:
+        (done if aware else lacks).append("an attack hides from the detector")
+    sentence = (
+        f"Not done, though the defense demands it: {' and '.join(lacks)}." if lacks else f"Done: {' and '.join(done)}."
+    )
+    return Check("C10", name, "fail" if lacks else "pass", None, None, sentence)
 
 
 def several_draws(count: int, stochastic: bool) -> Check:
     """C11: what a stochastic defense is worth is a mean over draws."""
     name = "a random defense is judged in several draws"
     if not stochastic:
-        return Check("C11", name, "not applicable", None, _NEEDED, "The model declares no randomness.")
+        return unasked("C11", name, _NEEDED, "The model declares no randomness.")
     fails = count < _NEEDED
     sentence = f"Every image was judged in {count} draws of the defender's noise: " + (
         f"take --draws {_NEEDED} or more, one draw says little." if fails else "its interval over draws is known."

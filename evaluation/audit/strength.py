@@ -58,9 +58,9 @@ def ascent(panel: Panel, claim: Claim, steps: int, **settings: Any) -> PGD:
     return PGD(claim.norm, claim.eps, steps, samples=panel.samples, **settings)
 
 
-def leading(panel: Panel, claim: Claim, budget: Budget) -> Attack:
-    """The suite's strongest gradient attack that may be repeated here, or ours where it has none."""
-    own = claim.gradient_attacks()
+def leading(panel: Panel, claim: Claim, budget: Budget, among: tuple[type, ...] = (Attack,)) -> Attack:
+    """The suite's strongest gradient attack, of some classes, that may be repeated here; ours where it has none."""
+    own = [attack for attack in claim.gradient_attacks() if isinstance(attack, among)]
     if not own:
         return ascent(panel, claim, budget.steps)
     samples = {"samples": panel.samples} if any(f.name == "samples" for f in fields(own[0])) else {}  # type: ignore[arg-type]

@@ -1,0 +1,35 @@
+"""Statistics of the training images for a network that whitens its input."""
+
+from typing import cast
+
+import pytorch_lightning as pl
+
+from lightning_modules.base import Classifier
+from networks import Whiten
+
+
+class FitWhitening(pl.Callback):
+    """Fits each `networks.Whiten` of the network on the training images when training starts, unless a checkpoint did.
+
+    Args:
+        limit: use only the first so many training images; none for all.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        if limit is not None and limit < 2:
+            raise ValueError(f"limit must be at least 2, not {limit}")
+        self.limit = limit
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        layers = [m for m in cast(Classifier, pl_module).network.modules() if isinstance(m, Whiten)]
+        if not layers:
+            raise ValueError(
+                "FitWhitening found no Whiten in the network: set its whiten to true, or drop the callback"
+            )
+        data = getattr(trainer, "datamodule", None)
+        for layer in layers:
+            if not layer.fitted and data is not None:
+                images = data.dataset("train")
+                layer.fit(images.fetch(images.indices[: self.limit]))
+            if not layer.fitted:
+                raise ValueError("FitWhitening needs a datamodule: call fit of the network's Whiten by hand")

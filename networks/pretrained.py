@@ -1,0 +1,86 @@
+"""Networks of timm and torchvision: pixels in [0, 1] like all others, their own normalisation inside."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from networks.normalize import Normalize
+from networks.weights import load_weights
+
+PRETRAINED = "pretrained"
+
+
+class TimmClassifier(nn.Module):
+    """Any image classifier of timm, by its name; mean and std are those of its configuration.
+
+    Raises ValueError for names that timm does not have: addresses of model hubs are no names.
+
+    Args:
+        name: of the model, with or without a tag: ``resnet50``, ``vit_base_patch16_224.augreg_in21k_ft_in1k``.
+        num_classes: number of logits; none: as the model has them.
+        weights: a file (see `load_weights`), ``pretrained`` for those that timm downloads, none for random ones. A
+            checkpoint of this network brings its own: evaluating it fetches nothing.
+    """
+
+    def __init__(self, name: str = "resnet18", num_classes: int | None = 1000, weights: str | None = None) -> None:
+        super().__init__()
+        import timm  # a second to import, and no other network needs it
+
+        if not timm.is_model(name):
+            close = ", ".join(timm.list_models(f"*{name.partition('.')[0][:8]}*")[:5])
+            raise ValueError(f"timm has no model {name!r}{f'; it has {close} ...' if close else ''}")
+        self.name, self.num_classes, self.weights = name, num_classes, weights
+        settings: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+        model = timm.create_model(name, pretrained=weights == PRETRAINED, **settings)
+        config = timm.data.resolve_model_data_config(model)
+        self.normalize, self.model = Normalize(config["mean"], config["std"]), model
+        if weights not in (None, PRETRAINED):
+            load_weights(self, weights)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(self.normalize(x))
+        return logits
+
+
+class TorchvisionClassifier(nn.Module):
+    """Any image classifier of torchvision, by its name; mean and std are those of its weights (ImageNet's).
+
+    Raises ValueError for names that torchvision does not have.
+
+    Args:
+        name: of the model: ``resnet50``, ``vgg19``, ``inception_v3``.
+        num_classes: number of logits; other than 1000 only without pretrained weights.
+        weights: a file (see `load_weights`), ``pretrained`` for torchvision's best, or their name, such as
+            ``IMAGENET1K_V1``, which torchvision downloads; none for random ones. A checkpoint of this network brings
+            its own: evaluating it fetches nothing.
+    """
+
+    def __init__(self, name: str = "resnet18", num_classes: int = 1000, weights: str | None = None) -> None:
+        super().__init__()
+        from torchvision import models  # a second to import, and no other network needs it
+
+        if name not in models.list_models(module=models):
+            close = ", ".join(models.list_models(module=models, include=f"*{name[:6]}*")[:5])
+            raise ValueError(f"torchvision has no classifier {name!r}{f'; it has {close} ...' if close else ''}")
+        known = models.get_model_weights(name)
+        own = {w.name: w for w in known} | {PRETRAINED: known.DEFAULT}
+        self.name, self.num_classes, self.weights = name, num_classes, weights
+        # Without the second head of Inception and GoogLeNet, which torchvision drops from their weights too.
+        heads = {"aux_logits": False, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
+        if weights in own:
+            if num_classes != 1000:
+                raise ValueError(f"the weights {weights} of {name} have 1000 classes, num_classes is {num_classes}")
+            self.model = models.get_model(name, weights=own[weights], **heads)
+        else:
+            self.model = models.get_model(name, num_classes=num_classes, **heads)
+        transforms = known.DEFAULT.transforms()
+        self.normalize = Normalize(transforms.mean, transforms.std)
+        if weights is not None and weights not in own:
+            load_weights(self, weights)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(self.normalize(x))
+        return logits

@@ -1,0 +1,56 @@
+"""Global contrast normalisation and ZCA as the first layer of a network: differentiable, and in its checkpoint."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Whiten(nn.Module):
+    """Each image to mean 0 and standard deviation 1, then all of them to a covariance near the identity (ZCA).
+
+    W (u - mean) with u the normalised image and W = U diag(1 / sqrt(s + 0.1)) U^T from the eigenvectors U and
+    eigenvalues s of the covariance of the training images: `fit` computes both, which lie in buffers. Until then W is
+    the identity. The parameters are ours: Matyasko (2020, section 3.5) does not state them.
+
+    Args:
+        features: number of values of an image, C x H x W.
+        regularization: added to the eigenvalues.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    fitted: Tensor
+
+    def __init__(self, features: int, regularization: float = 0.1) -> None:
+        super().__init__()
+        self.features, self.regularization = features, regularization
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("matrix", torch.eye(features))
+        self.register_buffer("fitted", torch.tensor(False))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Compute mean and W from training images (N, C, H, W) in [0, 1]. Raises ValueError for fewer than 2."""
+        if len(x) < 2:
+            raise ValueError(f"whitening needs at least 2 training images, not {len(x)}")
+        total = torch.zeros_like(self.mean, dtype=torch.float64)
+        moment = torch.zeros_like(self.matrix, dtype=torch.float64)
+        for part in x.split(1000):
+            u = self.contrast(part.to(self.mean.device)).double()
+            total += u.sum(0)
+            moment += u.T @ u
+        mean = total / len(x)
+        values, vectors = torch.linalg.eigh(moment / len(x) - mean[:, None] * mean)
+        scale = (values.clamp_min(0) + self.regularization).rsqrt()
+        self.mean.copy_(mean)
+        self.matrix.copy_((vectors * scale) @ vectors.T)
+        self.fitted.fill_(True)
+
+    def contrast(self, x: Tensor) -> Tensor:
+        """Each image flat (B, CHW), with mean 0 and standard deviation 1; an image of one colour becomes zeros."""
+        flat = x.flatten(1)
+        centred = flat - flat.mean(1, keepdim=True)
+        # The standard deviation of an image of one colour has no gradient: the floor stands inside the root.
+        return centred / (centred.square().mean(1, keepdim=True) + 1e-16).sqrt()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((self.contrast(x) - self.mean) @ self.matrix).view_as(x)

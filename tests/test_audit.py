@@ -1,0 +1,375 @@
+"""The audit flags every false defense and no honest model, says the same twice, and leaves the model alone."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fixtures.false_defenses import EPS, FALSE, HONEST, NAIVE, SUITE, RandomRipples, false_defense, honest, images
+from scipy.stats import binomtest
+from test_evaluation import save
+from torch import Tensor, nn
+
+import evaluate
+from attacks import APGD, FGSM, JSMA, PGD, Attack, AutoAttack, Noise, Square, Within
+from datamodules import Digits
+from defenses import MeanFilter, Purified, Purifier, RandomQuantizer, obligations
+from evaluation import Campaign
+from evaluation.audit import Check, audit, audited, failed
+from evaluation.audit.check import at_least
+from evaluation.audit.inquiry import Inquiry
+from evaluation.audit.strength import LEVELS
+from evaluation.identity import settle, suite_part
+from evaluation.merge import merge
+from evaluation.outcome import counting
+
+
+def evaluated(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 120, draws: int = 1) -> Campaign:
+    """A finished campaign."""
+    identity = settle(folder, {"suite": suite_part(suite)})
+    campaign = Campaign(suite, Digits(size=8).dataset("test"), n, 0, folder, identity, draws=draws)
+    campaign.run(model, batch_size=n)
+    return campaign
+
+
+def checks_of(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 120, draws: int = 1) -> list[Check]:
+    campaign = evaluated(model, suite, folder, n, draws)
+    return audit(campaign, model, merge(campaign), obligations=obligations(model))
+
+
+def ids(checks: list[Check]) -> set[str]:
+    return {check.id for check in failed(checks)}
+
+
+# --- false defenses and honest models ---------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:the model seems to return probabilities")
+@pytest.mark.parametrize("name", FALSE)
+def test_a_false_defense_looks_robust_and_is_flagged(name: str, tmp_path: Path) -> None:
+    model, (x, y) = false_defense(name), images("test")
+    x, y = x[:120], y[:120]
+    z = NAIVE["pgd"](model, x, y, Noise.keyed(0, torch.arange(120)))
+    stands = model(z).argmax(1) == y
+    if hasattr(model, "detector"):  # turning an attack away is as good
+        stands |= model.detector.score(z) > model.detector.theta
+    assert (stands & (model(x).argmax(1) == y)).float().mean() > 0.5
+    checks = checks_of(model, NAIVE, tmp_path)
+    assert ids(checks) & FALSE[name][1], [check.sentence for check in checks]
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_model_is_not_flagged(name: str, tmp_path: Path) -> None:
+    checks = checks_of(honest(name), SUITE, tmp_path)
+    assert not failed(checks)
+    assert sum(check.verdict == "pass" for check in checks) > (10 if name == "standard" else 22)
+
+
+class DeclaredRipples(Purifier):
+    """The random layer of the false defenses, honest about being random."""
+
+    stochastic = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        phase = 2 * torch.pi * self.draws(x).uniform(x)
+        return (x + 0.02 * (1000 * x + phase).sin()).clamp(0, 1)
+
+
+EOT: dict[str, Attack] = {
+    "pgd": PGD(eps=EPS, steps=40, samples=10),
+    "apgd": APGD(eps=EPS, steps=50, loss="margin", samples=10),
+}
+# model, suite, draws of the defender -> checks that fail
+DEFENDED: dict[str, tuple[Callable[[], nn.Module], dict[str, Attack], int, set[str]]] = {
+    "a filter": (lambda: Purified(honest("PGD-AT"), MeanFilter()), SUITE, 1, set()),
+    "rounding, by BPDA and EOT": (lambda: Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), EOT, 20, set()),
+    "rounding, one draw": (lambda: Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), NAIVE, 1, {"C10", "C11"}),
+    "declared ripples": (lambda: Purified(honest("standard"), DeclaredRipples()), EOT, 20, {"C6", "C8"}),
+}
+
+
+@pytest.mark.parametrize("case", DEFENDED)
+def test_defenses_that_declare(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = {"samples": 24, "steps": 20, "queries": 100, "draws": 20, "imitation": 100}
+    monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], **fewer))
+    model, suite, draws, expected = DEFENDED[case]
+    found = ids(checks_of(model(), suite, tmp_path, n=60, draws=draws))
+    assert found >= expected if expected else not found
+
+
+# --- the model itself -------------------------------------------------------------------------------------------------
+
+
+class Around(nn.Module):
+    """The standard network, and something before or after it."""
+
+    def __init__(self, forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.say = honest("standard"), forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.say(self.network, x)
+
+
+def optimises(network: nn.Module, x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        z = x.detach().clone().requires_grad_()
+        step = torch.autograd.grad(network(z).logsumexp(1).sum(), z)[0]
+    logits: Tensor = network(x + 0.001 * step)
+    return logits
+
+
+class Optimising(Purifier):
+    def forward(self, x: Tensor) -> Tensor:
+        optimises(honest("standard"), x)
+        return x
+
+
+# model -> checks of the model itself that fail
+INTERFACES: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
+    "log-probabilities": (lambda: Around(lambda net, x: net(x).log_softmax(1)), set()),
+    "probabilities": (lambda: Around(lambda net, x: net(x).softmax(1)), {"F2"}),
+    "random": (lambda: RandomRipples(honest("standard")), {"F1", "C10"}),
+    "depends on its batch": (lambda: Around(lambda net, x: net(x) - net(x).mean(0)), {"F1", "C10"}),
+    "optimises": (lambda: Around(optimises), {"F5"}),
+    "optimises and says so": (lambda: Purified(honest("standard"), Optimising()), set()),
+    "static, after all those": (lambda: honest("standard"), set()),
+    "no graph at all": (lambda: Around(lambda net, x: net(x.detach()).detach()), {"C10"}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the model seems to return probabilities")
+@pytest.mark.parametrize("case", INTERFACES)
+def test_signs_of_the_model(case: str, tmp_path: Path) -> None:
+    model, expected = INTERFACES[case]
+    inquiry = inquire(model(), {"square": Square(eps=0.01, queries=2)}, tmp_path, n=40)
+    asked = inquiry.questions()
+    assert ids([asked[key]() for key in ("F1", "F2", "F5", "C10 foretold")]) == expected
+
+
+def inquire(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 40) -> Inquiry:
+    campaign = evaluated(model, suite, folder, n)
+    return Inquiry(campaign, model, merge(campaign), obligations(model), "quick", 64)
+
+
+def test_the_model_is_left_alone(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Dropout(), nn.Linear(32, 10)).train()
+    model[1].weight.requires_grad_(False)
+    campaign = evaluated(model, {"fgsm": FGSM(eps=0.01)}, tmp_path, n=20)
+    before, random = {name: t.clone() for name, t in model.state_dict().items()}, torch.get_rng_state()
+    with torch.no_grad():
+        audit(campaign, model, merge(campaign), obligations=obligations(model))
+    assert all(m.training for m in model.modules()) and not model._forward_hooks
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True, True, True]
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+
+
+# --- stored rows ------------------------------------------------------------------------------------------------------
+
+RADII: dict[str, Attack] = {
+    "fgsm": FGSM(eps=0.05),
+    "pgd": PGD(eps=0.05, steps=5),
+    "square": Square(eps=0.05, queries=20),
+    "far": PGD(eps=0.1, steps=5),
+}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Inquiry:
+    """A campaign with all kinds of attacks on a ball, and its rows in memory."""
+    inquiry = inquire(honest("standard"), RADII, tmp_path_factory.mktemp("recorded"), n=100)
+    assert inquiry.tables and inquiry.results["sweeps"]
+    return inquiry
+
+
+def stand(inquiry: Inquiry, name: str, count: int) -> None:
+    """Let one attack have felled nothing but the first `count` samples."""
+    rows = inquiry.tables[name, 0]
+    fell = np.arange(len(rows["index"])) < count
+    rows["adversarial"] = np.where(fell, (rows["label"] + 1) % 10, rows["label"])
+    rows["draws"] = (~fell).astype(np.int64)
+    rows["linf"] = np.full(len(fell), 0.05)
+
+
+def misreport(inquiry: Inquiry) -> None:
+    inquiry.results["worst_case"][0]["robust_accuracy"] += 0.01
+
+
+def rise(inquiry: Inquiry) -> None:
+    inquiry.results["sweeps"][0]["robust_accuracy"][-1] = 1.0
+
+
+def fall_to(inquiry: Inquiry, **counts: int) -> None:
+    for name in ("fgsm", "pgd", "square"):
+        stand(inquiry, name, counts.get(name, 0))
+
+
+def lose_a_row(inquiry: Inquiry) -> None:
+    inquiry.tables["clean", 0] = {name: column[1:] for name, column in inquiry.tables["clean", 0].items()}
+
+
+def leave_the_ball(inquiry: Inquiry) -> None:
+    inquiry.tables["pgd", 0]["linf"][0] = 0.0501
+
+
+def forget_settings(inquiry: Inquiry) -> None:
+    inquiry.results["attacks"][0]["settings"] = {}
+
+
+# what is planted -> key of the check that fails; no other one of those below does
+KEYS = ["C1", "C2", "C4 recorded", "C12", "C3 recorded linf 0.05", "C6 recorded linf 0.05", "C9 linf 0.05"]
+PLANTED: dict[str, tuple[Callable[[Inquiry], None], str]] = {
+    "nothing": (lambda inquiry: None, ""),
+    "a perturbation outside the ball": (leave_the_ball, "C1"),
+    "a sample without a clean row": (lose_a_row, "C2"),
+    "a curve that rises": (rise, "C4 recorded"),
+    "settings that are lost": (forget_settings, "C12"),
+    "one step beats many": (lambda inquiry: fall_to(inquiry, fgsm=30, square=0), "C3 recorded linf 0.05"),
+    "queries beat gradients": (lambda inquiry: fall_to(inquiry, pgd=1, square=20), "C6 recorded linf 0.05"),
+    "a headline that is too high": (misreport, "C9 linf 0.05"),
+}
+
+
+@pytest.mark.parametrize("case", PLANTED)
+def test_what_is_wrong_with_the_rows_is_seen(case: str, recorded: Inquiry) -> None:
+    plant, key = PLANTED[case]
+    inquiry = replace(recorded, results=json.loads(json.dumps(recorded.results)))
+    inquiry.__dict__["tables"] = {run: {k: v.copy() for k, v in rows.items()} for run, rows in recorded.tables.items()}
+    inquiry.campaign.folder.mkdir(exist_ok=True)
+    plant(inquiry)
+    asked = inquiry.questions()
+    fails = {name for name in KEYS if asked[name]().verdict == "fail"}
+    assert fails - ({"C9 linf 0.05"} if "beat" in case or "row" in case else set()) == ({key} if key else set())
+
+
+def test_the_level_of_confidence() -> None:
+    for k, n in ((0, 64), (1, 10), (3, 64), (64, 64)):
+        interval = binomtest(k, n).proportion_ci(0.99, method="exact")
+        assert at_least(k, n) == pytest.approx(interval.low)
+    assert at_least(2, 64) < 0.002 < at_least(3, 64) and at_least(3, 64) < 0.01 < at_least(4, 64)
+
+
+# --- suites, costs, files ---------------------------------------------------------------------------------------------
+
+# suite, checks that must be there
+SUITES: dict[str, tuple[dict[str, Attack], set[str]]] = {
+    "l2": ({"apgd": APGD("l2", 0.5, 20)}, {"C5 more steps and starts find no more, l2 0.5"}),
+    "l1": ({"apgd": APGD("l1", 2.0, 20)}, {"C7 random noise finds no more, l1 2"}),
+    "l0": ({"jsma": Within(JSMA(), 5)}, {"C9 the worst case of each sample, l0 5"}),
+    "no radius": ({"jsma": JSMA()}, {"C1 threat models are complete and kept"}),
+    "two radii": (
+        {"near": FGSM(eps=0.01), "far": AutoAttack(eps=0.02)},
+        {"C4 accuracy falls with the radius", "C15 other objectives and step sizes find no more, linf 0.02"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SUITES)
+def test_every_kind_of_suite_can_be_asked(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=6, steps=5, queries=10, imitation=2))
+    monkeypatch.setattr(AutoAttack, "ensemble", lambda self, classes: [APGD(self.norm, self.eps, 5)])
+    suite, names = SUITES[case]
+    checks = checks_of(honest("PGD-AT"), suite, tmp_path, n=20)
+    assert names <= {f"{check.id} {check.name}" for check in checks}
+    assert len({(check.id, check.name) for check in checks}) == len(checks)
+    assert all(check.sentence.endswith(".") for check in checks)
+
+
+def test_a_model_that_is_never_right(tmp_path: Path) -> None:
+    model = Around(lambda net, x: -net(x))
+    assert not {c.verdict for c in checks_of(model, NAIVE, tmp_path, n=20) if c.id[0] == "C"} & {"fail"}
+
+
+def test_every_check_of_the_lists_is_there(recorded: Inquiry) -> None:
+    asked = {key.split()[0] for key in recorded.questions()}
+    listed = {f"C{i}" for i in range(1, 18)} - {"C14"}  # C14 is the first test of this file
+    assert asked == listed | {"F1", "F2", "F3", "F5", "F6", "I2", "I3", "I4"}  # F4, square success, is C6
+
+
+def test_costs_are_as_stated(tmp_path: Path) -> None:
+    """No more than 3,000 forwards and 1,500 backwards for each of 64 samples and one threat model."""
+    model = honest("PGD-AT")
+    campaign = evaluated(model, SUITE, tmp_path)
+    results = merge(campaign)
+    with counting(model) as passes:
+        audit(campaign, model, results, obligations=obligations(model))
+    assert 500 * 60 < passes.forwards < 3000 * 64 and 200 * 60 < passes.backwards < 1500 * 64
+
+
+def test_an_audit_is_kept_and_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=6, queries=20, imitation=2))
+    model = honest("PGD-AT")
+    campaign = evaluated(model, NAIVE, tmp_path / "a", n=40)
+    results, asked = merge(campaign), []
+
+    def ask(**changes: Any) -> dict[str, Any]:
+        return audited(campaign, model, results, **{"obligations": obligations(model), "level": "quick", **changes})
+
+    questions = Inquiry.questions
+
+    def counted(self: Inquiry) -> dict[str, Callable[[], Check]]:
+        def count(key: str, answer: Callable[[], Check]) -> Check:
+            asked.append(key)
+            if len(asked) == stop_at:
+                raise KeyboardInterrupt
+            return answer()
+
+        return {key: (lambda key=key, answer=answer: count(key, answer)) for key, answer in questions(self).items()}
+
+    monkeypatch.setattr(Inquiry, "questions", counted)
+    stop_at = 12
+    with pytest.raises(KeyboardInterrupt):
+        ask()
+    stop_at = 0
+    found = ask()
+    assert len(asked) == len(found["checks"]) + 1 and asked.count(asked[11]) == 2
+    assert ask() == found and len(asked) == len(found["checks"]) + 1  # nothing is asked again
+    json.dumps(found)
+    fresh = audit(campaign, model, results, obligations=obligations(model), rows=64)
+    assert [asdict(check) for check in fresh] == found["checks"]  # whenever it is asked, whatever was asked before
+    before = len(asked)
+    ask(obligations={"bpda": True, "eot": False})  # another question
+    assert len(asked) == before + len(found["checks"])
+    (campaign.folder / "audit.json").write_text("{")
+    assert ask() == found
+
+
+@pytest.fixture
+def handler() -> Iterator[None]:
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_evaluate_prints_the_audit_beside_the_headline(
+    tmp_path: Path, handler: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=20, queries=50, draws=20, imitation=2))
+    save(tmp_path / "a.ckpt")
+    for name, attack in {
+        "good": "{class_path: APGD, init_args: {eps: 0.15, steps: 40, loss: margin}}",
+        "weak": "{class_path: PGD, init_args: {eps: 0.15, steps: 1, step_size: 0.0001}}",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(f"attack: {attack}")
+        words = {"checkpoint": "a.ckpt", "suite": f"{name}.yaml", "output": name}
+        argv = [f"--{option}={tmp_path / value}" for option, value in words.items()]
+        argv += ["--limit=60", "--accelerator=cpu"]
+        for level in ("none", "quick"):
+            assert evaluate.main([*argv, f"--audit={level}"]) == 0
+            said, results = capsys.readouterr().out, json.loads((tmp_path / name / "results.json").read_text())
+            report = (tmp_path / name / "report.md").read_text()
+            if level == "none":
+                assert results["audit"] is None
+                expected = "not audited"
+            else:
+                assert results["audit"]["level"] == "quick"
+                expected = "audit passed" if name == "good" else "audit failed: C"
+            assert expected in said and expected in report

@@ -1,0 +1,103 @@
+"""Checkpoints that are not ours: evaluate.py --weights, with checksum, mapping and the published figure."""
+
+import hashlib
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import evaluate
+from datamodules import Digits
+from evaluation.weights import compared
+from networks import MLP
+
+SUITE = "fgsm: {class_path: FGSM, init_args: {eps: 0.05}}\n"
+NETWORK = "class_path: networks.MLP\ninit_args: {features: 64, hidden: [16]}\n"
+DATA = "class_path: datamodules.Digits\ninit_args: {size: 8}\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[Path]:
+    """A quickly trained state dict as others save theirs, and the YAML files beside it."""
+    torch.manual_seed(0)
+    network = MLP(features=64, hidden=[16])
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    x, y, _ = Digits(size=8).dataset("train").__getitems__(range(500))
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    torch.save({"state_dict": {f"module.{n}": t for n, t in network.state_dict().items()}}, tmp_path / "theirs.pt")
+    for name, text in {"suite": SUITE, "network": NETWORK, "data": DATA}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+def run(files: Path, **more: Any) -> int:
+    given = {name: files / f"{name}.yaml" for name in ("suite", "network", "data")}
+    given = {
+        **given,
+        "weights": files / "theirs.pt",
+        "audit": "none",
+        "output": files / "out",
+        "accelerator": "cpu",
+        "limit": 60,
+        **more,
+    }
+    return evaluate.main([f"--{name}={value}" for name, value in given.items() if value is not None])
+
+
+def test_foreign_weights_are_proved(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(files) == 0
+    proof = json.loads((files / "out" / "weights.json").read_text())
+    results = json.loads((files / "out" / "results.json").read_text())
+    digest = hashlib.sha256((files / "theirs.pt").read_bytes()).hexdigest()
+    assert proof["sha256"] == results["checkpoint"]["sha256"] == digest
+    assert proof["mapped"]["layers.1.weight"] == "module.layers.1.weight" and not proof["missing"]
+    assert proof["proof"]["clean_accuracy"] == results["clean_accuracy"] > 0.6
+    assert proof["proof"]["agrees"] is None and "no published figure" in capsys.readouterr().out
+    for published, agrees, word in ((results["clean_accuracy"], True, "agrees"), (0.2, False, "DIFFERS")):
+        assert run(files, published=published) == 0  # the evaluation is there, only the comparison is new
+        proof = json.loads((files / "out" / "weights.json").read_text())
+        assert proof["proof"]["agrees"] is agrees and word in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({"network": None}, "describe it in a YAML file"),
+        ({"weights": None}, "give either --checkpoint"),
+        ({"checkpoint": "a.ckpt"}, "give either --checkpoint"),
+        ({"published": 84.92}, "is a share in [0, 1]"),
+        ({"data": None}, "give --data"),
+        ({"weights": "nowhere.pt"}, "there are no weights at nowhere.pt"),
+    ],
+)
+def test_mistakes_are_named(
+    more: dict[str, Any], message: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(files, **more) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and not (files / "out").exists()
+
+
+def test_a_network_of_another_shape_is_refused(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "network.yaml").write_text(NETWORK.replace("16", "17"))
+    assert run(files) == 2
+    assert "of another shape (3): layers.1.weight" in capsys.readouterr().err
+
+
+def test_agreement_is_the_wilson_interval() -> None:
+    found = compared(0.85, 1000, 0.8492)
+    centre, half = (0.85 + 1.96**2 / 2000) / (1 + 1.96**2 / 1000), 1.96 / (1 + 1.96**2 / 1000)
+    half *= (0.85 * 0.15 / 1000 + 1.96**2 / 4e6) ** 0.5
+    assert found["low"] == pytest.approx(centre - half, abs=1e-5) and found["high"] == pytest.approx(
+        centre + half, abs=1e-5
+    )
+    assert found["agrees"] is True and compared(0.85, 1000, 0.82)["agrees"] is False
