@@ -52,7 +52,9 @@ def test_experiment_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     small: dict[str, object] = {"data.init_args.batch_size": 4, "data.init_args.eval_batch_size": 4}
     method = path.parent / yaml.safe_load(path.read_text())["model"]
     if "classifier: " in method.read_text():  # an earlier run's
-        small["model.init_args.classifier"] = save_network(MadryCNN(), tmp_path / "classifier.ckpt")
+        shape, classes = shape_of(path)
+        earlier = MadryCNN() if shape[0] == 1 else networks.ResNet(depth=8, num_classes=classes)
+        small["model.init_args.classifier"] = save_network(earlier, tmp_path / "classifier.ckpt")
     quiet = {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false"}
     quiet["trainer.enable_model_summary"] = "false"
     settings = {"trainer.fast_dev_run": "true", "trainer.default_root_dir": tmp_path, **small, **quiet}
