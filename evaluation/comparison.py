@@ -9,6 +9,7 @@ from typing import Any
 
 from evaluation import words
 from evaluation.figures import Drawn, Series, over_radius
+from evaluation.merge import wilson
 
 Results = dict[str, Any]
 
@@ -69,10 +70,10 @@ def upgraded(results: Mapping[str, Any]) -> Results:
     """Results of schema 1 with what can be said of them in schema 2: intervals, and the audit that was not run."""
     n = results["n"]
     whole: Results = {"mode": "full", "audit": None, "warnings": [], "cost": None, "sweeps": [], **results}
-    whole.setdefault("clean_interval", words.wilson(results["clean_accuracy"], n))
+    whole.setdefault("clean_interval", wilson(results["clean_accuracy"], n))
     attacked = round(n * results["clean_accuracy"])
     for key in ("attacks", "worst_case"):
-        whole[key] = [{"interval": words.wilson(e["robust_accuracy"], n), **e} for e in results[key]]
+        whole[key] = [{"interval": wilson(e["robust_accuracy"], n), **e} for e in results[key]]
     for case in whole["worst_case"]:
         begin = f"no headline for {case['norm']} {case['eps']:g}: "  # how schema 1 said it
         for note in whole["warnings"]:

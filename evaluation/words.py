@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from math import sqrt
 from typing import Any
 
 SYMBOLS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁", "l0": "ℓ₀"}
@@ -17,13 +16,6 @@ def interval(bounds: Sequence[float], n: int) -> str:
     """A 95 % interval of shares, outer bounds in brackets."""
     low, high = (percent(bound, n)[:-2] for bound in bounds)
     return f"[{low}, {high}]"
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `n` samples, for records that were written without one."""
-    z2 = 1.959964**2
-    middle, half = share + z2 / (2 * n), sqrt(z2 * share * (1 - share) / n + z2 * z2 / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
 
 
 def radius(eps: float | None) -> str:

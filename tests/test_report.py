@@ -31,9 +31,10 @@ from evaluation.figures import DARK, Drawn, confusion, curves
 from evaluation.html import report_page
 from evaluation.ledger import columns
 from evaluation.markdown import headlines, report_text
+from evaluation.merge import wilson
 from evaluation.outcome import Outcome
 from evaluation.pictures import EACH, galleries, pick
-from evaluation.words import duration, percent, radius, settings, wilson
+from evaluation.words import duration, percent, radius, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = """
@@ -587,12 +588,6 @@ WORDS: dict[str, tuple[str, str]] = {
 def test_words(case: str) -> None:
     said, expected = WORDS[case]
     assert said == expected
-
-
-def test_wilson_by_the_book() -> None:
-    """Newcombe 1998: 81 of 263 gives 0.2553 to 0.3662, 0 of 20 gives 0 to 0.1611."""
-    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(0.0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
