@@ -64,9 +64,10 @@ class Claim:
         ]
 
     def losses(self) -> list[Any]:
-        """The objectives whose gradients the suite follows; the margin for attacks that do not name one."""
+        """The objectives whose gradients the suite follows; of attacks that name none, the usual one of their kind."""
         plain = [leaf for attack in self.attacks.values() for leaf in leaves(attack)]
-        named = {setting(leaf, "loss") or "margin" for leaf in plain if leaf.knowledge == "white-box"}
+        usual = {"budget": "ce", "minimum-norm": "margin"}
+        named = {setting(leaf, "loss") or usual.get(leaf.kind) for leaf in plain if leaf.knowledge == "white-box"}
         return sorted(named & {"ce", "margin", "dlr"}) or ["ce"]
 
 

@@ -82,7 +82,7 @@ def missed(
     made_on = made_on or {}
     fell = {label: panel.felled(attack, f"{id} {label}", made_on.get(label)) for label, attack in attacks.items()}
     k = int(torch.stack(list(fell.values())).any(0).sum())
-    counts = ", ".join(f"{label} {int(rows.sum())}" for label, rows in fell.items())
+    counts = "; ".join(f"{label}: {int(rows.sum())}" for label, rows in fell.items())
     return share_check(
         *(id, f"{name}, {claim.title}", k, len(panel), limit),
         f"{k} of {len(panel)} samples that the suite left standing at {claim.title} fell ({counts})",
@@ -94,7 +94,7 @@ def missed(
 
 def single_step(panel: Panel, claim: Claim) -> Check:
     """C3: one gradient step is no better than the suite's many."""
-    attacks = {loss: FGSM(claim.norm, claim.eps, loss, samples=panel.samples) for loss in ("ce", "margin")}
+    attacks = {f"FGSM {loss}": FGSM(claim.norm, claim.eps, loss, samples=panel.samples) for loss in ("ce", "margin")}
     return missed("C3", "one step finds no more than many", panel, claim, attacks, 0.005)
 
 
@@ -134,7 +134,7 @@ def around_purifiers(panel: Panel, claim: Claim, budget: Budget, purifiers: list
     with ExitStack() as stack:
         for purifier in purifiers:
             stack.enter_context(straight_through(purifier))
-        attacks = {loss: ascent(panel, claim, budget.steps, loss=loss) for loss in ("ce", "margin")}
+        attacks = {f"PGD {loss}": ascent(panel, claim, budget.steps, loss=loss) for loss in ("ce", "margin")}
         return missed("C10", "gradients past the defense find no more", panel, claim, attacks, 0.005)
 
 
@@ -142,7 +142,7 @@ def tuned(panel: Panel, claim: Claim, budget: Budget, classes: int, level: str) 
     """C15: other step sizes and objectives than the suite's find no more."""
     steps, loss = budget.steps, claim.losses()[0]
     attacks: dict[str, Attack] = {
-        f"{loss}, steps of {share:g} eps": ascent(panel, claim, steps, loss=loss, step_size=share * claim.eps)
+        f"PGD {loss}, steps of {share:g} eps": ascent(panel, claim, steps, loss=loss, step_size=share * claim.eps)
         for share in (0.02, 0.1, 0.5)
     }
     losses: list[Any] = ["ce", "margin", *["dlr"][: classes > 2]]
