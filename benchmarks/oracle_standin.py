@@ -36,7 +36,7 @@ from attacks import HighConfidence, Noise, guard  # noqa: E402
 from attacks.norms import NORMS  # noqa: E402
 from datamodules import MNIST  # noqa: E402
 from evaluation.checkpoint import load_network  # noqa: E402
-from evaluation.words import wilson  # noqa: E402
+from evaluation.merge import wilson  # noqa: E402
 from networks import MLP, LeNet5, SmallCNN  # noqa: E402
 
 SEED = 20_001  # nothing that is evaluated has it

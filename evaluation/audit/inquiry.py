@@ -44,7 +44,7 @@ def audit(
 
     quick looks at up to 64 samples that the suite left standing at each threat model, for up to 3,000 forwards and
     1,500 backwards each; full looks at up to 512, for up to 30,000 and 5,000. Gradients of stochastic models are means
-    over 10 draws, and cost ten times that.
+    over 10 draws and cost ten times that, so a fourth of the samples is looked at.
     """
     found: dict[str, Check] = dict(known or {})
     inquiry = Inquiry(campaign, model, results, obligations, level, rows)
@@ -110,7 +110,8 @@ class Inquiry:
     def panel(self, samples: Any, of: float) -> Panel:
         """The first of these samples that the budget allows."""
         count, averaged = (20, 10) if self.stochastic else (1, 1)
-        chosen = self.images(samples[: self.budget.samples])
+        most = self.budget.samples // (4 if self.stochastic else 1)  # each of them costs ten times as much
+        chosen = self.images(samples[:most])
         return Panel(self.model, *chosen, self.campaign.seed, of, count, averaged, self.rows)
 
     @cached_property
