@@ -30,12 +30,13 @@ from evaluation.detection import calibration, score_images, threshold
 from evaluation.errors import exits
 from evaluation.haste import Precision, hasten
 from evaluation.identity import data_part, digest_file, identify, settle, suite_part, with_files
-from evaluation.ledger import check_free
-from evaluation.merge import Incomplete, Results
+from evaluation.locks import check_free
+from evaluation.merge import Incomplete
 from evaluation.parity import parity
 from evaluation.processes import Place, behave, foretell_parent, place, spawn, tell_parent
 from evaluation.progress import Bars
 from evaluation.report import headlines
+from evaluation.statistics import Results
 from evaluation.weights import open_network, prove, record
 
 Wrap = Callable[[nn.Module], nn.Module]

@@ -1,5 +1,6 @@
 """The baseline of all detectors: an image is suspicious where the classifier is unsure (Hendrycks and Gimpel 2017)."""
 
+import torch
 from torch import Tensor, nn
 
 from detectors.base import Detector
@@ -8,7 +9,7 @@ from detectors.base import Detector
 class MaxProbability(Detector):
     """1 - max_k softmax(f(x))_k, in [0, 1 - 1/K]; needs no training.
 
-    Computed as -expm1 of the largest log-probability, which tells apart images of which the classifier is so sure that
+    Computed as the sum of the other probabilities, which tells apart images of which the classifier is so sure that
     1 - p would be 0 in float32.
 
     Args:
@@ -20,5 +21,6 @@ class MaxProbability(Detector):
         self.classifier = classifier
 
     def score(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(x)
-        return -logits.log_softmax(1).amax(1).expm1()
+        log_p: Tensor = self.classifier(x).log_softmax(1)
+        others = log_p.scatter(1, log_p.argmax(1, keepdim=True), -torch.inf)
+        return others.logsumexp(1).exp()

@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation import words
 from evaluation.figures import Drawn, Series, over_radius
-from evaluation.merge import wilson
+from evaluation.statistics import wilson
 
 Results = dict[str, Any]
 

@@ -4,11 +4,7 @@ SQLite's default rollback journal is used, because WAL does not work on network 
 leaves a hot journal, which the next one who opens the file rolls back: ledgers are therefore never opened read-only.
 """
 
-import json
-import os
-import socket
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields
@@ -17,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from evaluation.identity import writing
+from evaluation.locks import claimed, ledgers
 from evaluation.outcome import Outcome
 
 
@@ -63,7 +59,6 @@ CREATE TABLE IF NOT EXISTS outcomes (
 """
 _AT_ONCE = 20_000  # rows that are Python objects at the same time
 _PATIENCE = 60.0  # seconds to wait for a reader on the same file
-_GRACE = 3.0  # seconds in which the killed workers of an earlier run let go of their locks
 
 
 class Ledger:
@@ -81,7 +76,7 @@ class Ledger:
         with ExitStack() as stack:
             with writing(folder):
                 home.mkdir(parents=True, exist_ok=True)
-                self._lock = stack.enter_context(_claimed(self.path, run))
+                self._lock = stack.enter_context(claimed(self.path, run))
             with _explained(self.path):
                 self._connection = stack.enter_context(closing(_connect(self.path)))
                 _check_schema(self._connection, self.path)
@@ -178,18 +173,6 @@ def efforts(folder: Path, *, identity: str) -> list[Effort]:
     return found
 
 
-def ledgers(folder: Path) -> list[Path]:
-    """The ledger files of a campaign's folder."""
-    return sorted((folder / "ledgers").glob("rank*.sqlite"))
-
-
-def check_free(folder: Path, run: str) -> None:
-    """Raise ValueError where a process of another run than `run` is writing ledgers in this folder."""
-    deadline = time.monotonic() + _GRACE
-    for path in ledgers(folder):
-        _wait_for(path, run, deadline)
-
-
 def _rows(path: Path, attack: str, restart: int, identity: str) -> Columns:
     with _explained(path), closing(_connect(path)) as connection:
         if not _started(connection, path, identity):
@@ -245,66 +228,3 @@ def _explained(path: Path) -> Iterator[None]:
             f"the ledger {path} is damaged ({error}): move it away and run the same command again; "
             "only the samples that it held are then computed anew"
         ) from error
-
-
-@contextmanager
-def _claimed(path: Path, run: str) -> Iterator[FileLock]:
-    """Hold the lock of one ledger; nobody of another run holds any of the folder at that moment."""
-    deadline = time.monotonic() + _GRACE
-    # Only one process at a time looks around and takes its lock, so an owner file is never older than its lock.
-    with FileLock(path.parent / "start.lock", timeout=_PATIENCE):
-        for other in ledgers(path.parent.parent):
-            if other != path:
-                _wait_for(other, run, deadline)
-        lock = _lock_of(path)
-        try:
-            lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
-        except Timeout:
-            raise _occupied(path) from None
-        owner = {"run": run, "pid": os.getpid(), "host": socket.gethostname()}
-        _owner_of(path).write_text(json.dumps(owner))
-    try:
-        yield lock
-    finally:
-        lock.release()
-
-
-def _wait_for(path: Path, run: str, deadline: float) -> None:
-    """Return as soon as nobody, or only `run`, holds the lock of `path`; raise ValueError at the deadline."""
-    while True:
-        lock = _lock_of(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if _owner(path).get("run") == run:
-                return
-            if time.monotonic() > deadline:
-                raise _occupied(path) from None
-            time.sleep(0.1)
-        else:
-            lock.release()
-            return
-
-
-def _lock_of(path: Path) -> FileLock:
-    return FileLock(path.with_suffix(".lock"))
-
-
-def _owner_of(path: Path) -> Path:
-    return path.with_suffix(".owner")  # not in the lock file: taking a lock may truncate that
-
-
-def _owner(path: Path) -> dict[str, object]:
-    try:
-        owner = json.loads(_owner_of(path).read_text())
-    except (OSError, ValueError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
-
-
-def _occupied(path: Path) -> ValueError:
-    owner = _owner(path)
-    return ValueError(
-        f"another evaluation (pid {owner.get('pid', '?')} on {owner.get('host', '?')}) is writing into "
-        f"{path.parent.parent}: wait for it, stop it, or choose another --output"
-    )

@@ -92,6 +92,12 @@ def _check_logits(logits: Tensor, x: Tensor, y: Tensor) -> None:
         )
 
 
+PROBABILITIES = (
+    "the model returns probabilities, not logits (every row lies in [0, 1] and sums to 1): gradients through a softmax "
+    "vanish where the model is sure, attacks then look weak; leave out the last softmax"
+)
+
+
 def gives_probabilities(model: nn.Module, x: Tensor, noise: Noise) -> bool:
     """Whether every row of the model's output is a distribution: a softmax where logits are due.
 

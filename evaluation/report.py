@@ -16,8 +16,9 @@ from evaluation.figures import Drawn, confusion, curves, lengths, roc, scores
 from evaluation.html import compare_page, report_page
 from evaluation.identity import write_whole
 from evaluation.markdown import headlines, report_text
-from evaluation.merge import Results, merge, refusals
+from evaluation.merge import merge, refusals
 from evaluation.pictures import Gallery, galleries
+from evaluation.statistics import Results
 
 _ALLOWANCE = 5.0, 0.1  # pictures may take so many seconds, or this share of what the evaluation took
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from evaluation.checkpoint import Spec, load_network
 from evaluation.identity import write_whole
-from evaluation.merge import wilson
+from evaluation.statistics import wilson
 from networks.weights import Report, load_weights
 
 NAME = "weights.json"

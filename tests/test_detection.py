@@ -74,7 +74,7 @@ def test_max_probability_by_hand() -> None:
     x[0] = torch.tensor([0.0, -30.0]).view(2, 1, 1)  # 1 - p = 9.4e-14 would be 0 in float32
     x[1] = torch.tensor([1.0, 1.0]).view(2, 1, 1)
     score = MaxProbability(Logits()).score(x)
-    assert score.tolist() == pytest.approx([math.exp(-30), 0.5], rel=1e-6)
+    assert score.tolist() == pytest.approx([math.exp(-30), 0.5], rel=1e-6, abs=0)
 
 
 # --- thresholds and curves --------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def test_ranks_of_torchrun_need_no_parent_and_the_last_one_reports(
 def test_another_evaluation_on_the_folder_is_refused(
     files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluation.ledger._GRACE", 0.2)
+    monkeypatch.setattr("evaluation.locks._GRACE", 0.2)
     assert evaluate.main(arguments(files, "a", limit=2)) == 0
     identity = json.loads((files / "a/campaign.json").read_text())["identity"]
     with Ledger(files / "a", 5, identity=identity, run="another"):

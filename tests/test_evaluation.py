@@ -26,10 +26,12 @@ from defenses import MeanFilter, Purified, RandomQuantizer, obligations
 from evaluation import Campaign, Outcome, build, catalogue, describe, evaluate_batch, load_network, robust
 from evaluation.errors import exits, friendly, shorten
 from evaluation.identity import data_part, settle, suite_part, with_files
-from evaluation.ledger import Ledger, check_free
-from evaluation.merge import Incomplete, lengths, merge, refusals
+from evaluation.ledger import Ledger
+from evaluation.locks import check_free
+from evaluation.merge import Incomplete, merge, refusals
 from evaluation.processes import Place, place
 from evaluation.report import write_report
+from evaluation.statistics import lengths
 
 SUITE: dict[str, Attack] = {
     "fgsm": FGSM(eps=0.05),
@@ -495,7 +497,7 @@ def test_a_failed_batch_leaves_no_rows(tmp_path: Path) -> None:
 
 def test_one_run_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of one run share a folder, those of another are refused, whatever their rank; afterwards it is free."""
-    monkeypatch.setattr("evaluation.ledger._GRACE", 0.2)
+    monkeypatch.setattr("evaluation.locks._GRACE", 0.2)
     with Ledger(tmp_path, 0, identity="test", run="a"):
         Ledger(tmp_path, 1, identity="test", run="a").close()
         for rank in (0, 1):

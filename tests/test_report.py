@@ -31,9 +31,9 @@ from evaluation.figures import DARK, Drawn, confusion, curves
 from evaluation.html import report_page
 from evaluation.ledger import columns
 from evaluation.markdown import headlines, report_text
-from evaluation.merge import wilson
 from evaluation.outcome import Outcome
 from evaluation.pictures import EACH, galleries, pick
+from evaluation.statistics import wilson
 from evaluation.words import duration, percent, radius, settings
 
 ROOT = Path(__file__).resolve().parent.parent
