@@ -205,7 +205,7 @@ class PDPGD(PrimalDual):
     """Primal-dual proximal gradient descent: the smallest perturbation in a penalty with a prox (Algorithm 3).
 
     Strong settings for about 500 gradients: ``steps=100, restarts=4, finetune=100`` for l1 and l0, whose minima differ
-    much, and ``step_size=0.3, steps=400, finetune=100`` for linf.
+    much, and ``step_size=0.15, steps=250, restarts=2`` for linf.
 
     Args:
         norm: norm that is minimised; l0 counts values and is reached through the 2/3 quasinorm, as in the author's
