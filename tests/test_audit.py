@@ -102,6 +102,17 @@ def test_defenses_that_declare(case: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert found >= expected if expected else not found
 
 
+def test_what_stood_by_luck_is_not_held_against_a_stochastic_model(tmp_path: Path) -> None:
+    """One draw in the campaign: some of what stands falls to the suite's own attack, asked again in twenty."""
+    model = Purified(honest("PGD-AT"), RandomQuantizer(4, 0.3))
+    inquiry = inquire(model, {"pgd": PGD(eps=EPS, steps=5, samples=2)}, tmp_path, n=60)
+    (claim,) = inquiry.claims
+    panel = inquiry.standing(claim)
+    looked_at = len(inquiry.panel(claim.samples, claim.of))
+    assert 0 < len(panel) < looked_at
+    assert panel.of == pytest.approx(claim.of * len(panel) / looked_at)
+
+
 # --- the model itself -------------------------------------------------------------------------------------------------
 
 

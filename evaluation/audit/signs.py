@@ -59,12 +59,13 @@ def randomness(panel: Panel) -> Check:
         same = first[: len(logits)]
         apart = (logits - same).norm(dim=1) / same.norm(dim=1).clamp_min(1e-12)
         odd = max(odd, float(apart.nan_to_num(torch.inf).max()))
+    moves = odd > 1e-3
     sentence = f"Equal images with equal noise gave logits that differ by {odd:.2g} of their length: " + (
         "the model draws or remembers in a way that it does not declare, and attacks must average over it (EOT)."
-        if odd > 1e-3
+        if moves
         else "nothing is drawn but from the noise that is given."
     )
-    return Check("F1", name, "fail" if odd > 1e-3 else "pass", odd, 1e-3, sentence)
+    return Check("F1", name, "fail" if moves else "pass", odd, 1e-3, sentence)
 
 
 def output_range(panel: Panel) -> Check:
