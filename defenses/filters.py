@@ -1,6 +1,11 @@
-"""Two tiny purifiers, one of each kind of the contract: a smooth filter, and rounding of noisy pixels."""
+"""Filters, which need no training: the baselines that stand beside RIDE and MALADE."""
 
+import io
+
+import numpy as np
+import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from defenses.base import Purifier
@@ -20,8 +25,89 @@ class MeanFilter(Purifier):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        r = self.size // 2
-        return F.avg_pool2d(F.pad(x, (r, r, r, r), mode="replicate"), self.size, stride=1)
+        padded = F.pad(x, (self.size // 2,) * 4, mode="replicate")
+        return F.avg_pool2d(padded, self.size, stride=1)
+
+
+class Median(Purifier):
+    """Median over a square window of each channel, with zeros around the image (RIDE's baseline, Lin et al. 2019).
+
+    Differentiable almost everywhere: every output is one of the pixels, and passes its gradient to that one. Raises
+    ValueError for images smaller than the window.
+
+    Args:
+        size: side of the window in pixels, odd; the paper tries 3 to 11 on ImageNet, 7 and 9 were best there.
+    """
+
+    MEMORY = 2**25  # values sorted at once: 128 MiB, and two images of ImageNet's size under the largest window
+
+    def __init__(self, size: int = 3) -> None:
+        super().__init__()
+        if size < 3 or size % 2 == 0:
+            raise ValueError(f"size must be odd and at least 3, not {size}")
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, r = self.size, self.size // 2
+        if min(x.shape[2:]) < k:
+            raise ValueError(f"a window of {k} x {k} pixels is larger than images of {x.shape[2]} x {x.shape[3]}")
+        images = max(1, self.MEMORY // (k * k * x[:1].numel() or 1))
+        parts = [F.pad(z, (r, r, r, r)).unfold(2, k, 1).unfold(3, k, 1).flatten(4) for z in x.split(images)]
+        return torch.cat([windows.median(4).values for windows in parts])
+
+
+class JPEG(Purifier):
+    """JPEG compression there and back, of pixels rounded to 8 bits (Dziugaite et al. 2016, Guo et al. 2018).
+
+    Pillow's, on the CPU; colours at half the resolution (4:2:0). Not differentiable; the surrogate is the identity.
+    Raises ValueError for images that have neither 1 nor 3 channels, and for images of NaN.
+
+    Args:
+        quality: 1 to 100; Guo et al. have 75.
+    """
+
+    differentiable = False
+
+    def __init__(self, quality: int = 75) -> None:
+        super().__init__()
+        if not 1 <= quality <= 100:
+            raise ValueError(f"quality must be at least 1 and at most 100, not {quality}")
+        self.quality = quality
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] not in (1, 3):
+            raise ValueError(f"JPEG images have 1 or 3 channels, not {x.shape[1]}")
+        refuse_nan(x)
+        pixels = (x.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+        z = torch.empty_like(pixels).permute(0, 2, 3, 1)
+        for before, after in zip(pixels.permute(0, 2, 3, 1), z, strict=True):
+            file = io.BytesIO()
+            array = before.numpy()
+            Image.fromarray(array[..., 0] if x.shape[1] == 1 else array).save(file, "JPEG", quality=self.quality)
+            after.copy_(torch.as_tensor(np.array(Image.open(file))).view_as(after))
+        return z.permute(0, 3, 1, 2).to(x) / 255
+
+
+class BitDepth(Purifier):
+    """Pixels rounded to 2^bits grey values, black and white among them (Xu et al. 2018, Guo et al. 2018).
+
+    Not differentiable: rounding has gradient zero; the surrogate is the identity.
+
+    Args:
+        bits: 1 to 8; Guo et al. have 3, Xu et al. 1 for MNIST and 5 for CIFAR-10.
+    """
+
+    differentiable = False
+
+    def __init__(self, bits: int = 3) -> None:
+        super().__init__()
+        if not 1 <= bits <= 8:
+            raise ValueError(f"bits must be at least 1 and at most 8, not {bits}")
+        self.bits = bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = int(2**self.bits) - 1
+        return (x * steps).round() / steps
 
 
 class RandomQuantizer(Purifier):
@@ -44,3 +130,9 @@ class RandomQuantizer(Purifier):
     def forward(self, x: Tensor) -> Tensor:
         noisy = (x + self.std * self.draws(x).normal(x)).clamp(0, 1)
         return (noisy * (self.levels - 1)).round() / (self.levels - 1)
+
+
+def refuse_nan(x: Tensor) -> None:
+    """Raise ValueError for what would come back as a picture."""
+    if x.isnan().any():
+        raise ValueError(f"{int(x.flatten(1).isnan().any(1).sum())} of {len(x)} images hold NaN")

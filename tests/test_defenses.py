@@ -9,7 +9,21 @@ import defenses
 from attacks import PGD, Noise, drawing
 from attacks.gradient import input_gradient
 from attacks.objectives import margin
-from defenses import MALA, MALADE, Magnet, MeanFilter, Purified, Purifier, RandomQuantizer, obligations
+from defenses import (
+    JPEG,
+    MALA,
+    MALADE,
+    BitDepth,
+    Magnet,
+    MeanFilter,
+    Median,
+    Purified,
+    Purifier,
+    RandomQuantizer,
+    TVBregman,
+    TVChambolle,
+    obligations,
+)
 from evaluation.checkpoint import catalogue
 from networks import ConvAutoencoder, Denoiser
 
@@ -22,6 +36,7 @@ PURIFIERS = [
     *(MeanFilter(), MeanFilter(5), RandomQuantizer(), RandomQuantizer(levels=2, std=0.3)),
     *(MALADE(denoiser("a classifier")), MALADE(denoiser("a classifier"), noise_std=0.0), MALA(denoiser(), clip="each")),
     Magnet(denoiser()),
+    *(Median(), Median(7), TVBregman(), TVBregman(0.5), TVChambolle(), JPEG(), JPEG(10), BitDepth(), BitDepth(8)),
 ]
 
 
