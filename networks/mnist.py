@@ -93,29 +93,48 @@ class MadryCNN(nn.Module):
 class LeNet5(nn.Module):
     """2 valid convolutions and 2 dense layers (Matyasko 2020, chapters 3 and 4): 582,026 parameters for 28x28 and 10.
 
-    With 32 and 64 maps and 512 units it is not the net of 1998, which had 6 and 16.
+    With 32 and 64 maps and 512 units it is not the net of 1998, which had 6 and 16. With 20 and 50 maps and 500 units
+    it is the classifier of RIDE's MNIST demo (Lin et al. 2019): 431,080 parameters.
 
     Args:
         num_classes: number of logits.
         channels: image channels.
         dropout: probability after the second pooling and after the hidden dense layer (0.5 for the thesis' baseline).
         init: first weights: torch's own, glorot (chapter 3) or he (chapter 4).
+        maps: channels of the two convolutions; none: [32, 64].
+        hidden: units of the hidden dense layer.
+        mean: normalisation of the first layer, one value a channel; none for raw pixels.
+        std: see mean.
     """
 
-    def __init__(self, num_classes: int = 10, channels: int = 1, dropout: float = 0.0, init: Init = "torch") -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        channels: int = 1,
+        dropout: float = 0.0,
+        init: Init = "torch",
+        maps: list[int] | None = None,
+        hidden: int = 512,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
         super().__init__()
         self.num_classes, self.channels, self.dropout, self.init = num_classes, channels, dropout, init
+        self.maps, self.hidden, self.mean, self.std = [32, 64] if maps is None else maps, hidden, mean, std
+        one, two = self.maps
+        self.normalize = _first(mean, std)
         self.features = nn.Sequential(
-            *(nn.Conv2d(channels, 32, 5), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(channels, one, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(one, two, 5), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Dropout(dropout), nn.Flatten()),
         )
-        self.head = nn.Sequential(nn.Linear(1024, 512), nn.ReLU(), nn.Dropout(dropout), nn.Linear(512, num_classes))
+        first, last = nn.Linear(16 * two, hidden), nn.Linear(hidden, num_classes)
+        self.head = nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), last)
         initialize(self, init)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(x))
+        logits: Tensor = self.head(self.features(self.normalize(x)))
         return logits
 
 

@@ -9,6 +9,7 @@ from networks.normalize import Normalize
 from networks.weights import load_weights
 
 PRETRAINED = "pretrained"
+TWO_HEADS = ("inception_v3", "googlenet")
 
 
 class TimmClassifier(nn.Module):
@@ -67,14 +68,16 @@ class TorchvisionClassifier(nn.Module):
         known = models.get_model_weights(name)
         own = {w.name: w for w in known} | {PRETRAINED: known.DEFAULT}
         self.name, self.num_classes, self.weights = name, num_classes, weights
-        # Without the second head of Inception and GoogLeNet, which torchvision drops from their weights too.
-        heads = {"aux_logits": False, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
         if weights in own:
             if num_classes != 1000:
                 raise ValueError(f"the weights {weights} of {name} have 1000 classes, num_classes is {num_classes}")
-            self.model = models.get_model(name, weights=own[weights], **heads)
+            self.model = models.get_model(name, weights=own[weights])
+            if name == "inception_v3":  # torchvision keeps its second head, and drops GoogLeNet's
+                self.model.aux_logits, self.model.AuxLogits = False, None
         else:
-            self.model = models.get_model(name, num_classes=num_classes, **heads)
+            # One head, and pixels in [-1, 1] as in torchvision's weights, which may come later, from a file.
+            given = {"aux_logits": False, "init_weights": False, "transform_input": True}
+            self.model = models.get_model(name, num_classes=num_classes, **(given if name in TWO_HEADS else {}))
         transforms = known.DEFAULT.transforms()
         self.normalize = Normalize(transforms.mean, transforms.std)
         if weights is not None and weights not in own:

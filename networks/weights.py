@@ -19,6 +19,7 @@ from networks.normalize import Normalize
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "ema_state_dict")
 # Two words for one thing: whoever compares names takes the second.
 SYNONYMS = {"downsample": "shortcut", "linear": "fc", "mu": "mean", "sigma": "std"}
+SECOND_HEADS = {"AuxLogits", "aux1", "aux2"}
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,8 @@ def match(
                 report.ignored[name] = "the unused copy of the first group in the TRADES class"
             elif name.endswith("num_batches_tracked"):
                 report.ignored[name] = "counters of BN"
+            elif SECOND_HEADS & set(name.split(".")):
+                report.ignored[name] = "the heads of Inception and GoogLeNet that only their training needs"
             else:
                 report.unexpected.append(name)
     return report

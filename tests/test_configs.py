@@ -97,6 +97,22 @@ def test_method_fragment_instantiates(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "networks").glob("*.yaml")), ids=lambda p: p.stem)
+def test_network_file_instantiates(path: Path) -> None:
+    """It gives the logits of its data, and its command is evaluate.py's, with files that are there."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--network", type=nn.Module, sub_configs=True)
+    text = path.read_text()
+    command = re.search(r"^# (python evaluate.py (?:.*\\\n#)*.*)", text, re.M)
+    assert command and f"--network configs/networks/{path.name} " in command[1]
+    data = re.search(r"--data configs/(\S+)", command[1])
+    assert data and (CONFIGS / data[1]).exists()
+    size = yaml.safe_load((CONFIGS / data[1]).read_text())["init_args"].get("image_size", shape_of(path)[0][1])
+    with torch.device("meta"):
+        network = parser.instantiate(parser.parse_args(["--network", str(path)])).network
+        assert network(torch.rand(2, 3, size, size)).shape == (2, shape_of(path)[1])
+
+
 @pytest.mark.parametrize("path", SETS, ids=lambda p: p.stem)
 def test_data_fragment_instantiates(path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)

@@ -44,7 +44,7 @@ from networks.weights import read
 COUNTS: list[tuple[nn.Module, int]] = [
     (SmallCNN(), 312_202),
     (MadryCNN(), 3_274_634),
-    (LeNet5(), 582_026),
+    *((LeNet5(), 582_026), (LeNet5(maps=[20, 50], hidden=500), 431_080)),
     (NIN(), 966_986),
     (MLP(), 79_510),
     (MLP(features=48, hidden=[5, 6]), 351),
@@ -65,7 +65,7 @@ def test_parameter_counts(network: nn.Module, count: int) -> None:
     assert sum(p.numel() for p in network.parameters()) == count
 
 
-@pytest.mark.parametrize("cls", [SmallCNN, MadryCNN])
+@pytest.mark.parametrize("cls", [SmallCNN, MadryCNN, LeNet5])
 def test_shapes_and_normalisation(cls: type) -> None:
     x = torch.rand(2, 3, 28, 28)
     raw, normalised = cls(num_classes=7, channels=3), cls(num_classes=7, channels=3, mean=[0.1] * 3, std=[0.5] * 3)
@@ -243,8 +243,31 @@ def test_torchvision_classifier_is_torchvisions_preprocessing_and_model() -> Non
     transform.resize_size = [224]
     with torch.no_grad():
         assert (network(image[None] / 255) - network.model(transform(image)[None])).abs().max() < 1e-5
-    with torch.device("meta"):  # a network of torchvision whose training has two heads gives one
-        assert TorchvisionClassifier("inception_v3").train()(torch.rand(2, 3, 299, 299)).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("name,heads", [("inception_v3", ["AuxLogits"]), ("googlenet", ["aux1", "aux2"])])
+def test_networks_with_two_heads_give_one(
+    name: str, heads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with torchvision's weights, by name, from their file and from a checkpoint: the same network."""
+    theirs = torchvision.models.get_model(name, init_weights=False, aux_logits=True, transform_input=True).eval()
+    nn.init.normal_(theirs.fc.weight)  # a fresh network hardly tells one image from another
+    state = {key: value.clone() for key, value in theirs.state_dict().items()}
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: state)
+    torch.save(state, tmp_path / "weights.pth")
+    x = torch.rand(1, 3, 96, 96)
+    named = TorchvisionClassifier(name, weights="pretrained")
+    with torch.no_grad():
+        expected = theirs(named.normalize(x))
+        assert not torch.allclose(theirs(x), expected, rtol=1e-2)
+        for network in (named, TorchvisionClassifier(name, weights=str(tmp_path / "weights.pth"))):
+            assert torch.allclose(network.eval()(x), expected, rtol=1e-3)
+            again = build(describe(network) | {"init_args": {"name": name}}, catalogue(networks))
+            again.load_state_dict(network.state_dict())
+            assert torch.allclose(again.eval()(x), expected, rtol=1e-3)
+        assert network.train()(x.repeat(2, 1, 1, 1)).shape == (2, 1000)
+    report = load_weights(TorchvisionClassifier(name), tmp_path / "weights.pth")
+    assert {key.split(".")[0] for key in report.ignored if not key.endswith("tracked")} == set(heads)
 
 
 def test_a_checkpoint_of_a_pretrained_network_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
