@@ -219,8 +219,10 @@ def main() -> None:
         started = time.monotonic()
         figures = disturb(folder, folder / "killed", given.kills, total, random.Random(given.seed))
         seconds = time.monotonic() - started
-        same = numbers(folder / "calm") == numbers(folder / "killed")
-        verdict = "identical" if same else "DIFFERENT"
+        calm_numbers, killed_numbers = numbers(folder / "calm"), numbers(folder / "killed")
+        differing = [key for key, value in calm_numbers.items() if killed_numbers.get(key) != value]
+        same = calm_numbers == killed_numbers
+        verdict = "identical" if same else f"DIFFERENT in {', '.join(differing)}"
         print(f"{figures.kills} kills in {figures.runs} runs, {seconds:.0f} s: results {verdict}")
         worst = max(figures.lost, default=0)
         print(

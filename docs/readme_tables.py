@@ -19,7 +19,7 @@ import defenses  # noqa: E402
 import lightning_modules  # noqa: E402
 from attacks import Attack  # noqa: E402
 from evaluation.checkpoint import catalogue  # noqa: E402
-from evaluation.words import table  # noqa: E402
+from evaluation.report.words import table  # noqa: E402
 
 RESULTS = ROOT / "results"
 

@@ -4,11 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.initialize import Init, initialize
-from networks.normalize import Normalize
-
-
-def _first(mean: list[float] | None, std: list[float] | None) -> nn.Module:
-    return Normalize(mean or [0.0], std or [1.0]) if mean or std else nn.Identity()
+from networks.normalize import first
 
 
 class SmallCNN(nn.Module):
@@ -35,7 +31,7 @@ class SmallCNN(nn.Module):
         super().__init__()
         self.num_classes, self.channels, self.dropout, self.mean, self.std = num_classes, channels, dropout, mean, std
         self.features = nn.Sequential(
-            _first(mean, std),
+            first(mean, std),
             *(nn.Conv2d(channels, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
             nn.Flatten(),
@@ -77,7 +73,7 @@ class MadryCNN(nn.Module):
         super().__init__()
         self.num_classes, self.channels, self.mean, self.std = num_classes, channels, mean, std
         self.features = nn.Sequential(
-            _first(mean, std),
+            first(mean, std),
             *(nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
             nn.Flatten(),

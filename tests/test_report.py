@@ -25,16 +25,16 @@ from defenses import Purified, RandomQuantizer
 from evaluation import write_comparison
 from evaluation.campaign import Campaign
 from evaluation.cascade import Unit
-from evaluation.comparison import compare, side_by_side, upgraded
-from evaluation.fallen import Fallen, gather
-from evaluation.figures import DARK, Drawn, confusion, curves
-from evaluation.html import report_page
 from evaluation.ledger import columns
-from evaluation.markdown import headlines, report_text
 from evaluation.outcome import Outcome
-from evaluation.pictures import EACH, galleries, pick
+from evaluation.report.comparison import compare, side_by_side, upgraded
+from evaluation.report.fallen import Fallen, gather
+from evaluation.report.figures import DARK, Drawn, confusion, curves
+from evaluation.report.html import report_page
+from evaluation.report.markdown import headlines, report_text
+from evaluation.report.pictures import EACH, galleries, pick
+from evaluation.report.words import duration, percent, radius, settings
 from evaluation.statistics import wilson
-from evaluation.words import duration, percent, radius, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = """

@@ -1,4 +1,4 @@
-"""Pages that are whole in one file: results and figures poured into the templates of ``evaluation/pages``."""
+"""Pages that are whole in one file: results and figures poured into the templates of ``evaluation/report/pages``."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -8,10 +8,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluation import words
-from evaluation.comparison import Comparison, any_radius, rank, title
-from evaluation.figures import Drawn
-from evaluation.pictures import Gallery
+from evaluation.report import words
+from evaluation.report.comparison import Comparison, any_radius, rank, title
+from evaluation.report.figures import Drawn
+from evaluation.report.pictures import Gallery
 
 _PAGES = Path(__file__).parent / "pages"
 Results = dict[str, Any]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation import words
-from evaluation.figures import Drawn, Series, over_radius
+from evaluation.report import words
+from evaluation.report.figures import Drawn, Series, over_radius
 from evaluation.statistics import wilson
 
 Results = dict[str, Any]

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.comparison import any_radius
-from evaluation.html import draws, groups
-from evaluation.words import (
+from evaluation.report.comparison import any_radius
+from evaluation.report.html import draws, groups
+from evaluation.report.words import (
     audit_words,
     count,
     duration,

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from attacks import threat
 from evaluation.campaign import Campaign, Unit
-from evaluation.fallen import Array, Fallen
-from evaluation.figures import uri
 from evaluation.outcome import Outcome, evaluate_batch
-from evaluation.words import SYMBOLS
+from evaluation.report.fallen import Array, Fallen
+from evaluation.report.figures import uri
+from evaluation.report.words import SYMBOLS
 
 EACH = 4  # examples of a kind in a gallery
 _SIDE = 160  # larger images are made smaller

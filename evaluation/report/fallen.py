@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks import threat
-from evaluation import words
 from evaluation.campaign import Campaign
 from evaluation.cascade import CLEAN, Unit, applies, outside, threat_models
 from evaluation.ledger import Columns
+from evaluation.report import words
 
 Array = NDArray[Any]
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from evaluation.words import SYMBOLS, number, percent, radius
+from evaluation.report.words import SYMBOLS, number, percent, radius
 
 Results = Mapping[str, Any]
 Array = NDArray[Any]

@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import nn
 
-from evaluation import words
 from evaluation.campaign import Campaign
-from evaluation.comparison import compare, side_by_side, upgraded
-from evaluation.events import write_events
-from evaluation.fallen import gather
-from evaluation.figures import Drawn, confusion, curves, lengths, roc, scores
-from evaluation.html import compare_page, report_page
 from evaluation.identity import write_whole
-from evaluation.markdown import headlines, report_text
 from evaluation.merge import merge, refusals
-from evaluation.pictures import Gallery, galleries
+from evaluation.report import words
+from evaluation.report.comparison import compare, side_by_side, upgraded
+from evaluation.report.events import write_events
+from evaluation.report.fallen import gather
+from evaluation.report.figures import Drawn, confusion, curves, lengths, roc, scores
+from evaluation.report.html import compare_page, report_page
+from evaluation.report.markdown import headlines, report_text
+from evaluation.report.pictures import Gallery, galleries
 from evaluation.statistics import Results
 
 _ALLOWANCE = 5.0, 0.1  # pictures may take so many seconds, or this share of what the evaluation took
