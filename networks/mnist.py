@@ -118,14 +118,14 @@ class LeNet5(nn.Module):
         self.num_classes, self.channels, self.dropout, self.init = num_classes, channels, dropout, init
         self.maps, self.hidden, self.mean, self.std = [32, 64] if maps is None else maps, hidden, mean, std
         one, two = self.maps
-        self.normalize = _first(mean, std)
+        self.normalize = first(mean, std)
         self.features = nn.Sequential(
             *(nn.Conv2d(channels, one, 5), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(one, two, 5), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Dropout(dropout), nn.Flatten()),
         )
-        first, last = nn.Linear(16 * two, hidden), nn.Linear(hidden, num_classes)
-        self.head = nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), last)
+        dense, last = nn.Linear(16 * two, hidden), nn.Linear(hidden, num_classes)
+        self.head = nn.Sequential(dense, nn.ReLU(), nn.Dropout(dropout), last)
         initialize(self, init)
         self.to(memory_format=torch.channels_last)
 

@@ -251,7 +251,6 @@ def test_networks_with_two_heads_give_one(
 ) -> None:
     """Also with torchvision's weights, by name, from their file and from a checkpoint: the same network."""
     theirs = torchvision.models.get_model(name, init_weights=False, aux_logits=True, transform_input=True).eval()
-    nn.init.normal_(theirs.fc.weight)  # a fresh network hardly tells one image from another
     state = {key: value.clone() for key, value in theirs.state_dict().items()}
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: state)
     torch.save(state, tmp_path / "weights.pth")
@@ -259,12 +258,13 @@ def test_networks_with_two_heads_give_one(
     named = TorchvisionClassifier(name, weights="pretrained")
     with torch.no_grad():
         expected = theirs(named.normalize(x))
-        assert not torch.allclose(theirs(x), expected, rtol=1e-2)
         for network in (named, TorchvisionClassifier(name, weights=str(tmp_path / "weights.pth"))):
-            assert torch.allclose(network.eval()(x), expected, rtol=1e-3)
+            assert torch.allclose(network.eval()(x), expected, atol=1e-5)
             again = build(describe(network) | {"init_args": {"name": name}}, catalogue(networks))
             again.load_state_dict(network.state_dict())
-            assert torch.allclose(again.eval()(x), expected, rtol=1e-3)
+            assert torch.allclose(again.eval()(x), expected, atol=1e-5)
+            # A fresh network hardly tells one image from another, let alone two scales of its pixels.
+            assert network.model.transform_input and again.model.transform_input
         assert network.train()(x.repeat(2, 1, 1, 1)).shape == (2, 1000)
     report = load_weights(TorchvisionClassifier(name), tmp_path / "weights.pth")
     assert {key.split(".")[0] for key in report.ignored if not key.endswith("tracked")} == set(heads)
