@@ -4,11 +4,13 @@ from defenses.base import Purified, Purifier, obligations
 from defenses.filters import MeanFilter, RandomQuantizer
 from defenses.magnet import Magnet
 from defenses.malade import MALA, MALADE
+from defenses.ride import RIDE
 from defenses.voting import Voting
 
 __all__ = [
     "MALA",
     "MALADE",
+    "RIDE",
     "Magnet",
     "MeanFilter",
     "Purified",

@@ -9,7 +9,7 @@ import defenses
 from attacks import PGD, Noise, drawing
 from attacks.gradient import input_gradient
 from attacks.objectives import margin
-from defenses import MALA, MALADE, Magnet, MeanFilter, Purified, Purifier, RandomQuantizer, obligations
+from defenses import MALA, MALADE, RIDE, Magnet, MeanFilter, Purified, Purifier, RandomQuantizer, obligations
 from evaluation.checkpoint import catalogue
 from networks import ConvAutoencoder, Denoiser
 
@@ -22,6 +22,7 @@ PURIFIERS = [
     *(MeanFilter(), MeanFilter(5), RandomQuantizer(), RandomQuantizer(levels=2, std=0.3)),
     *(MALADE(denoiser("a classifier")), MALADE(denoiser("a classifier"), noise_std=0.0), MALA(denoiser(), clip="each")),
     Magnet(denoiser()),
+    RIDE((3, 8, 8, 3), (2,), steps=3, stages=2),
 ]
 
 
@@ -51,7 +52,8 @@ def test_images_stay_images_and_streams_belong_to_the_sample(purifier: Purifier)
     assert z.shape == x.shape and z.min() >= 0 and z.max() <= 1 and not torch.equal(z, x)
     rows = torch.tensor([4, 1])
     with drawing(purifier, Noise.keyed(0, index[rows])):
-        assert torch.equal(purifier(x[rows]), z[rows])
+        rounding = 1e-5 if isinstance(purifier, RIDE) else 0.0  # of a grouped convolution depends on the batch
+        assert torch.allclose(purifier(x[rows]), z[rows], rtol=0, atol=rounding)
     assert purifier.noise is None
     with drawing(purifier, Noise.keyed(1, index)):
         assert torch.equal(purifier(x), z) == (not purifier.stochastic)

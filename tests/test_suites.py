@@ -110,13 +110,17 @@ def run(words: list[str], checkpoint: Path, output: Path, defense: Path | None) 
     return results
 
 
-# MALADE in the suites made for it; in others every defense that needs no trained denoiser.
-PLAIN = [path for path in DEFENSES if "denoiser:" not in path.read_text()]
-MALADE = ROOT / "configs" / "defenses" / "malade_mnist.yaml"
+# MALADE and RIDE in the suites made for them; in others every defense that needs neither trained denoiser nor fits.
+PLAIN = [path for path in DEFENSES if not re.search("denoiser:|RIDE", path.read_text())]
+OWN = {"malade": "malade_mnist.yaml", "ride": "ride_mnist_fast.yaml"}
 RUNS = [
     (path, defense)
     for path in SUITES
-    for defense in (([MALADE] if "malade" in path.stem else PLAIN) if "DEFENSE" in command(path) else [None])
+    for defense in (
+        ([path.parent.parent / "defenses" / OWN[own] for own in OWN if own in path.stem] or PLAIN)
+        if "DEFENSE" in command(path)
+        else [None]
+    )
 ]
 
 
