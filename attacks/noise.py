@@ -57,6 +57,10 @@ class Noise:
         salt = _mix(torch.tensor(_signed((number + 1) * 0xD1B54A32D192ED03), device=self.key.device))
         return Noise(_mix(self.key ^ salt))
 
+    def split(self) -> "Noise":
+        """Streams for one use, seeded by this one's next number: it advances by one, however much the use draws."""
+        return Noise(self._words(1)[:, 0])
+
     def repeat(self, copies: int, apart: int) -> "Noise":
         """`copies` of these streams below each other, each `apart` numbers further on than the one before."""
         ahead = torch.arange(copies, device=self.key.device) * apart
@@ -86,6 +90,17 @@ class Noise:
         bits, dtype = (53, torch.float64) if like.dtype == torch.float64 else (24, torch.float32)
         u = ((words >> (64 - bits)) & ((1 << bits) - 1)).to(dtype) * 2.0**-bits
         return u.to(like.dtype).clamp_(max=1 - torch.finfo(like.dtype).eps / 2).view(like.shape)
+
+    def coins(self, like: Tensor, p: float) -> Tensor:
+        """Independent booleans with the shape (B, ...) of `like`, true with probability p rounded to 1/65536.
+
+        One mixed word makes four: masks and dropout cost a quarter of `uniform` or less.
+        """
+        self._check(like)
+        n = math.prod(like.shape[1:])
+        heads = round(p * 65536)
+        lanes = self._words((n + 3) // 4).view(torch.int16)[:, :n].view(like.shape)
+        return torch.ones_like(lanes, dtype=torch.bool) if heads > 65535 else lanes < heads - 32768
 
     def normal(self, like: Tensor) -> Tensor:
         """Independent standard normal numbers with shape (B, ...), dtype and device of `like` (Box and Muller)."""

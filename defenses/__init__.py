@@ -4,6 +4,7 @@ from defenses.base import Purified, Purifier, obligations
 from defenses.filters import JPEG, BitDepth, MeanFilter, Median, RandomQuantizer
 from defenses.magnet import Magnet
 from defenses.malade import MALA, MALADE
+from defenses.ride import RIDE
 from defenses.total_variation import TVBregman, TVChambolle
 from defenses.voting import Voting
 
@@ -11,6 +12,7 @@ __all__ = [
     "JPEG",
     "MALA",
     "MALADE",
+    "RIDE",
     "BitDepth",
     "Magnet",
     "MeanFilter",

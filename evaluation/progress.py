@@ -1,6 +1,7 @@
 """How far a campaign is: a bar for each attack with the robust accuracy that still stands."""
 
 import sys
+import time
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -80,3 +81,22 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+class Watch:
+    """Says on stderr how long fitting `images` in so many `steps` still takes, where it takes more than a minute."""
+
+    def __init__(self, steps: int, images: int) -> None:
+        self.steps, self.images, self.done, self.start, self.said = steps, images, -1, 0.0, 0.0
+
+    def tick(self) -> None:
+        """One step is done; the first one only warms up."""
+        self.done, now = self.done + 1, time.monotonic()
+        if self.done == 0:
+            self.start, self.said = now, now - 50  # heard of after 10 s, then every minute
+        elif now - self.said >= 60:
+            self.said, whole = now, (now - self.start) * self.steps / self.done
+            if whole > 60:
+                left = duration(whole * (1 - self.done / self.steps))
+                text = f"fitting {self.images} images takes about {duration(whole)}, {left} are left"
+                print(text, file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from torch import nn
 
 from datamodules import Digits
@@ -45,15 +46,22 @@ def save_network(network: nn.Module, path: Path) -> Path:
 
 
 def with_denoisers(config: Path, folder: Path, classifier: nn.Module) -> Path:
-    """A copy of `config` whose denoisers are small ones in `folder`: sDAEs for `classifier`, or DAEs, by name."""
+    """A copy of `config` whose denoisers are small ones in `folder`: sDAEs for `classifier`, or DAEs, by name.
+
+    Networks fitted to images (RIDE) take two stages of one step.
+    """
     torch.manual_seed(0)
     text = config.read_text()
     for name in set(re.findall(r"denoiser: (\S*\.ckpt)", text)):
         trained_for = digest_weights(classifier) if "sdae" in name else None
         denoiser = Denoiser(ConvAutoencoder(width=2), 0.15, trained_for)
         text = text.replace(name, str(save_network(denoiser, folder / name.replace("/", "_"))))
+    entries = yaml.safe_load(text)
+    for purifier in (entry["init_args"].get("purifier", {}) for entry in entries):
+        if purifier.get("class_path") == "defenses.RIDE":
+            purifier["init_args"] |= {"steps": 1, "stages": 2, "estimates": 1}
     path = folder / config.name
-    path.write_text(text)
+    path.write_text(yaml.safe_dump(entries))
     return path
 
 

@@ -146,8 +146,9 @@ def test_attack_fragment_instantiates(path: Path) -> None:
 def test_defense_file_instantiates(path: Path, tmp_path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--defenses", type=list[Callable[[nn.Module], nn.Module]], sub_configs=True)
-    model: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    channels = 3 if "channels: [3," in path.read_text() else 1
+    model: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, 3))
     path = with_denoisers(path, tmp_path, model)
     for wrap in parser.instantiate(parser.parse_args(["--defenses", str(path)])).defenses:
         model = wrap(model)
-    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+    assert model(torch.rand(2, channels, 8, 8)).shape == (2, 3)

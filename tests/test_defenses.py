@@ -13,6 +13,7 @@ from defenses import (
     JPEG,
     MALA,
     MALADE,
+    RIDE,
     BitDepth,
     Magnet,
     MeanFilter,
@@ -37,6 +38,7 @@ PURIFIERS = [
     *(MALADE(denoiser("a classifier")), MALADE(denoiser("a classifier"), noise_std=0.0), MALA(denoiser(), clip="each")),
     Magnet(denoiser()),
     *(Median(), Median(7), TVBregman(), TVBregman(0.5), TVChambolle(), JPEG(), JPEG(10), BitDepth(), BitDepth(8)),
+    RIDE((3, 8, 8, 3), (2,), steps=3, stages=2),
 ]
 
 
@@ -66,7 +68,8 @@ def test_images_stay_images_and_streams_belong_to_the_sample(purifier: Purifier)
     assert z.shape == x.shape and z.min() >= 0 and z.max() <= 1 and not torch.equal(z, x)
     rows = torch.tensor([4, 1])
     with drawing(purifier, Noise.keyed(0, index[rows])):
-        assert torch.equal(purifier(x[rows]), z[rows])
+        rounding = 1e-5 if isinstance(purifier, RIDE) else 0.0  # of a grouped convolution depends on the batch
+        assert torch.allclose(purifier(x[rows]), z[rows], rtol=0, atol=rounding)
     assert purifier.noise is None
     with drawing(purifier, Noise.keyed(1, index)):
         assert torch.equal(purifier(x), z) == (not purifier.stochastic)

@@ -110,16 +110,18 @@ def run(words: list[str], checkpoint: Path, output: Path, defense: Path | None) 
     return results
 
 
-# MALADE in the suites made for it; in others the defenses that need no trained denoiser, each filter in the short ones.
-PLAIN = [path for path in DEFENSES if "denoiser:" not in path.read_text()]
-FEW = [path for path in PLAIN if path.stem in ("mean_filter", "random_quantizer") or path.stem.startswith("ride")]
+# MALADE and RIDE in the suites made for them; in others, and in RIDE's short one, every defense that needs neither.
+PLAIN = [path for path in DEFENSES if not re.search("denoiser:|RIDE", path.read_text())]
+OWN = {"malade": "malade_mnist.yaml", "ride": "ride_mnist_fast.yaml"}
 CORRUPTIONS = ("gaussian", "saltandpepper", "salt_and_pepper")  # may ask the model nothing, as gray boxes do
-MALADE = ROOT / "configs" / "defenses" / "malade_mnist.yaml"
 RUNS = [
     (path, defense)
     for path in SUITES
     for defense in (
-        ([MALADE] if "malade" in path.stem else FEW if "honest" in path.stem else PLAIN)
+        [
+            *(path.parent.parent / "defenses" / OWN[own] for own in OWN if own in path.stem),
+            *(PLAIN if "graybox" in path.stem or not any(own in path.stem for own in OWN) else []),
+        ]
         if "DEFENSE" in command(path)
         else [None]
     )

@@ -1,0 +1,155 @@
+"""Many small convolutional networks, each fitted to one image of its own, trained side by side in one program."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attacks.noise import Noise
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is built and fitted to its image; what each value means is said in `defenses.RIDE`."""
+
+    channels: tuple[int, ...]
+    dropout_after: tuple[int, ...]
+    dropout: float
+    sigmoid: bool
+    random_input: bool
+    sigma: float
+    noisy_target: bool
+    mask_ratio: float
+    samples: int
+    squared: bool
+    learning_rate: float
+    weight_decay: float
+    amsgrad: bool
+
+    def parameters(self) -> int:
+        """Number of parameters of one network."""
+        return sum(9 * a * b + b for a, b in pairwise(self.channels))
+
+    def multiplications(self, height: int, width: int) -> int:
+        """Multiply-adds of one forward pass of one network for one image."""
+        return height * width * sum(9 * a * b for a, b in pairwise(self.channels))
+
+    def bytes_per_image(self, height: int, width: int, itemsize: int) -> int:
+        """Peak memory of a step for one image: weights, gradients and Adam; maps kept for the way back; the draws."""
+        hidden = self.channels[1:-1]
+        dropped = sum(self.channels[layer] for layer in self.dropout_after) if self.dropout else 0
+        maps = sum(hidden) + 2 * dropped + 4 * max(self.channels) + 8 * self.channels[0]
+        words = 8 * (dropped + 4 * self.channels[0]) // itemsize  # of random numbers, before they are floats
+        return itemsize * (5 * self.parameters() + self.samples * height * width * (maps + words))
+
+
+class Fit:
+    """B networks h(.; w_i), one for each image, and their Adam state; all draws come from the image's own stream.
+
+    A network is a chain of 3x3 convolutions with bias, zero padding and ReLU between them. B of them run as one grouped
+    convolution, images (B, C, H, W) beside each other as channels (samples, B * C, H, W). The loss is the sum over
+    images of each image's own, and Adam works element by element, so every network takes the steps that it would take
+    alone.
+
+    Args:
+        recipe: of all networks.
+        noise: streams of the B images.
+        like: the images (B, C, H, W), for shape, dtype and device.
+    """
+
+    def __init__(self, recipe: Recipe, noise: Noise, like: Tensor) -> None:
+        self.recipe, self.noise = recipe, noise
+        weights, biases = noise.fork("weights"), noise.fork("biases")
+        self.parameters: list[Tensor] = []  # per layer (B, out, in, 3, 3) and (B, out)
+        for a, b in pairwise(recipe.channels):
+            xavier, usual = math.sqrt(6 / (9 * a + 9 * b)), 1 / math.sqrt(9 * a)
+            weight = weights.uniform(like.new_empty(len(like), b, a, 3, 3)).mul_(2).sub_(1).mul_(xavier)
+            bias = biases.uniform(like.new_empty(len(like), b)).mul_(2).sub_(1).mul_(usual)
+            self.parameters += [weight.requires_grad_(), bias.requires_grad_()]
+        self.optimizer = torch.optim.Adam(
+            self.parameters,
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            amsgrad=recipe.amsgrad,
+            fused=True,
+        )
+        shape = (len(like), recipe.samples, *like.shape[1:])
+        self.fixed = noise.fork("input").normal(like.new_empty(shape)) if recipe.random_input else None
+        self.output = like  # mean over the samples of the last training output
+
+    def step(self, target: Tensor) -> Tensor:
+        """One step of Adam towards `target` (B, C, H, W); the masked losses (B,) before it."""
+        recipe, noise = self.recipe, self.noise
+        around = target[:, None].expand(-1, recipe.samples, -1, -1, -1)
+        h = self._apply(self._input(around, noise), noise)
+        s = around + recipe.sigma * noise.normal(around) if recipe.noisy_target and recipe.sigma else around
+        squares = (h - _beside(s)).square().unflatten(1, target.shape[:2])  # (samples, B, C, H, W)
+        kept = noise.coins(around[:, :, :1], 1 - recipe.mask_ratio).transpose(0, 1).to(h.dtype)
+        losses: Tensor
+        if recipe.squared:
+            count = kept.sum((0, 2, 3, 4)).clamp(min=1) * target.shape[1]
+            losses = (squares * kept).sum((0, 2, 3, 4)) / count
+        else:
+            losses = squares.sum((0, 2, 3, 4)).sqrt() * kept.mean((0, 2, 3, 4))
+        gradients = torch.autograd.grad(losses.sum(), self.parameters)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.output = h.detach().unflatten(1, target.shape[:2]).mean(0)
+        return losses.detach()
+
+    @torch.no_grad()
+    def estimate(self, target: Tensor, samples: int, at: int) -> Tensor:
+        """x_est: the mean output (B, C, H, W) over `samples` draws without dropout; 0: the last training output.
+
+        `at` names the draws, which are not those of training: an estimate more or less changes no other.
+        """
+        if samples == 0:
+            return self.output
+        noise, total = self.noise.fork(f"estimate {at}"), torch.zeros_like(target)
+        samples = samples if self.fixed is None else 1  # nothing is random then
+        for _ in range(samples):
+            total += self._apply(self._input(target[:, None], noise), None).unflatten(1, target.shape[:2])[0]
+        return total / samples
+
+    def finite(self) -> Tensor:
+        """Which networks (B,) have finite weights."""
+        return torch.stack([p.detach().flatten(1).isfinite().all(1) for p in self.parameters]).all(0)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these images only."""
+        self.noise, self.output = self.noise[rows], self.output[rows]
+        self.fixed = None if self.fixed is None else self.fixed[rows]
+        for parameter in self.parameters:
+            parameter.data = parameter.data[rows]
+            parameter.grad = None
+            state = self.optimizer.state[parameter]
+            state.update({name: value[rows] for name, value in state.items() if value.ndim})
+
+    def _input(self, around: Tensor, noise: Noise) -> Tensor:
+        """z (samples, B * C, H, W) for copies (B, samples, C, H, W) of the images."""
+        if self.fixed is not None:
+            return _beside(self.fixed[:, : around.shape[1]])
+        return _beside(around + self.recipe.sigma * noise.normal(around) if self.recipe.sigma else around)
+
+    def _apply(self, h: Tensor, noise: Noise | None) -> Tensor:
+        """h(z; w); with dropout where there is noise for it."""
+        images, layers = len(self.noise), len(self.parameters) // 2
+        share = 1 - self.recipe.dropout
+        for layer in range(1, layers + 1):
+            weight, bias = self.parameters[2 * layer - 2 : 2 * layer]
+            h = F.conv2d(h, weight.flatten(0, 1), bias.flatten(), padding=1, groups=images)
+            if noise is not None and layer in self.recipe.dropout_after and share < 1:
+                kept = noise.coins(h.unflatten(1, (images, -1)).transpose(0, 1), share)
+                h.mul_(_beside(kept.to(h.dtype).mul_(1 / share)))  # before ReLU as good as after it, and no map more
+            if layer < layers:
+                h.relu_()
+        return h.sigmoid() if self.recipe.sigmoid else h
+
+
+def _beside(x: Tensor) -> Tensor:
+    """(B, samples, C, H, W) -> (samples, B * C, H, W); a view for one sample."""
+    return x.transpose(0, 1).flatten(1, 2)

@@ -1,0 +1,272 @@
+"""RIDE: a network of its own is fitted to every image, and its output is what the classifier sees (Lin et al. 2019)."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attacks.noise import Noise
+from defenses.base import Purifier
+from defenses.fitting import Fit, Recipe
+from evaluation.progress import Watch
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a run is at one iteration; images are in pixels of [0, 1].
+
+    `estimate` is x_est, `target` x^(t) as the combine step left it last, `losses` (B,) are the masked losses of the
+    last step, in the space of the network.
+    """
+
+    iteration: int
+    stage: int
+    estimate: Tensor
+    target: Tensor
+    losses: Tensor
+
+
+def combine(target: Tensor, estimate: Tensor, alpha: float, suppression: bool) -> Tensor:
+    """x^(t) of x^(t-1) and x_est^(t), all (B, C, H, W): Eqs. 8 and 14.
+
+    With the squared distance for both terms the minimiser is alpha x^(t-1) + (1 - alpha) x_est^(t) with alpha = lambda
+    / (1 + lambda). Non-maximum suppression replaces pixels whose L1 distance over channels is strictly below the
+    (lower) median of their image by x_est^(t).
+    """
+    mixed = alpha * target + (1 - alpha) * estimate
+    if not suppression:
+        return mixed
+    d = (target - estimate).abs().sum(1, keepdim=True)
+    tau = d.flatten(1).median(1).values.view(-1, 1, 1, 1)
+    return torch.where(d < tau, estimate, mixed)
+
+
+class RIDE(Purifier):
+    """Robust iterative data estimation: T stages of K Adam steps on a fresh small network for every image.
+
+    In stage t the network learns x^(t-1) + noise -> x^(t-1) + other noise on a random tenth of the pixels (Algorithm
+    2); then x_est^(t), its mean output, is mixed into x^(t) (`combine`). The answer is x_est^(T). Weights and Adam's
+    state go on from stage to stage. The paper's theorem says that the losses do not rise and are bounded if no inner
+    fit raises them; it says nothing about accuracy, nor that gradients stay unknown to attackers: a suite without BPDA
+    and EOT proves nothing here (`configs/suites/ride_honest.yaml`).
+
+    DIP, I-DIP and DAE are settings: DIP is ``random_input: true, noisy_target: false, stages: 1``, I-DIP the same with
+    stages, DAE (Algorithm 1) is RIDE with one stage. Compare them at equal `steps` times `stages`.
+
+    Images of a batch are fitted together, their draws are properties of the sample. Departures: x_est is the mean of
+    `estimates` outputs without dropout (the release takes one training output: `estimates: 0`); the loss is the mean
+    over kept values. `sigma` is in the units of `space`: the paper says 0.5 everywhere, the release's demo takes 0.1 on
+    [0, 1]. A fit that ends with weights or an estimate that are not finite leaves its image as it is, with a warning;
+    `diverged` (B,) says which of the last batch, `fallbacks` how many so far.
+
+    Raises ValueError for images that are not finite, outside [0, 1], or with other channels than the network, and where
+    one image does not fit into the memory.
+
+    Args:
+        channels: of the image, the hidden layers and the image again; 3-32-32-32-32-32-32-32-3 is ImageNet's network,
+            1-16-16-16-1 MNIST's, 3-32-32-32-32-3 that of CIFAR-10.
+        dropout_after: layers, from 1, whose outputs are dropped out: 4, 5, 6; MNIST and CIFAR-10: 2, 3.
+        dropout: share of values that are dropped.
+        steps: K, Adam steps of a stage.
+        stages: T.
+        alpha: weight of x^(t-1) in x^(t).
+        suppression: replace pixels by x_est^(t) where it is near x^(t-1).
+        sigma: standard deviation of the noise, in units of `space`.
+        noisy_target: targets have noise, too.
+        mask_ratio: share of the pixels that a step leaves out of the loss.
+        random_input: the input is a fixed random image instead of the noisy target (DIP).
+        samples: n, noisy copies of the image in a step.
+        estimates: outputs whose mean is x_est; 0: the last training output, with dropout.
+        learning_rate: of Adam.
+        weight_decay: of Adam, coupled (added to the gradient).
+        amsgrad: of Adam.
+        loss: mean squared error, or (release) the norm of the whole image's error times the share of kept pixels.
+        space: pixels of [0, 1] and a sigmoid behind the network, or normalised images and a linear output.
+        mean: for normalised, per channel.
+        std: for normalised, per channel.
+        patience: an image is done where the mean loss of so many steps is not `gain` below that of as many before;
+            none (the paper): after steps * stages.
+        gain: see `patience`.
+        max_images_per_pass: images fitted together; auto: as many as `memory` holds.
+        memory: GiB for the fits; none: 80 % of what is free on a GPU, 2 elsewhere.
+    """
+
+    differentiable = False
+    stochastic = True
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (3, 32, 32, 32, 32, 32, 32, 32, 3),
+        dropout_after: Sequence[int] = (4, 5, 6),
+        dropout: float = 0.5,
+        steps: int = 2000,
+        stages: int = 5,
+        alpha: float = 0.9,
+        suppression: bool = True,
+        sigma: float = 0.1,
+        noisy_target: bool = True,
+        mask_ratio: float = 0.9,
+        random_input: bool = False,
+        samples: int = 1,
+        estimates: int = 16,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 1e-4,
+        amsgrad: bool = False,
+        loss: Literal["mse", "norm"] = "mse",
+        space: Literal["pixels", "normalized"] = "pixels",
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        patience: int | None = None,
+        gain: float = 0.01,
+        max_images_per_pass: int | Literal["auto"] = "auto",
+        memory: float | None = None,
+    ) -> None:
+        super().__init__()
+        if len(channels) < 2 or min(channels) < 1 or channels[0] != channels[-1]:
+            raise ValueError(f"channels must begin and end with those of the image, not {list(channels)}")
+        if not set(dropout_after) <= set(range(1, len(channels) - 1)):
+            raise ValueError(f"dropout_after names hidden layers, 1 to {len(channels) - 2}, not {list(dropout_after)}")
+        least = {"steps": (steps, 1), "stages": (stages, 1), "samples": (samples, 1), "estimates": (estimates, 0)}
+        least |= {"patience": (1 if patience is None else patience, 1)}
+        least |= {"max_images_per_pass": (1 if max_images_per_pass == "auto" else max_images_per_pass, 1)}
+        for name, (value, low) in least.items():
+            if value < low:
+                raise ValueError(f"{name} must be at least {low}, not {value}")
+        for name, share in {"dropout": dropout, "mask_ratio": mask_ratio}.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must lie in [0, 1), not {share}")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
+        if not (sigma >= 0 and learning_rate > 0 and weight_decay >= 0 and (memory is None or memory > 0)):
+            raise ValueError(
+                f"sigma ({sigma}) and weight_decay ({weight_decay}) must be at least 0, learning_rate "
+                f"({learning_rate}) and memory ({memory}) above 0"
+            )
+        if space == "normalized" and not (len(mean) == len(std) == channels[0] and min(std) > 0):
+            raise ValueError(f"mean and std need {channels[0]} values each, and std positive ones: {mean}, {std}")
+        self.recipe = Recipe(
+            channels=tuple(channels),
+            dropout_after=tuple(dropout_after),
+            dropout=dropout,
+            sigmoid=space == "pixels",
+            random_input=random_input,
+            sigma=sigma,
+            noisy_target=noisy_target,
+            mask_ratio=mask_ratio,
+            samples=samples,
+            squared=loss == "mse",
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+        )
+        self.steps, self.stages, self.alpha, self.suppression = steps, stages, alpha, suppression
+        self.estimates, self.patience, self.gain = estimates, patience, gain
+        self.mean, self.std = (mean, std) if space == "normalized" else ((0.0,), (1.0,))
+        self.max_images_per_pass, self.memory = max_images_per_pass, memory
+        self.diverged, self.fallbacks = torch.zeros(0, dtype=torch.bool), 0
+
+    @torch.compiler.disable
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 0:
+            return x.clone()
+        at_once, noise = self.images_per_pass(x), self.draws(x).split()
+        watch = Watch(-(-len(x) // at_once) * self.stages * self.steps, len(x))
+        found, healthy = [], []
+        for start in range(0, len(x), at_once):
+            rows = slice(start, start + at_once)
+            *_, last = self.run(x[rows], noise[rows], tick=watch.tick)
+            found.append(last.estimate)
+            healthy.append(last.estimate.flatten(1).isfinite().all(1))
+        self.diverged = ~torch.cat(healthy)
+        z = torch.cat(found).to(x.dtype)
+        if bool(self.diverged.any()):
+            self.fallbacks += int(self.diverged.sum())
+            warnings.warn(
+                f"{int(self.diverged.sum())} of {len(x)} fits diverged: images left as they are", stacklevel=2
+            )
+            z = torch.where(self.diverged.view(-1, 1, 1, 1), x, z)
+        return z
+
+    def run(
+        self, x: Tensor, noise: Noise, every: int | None = None, tick: Callable[[], object] = lambda: None
+    ) -> Iterator[Moment]:
+        """The run on images (B, C, H, W) in one pass: a `Moment` after every stage, and `every` so many iterations.
+
+        Looking more often changes nothing of the run. A diverged fit has an estimate of NaN. Gradients are on inside
+        and nowhere else, whatever the caller has switched off.
+        """
+        moments = self._run(x, noise, every, tick)
+        while True:
+            with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+                moment = next(moments, None)
+            if moment is None:
+                return
+            yield moment
+
+    def _run(self, x: Tensor, noise: Noise, every: int | None, tick: Callable[[], object]) -> Iterator[Moment]:
+        x = self._checked(x).detach().clone()
+        mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        target = (x - mean) / std
+        fit, rows = Fit(self.recipe, noise, target), torch.arange(len(x), device=x.device)
+        estimate, losses = x.clone(), x.new_zeros(len(x))
+        window, before = x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)
+        for iteration in range(1, self.steps * self.stages + 1):
+            losses[rows] = fit.step(target[rows])
+            tick()
+            window += losses
+            done = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
+            if self.patience and iteration % self.patience == 0:
+                done = (window > (1 - self.gain) * before)[rows]
+                window, before = torch.zeros_like(window), window
+            over, shown = iteration % self.steps == 0, every is not None and iteration % every == 0
+            if not (over or shown or bool(done.any())):
+                continue
+            found = fit.estimate(target[rows], self.estimates, iteration)
+            found = torch.where(fit.finite().view(-1, 1, 1, 1), found, torch.nan)
+            estimate[rows] = (found * std + mean).clamp(0, 1)
+            if over:
+                target[rows] = combine(target[rows], found, self.alpha, self.suppression)
+            rows = rows[~done]
+            fit.keep(~done)
+            if over or shown or len(rows) == 0:
+                pixels = (target * std + mean).clamp(0, 1)
+                yield Moment(iteration, -(-iteration // self.steps), estimate.clone(), pixels, losses.clone())
+            if len(rows) == 0:
+                return
+
+    def images_per_pass(self, x: Tensor) -> int:
+        """How many of the images `x` are fitted together.
+
+        Raises ValueError where the memory does not hold one.
+        """
+        x = self._checked(x)
+        if self.memory is not None:
+            budget = self.memory * GIB
+        elif x.is_cuda:
+            budget = 0.8 * torch.cuda.mem_get_info(x.device)[0]
+        else:
+            budget = 2 * GIB
+        each = self.recipe.bytes_per_image(x.shape[2], x.shape[3], x.element_size())
+        if each > budget:
+            raise ValueError(
+                f"fitting one image of {tuple(x.shape[1:])} takes {each / GIB:.2g} GiB, more than the memory of "
+                f"{budget / GIB:.2g}: raise memory, or take fewer samples or channels"
+            )
+        most = len(x) if self.max_images_per_pass == "auto" else self.max_images_per_pass
+        return min(most, int(budget // each))
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.recipe.channels[0]:
+            raise ValueError(
+                f"the network is for {self.recipe.channels[0]} channels, the images are {tuple(x.shape)}: set channels"
+            )
+        if not bool(x.isfinite().all()):
+            raise ValueError("an image has pixels that are not finite")
+        if x.min() < -1e-6 or x.max() > 1 + 1e-6:
+            raise ValueError(f"images must lie in [0, 1], not in [{float(x.min()):.3g}, {float(x.max()):.3g}]")
+        return x if x.dtype == torch.float64 else x.float()
