@@ -33,7 +33,9 @@ def test_moments() -> None:
     assert u.min() >= 0 and u.max() < 1
     assert abs(u.mean() - 0.5) < 2e-3 and abs(u.var() - 1 / 12) < 1e-3
     assert abs(g.mean()) < 5e-3 and abs(g.var() - 1) < 1e-2 and abs((g**4).mean() - 3) < 0.06
-    for z in (u - 0.5, g):  # neighbours: samples, elements, seeds, forks
+    c = Noise.keyed(3, index).coins(like, 0.3).float()
+    assert abs(c.mean() - 0.3) < 2e-3 and abs((Noise.keyed(3, index).coins(like, 0.9)).float().mean() - 0.9) < 2e-3
+    for z in (u - 0.5, g, c - 0.3):  # neighbours: samples, elements, seeds, forks
         scale = z.var()
         assert abs((z[1:] * z[:-1]).mean() / scale) < 0.01
         assert abs((z[:, 1:] * z[:, :-1]).mean() / scale) < 0.01
@@ -61,6 +63,25 @@ def test_rows_follow_a_selection() -> None:
     assert torch.equal(noise[rows].uniform(torch.empty(2, 4)), noise.uniform(torch.empty(5, 4))[rows])
     with pytest.raises(ValueError, match=r"noise\[rows\]"):
         noise.uniform(torch.empty(2, 4))
+
+
+def test_coins() -> None:
+    noise, like = Noise.keyed(0, torch.tensor([4, 7])), torch.empty(2, 3, 5)
+    assert noise.fork(0).coins(like, 1.0).all() and not noise.fork(0).coins(like, 0.0).any()
+    thrown = noise.coins(like, 0.5)
+    assert thrown.shape == like.shape and thrown.dtype == torch.bool and noise.counter == 4  # 15 in 4 words
+    assert torch.equal(Noise.keyed(0, torch.tensor([7])).coins(like[:1], 0.5)[0], thrown[1])
+    assert not torch.equal(noise.coins(like, 0.5), thrown)
+
+
+def test_split_gives_new_streams_and_advances_by_one() -> None:
+    noise, like = Noise.keyed(0, torch.arange(3)), torch.empty(3, 4)
+    first, second = noise.split(), noise.split()
+    assert noise.counter == 2
+    draws = [n.uniform(like) for n in (first, second, noise)]
+    assert all(not torch.equal(draws[i], draws[j]) for i in range(3) for j in range(i))
+    wide = Noise.keyed(0, torch.arange(3)).repeat(2, 1).split().uniform(torch.empty(6, 4))
+    assert torch.equal(wide, torch.cat(draws[:2]))  # copies side by side
 
 
 def test_the_global_generator_is_left_alone() -> None:
