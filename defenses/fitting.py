@@ -96,7 +96,7 @@ class Fit:
             losses = squares.sum((0, 2, 3, 4)).sqrt() * kept.mean((0, 2, 3, 4))
         gradients = torch.autograd.grad(losses.sum(), self.parameters)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.contiguous()  # fused Adam on the CPU reads it as if it were
         self.optimizer.step()
         self.output = h.detach().unflatten(1, target.shape[:2]).mean(0)
         return losses.detach()
