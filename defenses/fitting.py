@@ -141,13 +141,27 @@ class Fit:
         share = 1 - self.recipe.dropout
         for layer in range(1, layers + 1):
             weight, bias = self.parameters[2 * layer - 2 : 2 * layer]
+            if layer == layers:
+                h = _to_few_channels(h, weight, bias)
+                return h.sigmoid() if self.recipe.sigmoid else h
             h = F.conv2d(h, weight.flatten(0, 1), bias.flatten(), padding=1, groups=images)
             if noise is not None and layer in self.recipe.dropout_after and share < 1:
                 kept = noise.coins(h.unflatten(1, (images, -1)).transpose(0, 1), share)
                 h.mul_(_beside(kept.to(h.dtype).mul_(1 / share)))  # before ReLU as good as after it, and no map more
-            if layer < layers:
-                h.relu_()
-        return h.sigmoid() if self.recipe.sigmoid else h
+            h.relu_()
+        raise AssertionError("a network has a last layer")
+
+
+def _to_few_channels(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The convolution of (samples, B * in, H, W), by a product with all nine taps and a sum of the shifted results.
+
+    Eight times faster, there and back, than grouped convolution from 16 channels to 1 (`benchmarks/ride_throughput.py`).
+    """
+    images, few, _, *window = weight.shape
+    taps = weight.flip(3, 4).permute(0, 1, 3, 4, 2).flatten(1, 3)  # (B, out * 9, in)
+    products = taps @ h.unflatten(1, (images, -1)).flatten(3)  # (samples, B, out * 9, H * W)
+    sums = F.fold(products.flatten(0, 1), h.shape[2:], window, padding=1)
+    return sums.view(len(h), images * few, *h.shape[2:]) + bias.flatten()[:, None, None]
 
 
 def _beside(x: Tensor) -> Tensor:
