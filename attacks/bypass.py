@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attacks.base import Attack, Knowledge
@@ -13,6 +14,7 @@ from attacks.checks import at_least, check_choices
 from attacks.compose import Combination
 from attacks.eot import part, straight_through
 from attacks.noise import Noise
+from attacks.transfer import Surrogate
 
 
 @dataclass(frozen=True)
@@ -23,20 +25,25 @@ class BPDA(Combination):
 
     Args:
         attack: any attack that takes gradients; with `samples` it is BPDA + EOT.
-        backward: identity for the whole purifier; chain: the first `steps` steps of its chain without noise and
-            clipping (its method ``quiet``); denoiser: one pass of its attribute ``denoiser``.
+        backward: identity for the whole purifier; mean: the mean of 3 x 3 pixels; chain: the first `steps` steps of its
+            chain without noise and clipping (its method ``quiet``); denoiser: one pass of its attribute ``denoiser``;
+            frozen: what it has fitted to the image, held fixed (its method ``frozen``); network: what `network` does.
         steps: length of the chain that is differentiated; none: as many as the purifier takes.
+        network: the attacker's own, images -> images: one trained to do what the purifier does, or a denoiser.
     """
 
     attack: Attack
-    backward: Literal["identity", "chain", "denoiser"] = "identity"
+    backward: Literal["identity", "mean", "chain", "denoiser", "frozen", "network"] = "identity"
     steps: int | None = None
+    network: Surrogate | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(0, steps=self.steps)
         if self.steps is not None and self.backward != "chain":
             raise ValueError(f"steps belong to backward: chain, not to {self.backward}")
+        if (self.network is not None) != (self.backward == "network"):
+            raise ValueError(f"backward: network and a network belong together, backward is {self.backward}")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         part(model, "purifier")  # refuses a model without one
@@ -50,10 +57,21 @@ class BPDA(Combination):
         """What `purifier` is backwards; none for the identity."""
         if self.backward == "identity":
             return None
-        found: Any = getattr(purifier, "quiet" if self.backward == "chain" else "denoiser", None)
+        if self.backward == "mean":
+            return lambda x: F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        if self.network is not None:
+            return partial(_restored, self.network.network())
+        found: Any = getattr(purifier, {"chain": "quiet"}.get(self.backward, self.backward), None)
         if found is None:
             raise ValueError(f"{type(purifier).__name__} has no {self.backward}: use backward: identity")
         return partial(found, steps=self.steps) if self.backward == "chain" else found
+
+
+def _restored(network: nn.Module, x: Tensor) -> Tensor:
+    z: Tensor = network.to(x)(x)
+    if z.shape != x.shape:
+        raise ValueError(f"backward: network needs one that makes images of images, this makes {tuple(z.shape)}")
+    return z
 
 
 @dataclass(frozen=True)

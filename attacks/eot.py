@@ -29,12 +29,25 @@ def part(model: nn.Module, name: str) -> Any:
 
 
 @contextmanager
-def straight_through(module: nn.Module, surrogate: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
+def straight_through(module: Any, surrogate: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
     """BPDA on demand (Athalye et al. 2018): in this context `module` is `surrogate` backwards, and itself forwards.
 
     Without a surrogate it is the identity backwards. Nothing inside `module` is differentiated, so an unrolled chain
-    keeps no activations.
+    keeps no activations. A purifier that says that it is not differentiable has BPDA around it already
+    (`defenses.Purified`), through a surrogate of its own: that one is replaced.
     """
+    backwards = (lambda x: x) if surrogate is None else surrogate
+    if not getattr(module, "differentiable", True):
+        before = vars(module).get("surrogate")
+        module.surrogate = backwards
+        try:
+            yield
+        finally:
+            if before is None:
+                del module.surrogate
+            else:
+                module.surrogate = before
+        return
     inputs: list[Tensor] = []
 
     def enter(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -42,8 +55,7 @@ def straight_through(module: nn.Module, surrogate: Callable[[Tensor], Tensor] | 
         return (args[0].detach(), *args[1:])
 
     def leave(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs.pop()
-        s = x if surrogate is None else surrogate(x)
+        s = backwards(inputs.pop())
         return output.detach() + (s - s.detach())
 
     handles = [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]

@@ -19,7 +19,7 @@ class Surrogate(ABC):
 
     @abstractmethod
     def network(self) -> nn.Module:
-        """The network: images in [0, 1] -> logits. The same object when asked again."""
+        """The network: images in [0, 1] -> logits, or images for `BPDA`. The same object when asked again."""
 
 
 @dataclass(frozen=True)

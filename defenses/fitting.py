@@ -115,6 +115,17 @@ class Fit:
             total += self._apply(self._input(target[:, None], noise), None).unflatten(1, target.shape[:2])[0]
         return total / samples
 
+    def frozen(self, x: Tensor, samples: int) -> Tensor:
+        """h(x + noise; w), mean over `samples` draws without dropout: differentiable in `x`, the weights held fixed.
+
+        Raises ValueError for a network that sees a random image instead.
+        """
+        if self.fixed is not None:
+            raise ValueError("DIP's network does not see the image, so it has no gradient: use backward: identity")
+        noise, copies = self.noise.fork("frozen"), x[:, None].expand(-1, max(1, samples), -1, -1, -1)
+        mean: Tensor = self._apply(self._input(copies, noise), None).unflatten(1, x.shape[:2]).mean(0)
+        return mean
+
     def finite(self) -> Tensor:
         """Which networks (B,) have finite weights."""
         return torch.stack([p.detach().flatten(1).isfinite().all(1) for p in self.parameters]).all(0)

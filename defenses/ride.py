@@ -21,7 +21,7 @@ class Moment:
     """What a run is at one iteration; images are in pixels of [0, 1].
 
     `estimate` is x_est, `target` x^(t) as the combine step left it last, `losses` (B,) are the masked losses of the
-    last step, in the space of the network.
+    last step, in the space of the network. `fit` goes on from here.
     """
 
     iteration: int
@@ -29,6 +29,7 @@ class Moment:
     estimate: Tensor
     target: Tensor
     losses: Tensor
+    fit: Fit
 
 
 def combine(target: Tensor, estimate: Tensor, alpha: float, suppression: bool) -> Tensor:
@@ -168,6 +169,7 @@ class RIDE(Purifier):
         self.estimates, self.patience, self.gain = estimates, patience, gain
         self.mean, self.std = (mean, std) if space == "normalized" else ((0.0,), (1.0,))
         self.max_images_per_pass, self.memory = max_images_per_pass, memory
+        self.fits: list[Fit] = []  # of the last pass
         self.diverged, self.fallbacks = torch.zeros(0, dtype=torch.bool), 0
 
     @torch.compiler.disable
@@ -176,11 +178,12 @@ class RIDE(Purifier):
             return x.clone()
         at_once, noise = self.images_per_pass(x), self.draws(x).split()
         watch = Watch(-(-len(x) // at_once) * self.stages * self.steps, len(x))
-        found, healthy = [], []
+        found, healthy, self.fits = [], [], list[Fit]()
         for start in range(0, len(x), at_once):
             rows = slice(start, start + at_once)
             *_, last = self.run(x[rows], noise[rows], tick=watch.tick)
             found.append(last.estimate)
+            self.fits.append(last.fit)
             healthy.append(last.estimate.flatten(1).isfinite().all(1))
         self.diverged = ~torch.cat(healthy)
         z = torch.cat(found).to(x.dtype)
@@ -191,6 +194,19 @@ class RIDE(Purifier):
             )
             z = torch.where(self.diverged.view(-1, 1, 1, 1), x, z)
         return z
+
+    def frozen(self, x: Tensor) -> Tensor:
+        """h(x + noise; w) with the weights that the last pass has fitted to `x`, held fixed: a surrogate for `BPDA`.
+
+        The part of the gradient that an attacker can compute; what `x` does to the weights is left out. Raises
+        ValueError where the weights are not those of these images.
+        """
+        if sum(len(fit.noise) for fit in self.fits) != len(x):
+            raise ValueError(f"the last pass has not fitted {len(x)} images to their end (patience lets go of some)")
+        mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        parts = zip(self.fits, x.split([len(fit.noise) for fit in self.fits]), strict=True)
+        z = torch.cat([fit.frozen((part - mean) / std, self.estimates) for fit, part in parts])
+        return z * std + mean
 
     def run(
         self, x: Tensor, noise: Noise, every: int | None = None, tick: Callable[[], object] = lambda: None
@@ -235,7 +251,7 @@ class RIDE(Purifier):
             fit.keep(~done)
             if over or shown or len(rows) == 0:
                 pixels = (target * std + mean).clamp(0, 1)
-                yield Moment(iteration, -(-iteration // self.steps), estimate.clone(), pixels, losses.clone())
+                yield Moment(iteration, -(-iteration // self.steps), estimate.clone(), pixels, losses.clone(), fit)
             if len(rows) == 0:
                 return
 

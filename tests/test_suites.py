@@ -146,7 +146,7 @@ def test_rows_for_people_with_more_files(
     path: Path, checkpoint: Path, cut: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They parse beside the others, and those that need no more than a checkpoint run."""
-    text = re.sub(r"\b(OWN|OTHER)\.ckpt", str(checkpoint), whole(path))
+    text = re.sub(r"\b(OWN|OTHER|DAE)\.ckpt", str(checkpoint), whole(path))
     blocks = re.split(r"^(?=[\w.]+:)", re.sub(r"^#.*\n", "", text, flags=re.M), flags=re.M)[1:]
     rows = [block for block in blocks if not names(block) <= names(path.read_text())]
     assert rows and len(set(blocks)) == len(names(text)) == len(blocks)
