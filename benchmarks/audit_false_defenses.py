@@ -53,7 +53,7 @@ def row(name: str, results: dict[str, Any], checks: list[Check], seconds: float)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--level", choices=("quick", "full"), default="quick")
     parser.add_argument("--mnist", nargs="*", default=[], help="checkpoints")
     parser.add_argument("--data-root", default="data")
