@@ -86,7 +86,7 @@ def follow(classifier: nn.Module, ride: RIDE, z: Tensor, x: Tensor, noise: Noise
     names = ("confidences", "dist2gt", "dist2adv")
     return [
         {"iteration": look[0][0], "stage": look[0][1]}
-        | {name: torch.cat([part[k] for part in look]) for k, name in enumerate(names, 2)}
+        | {name: torch.cat([part[k] for part in look]).cpu() for k, name in enumerate(names, 2)}
         for look in zip(*parts, strict=True)
     ]
 
@@ -95,7 +95,7 @@ def curves(rows: list[dict[str, Any]], y: Tensor) -> dict[str, list[float]]:
     """What `follow` saw as means over the images, by iteration: Figs. 4, 5 and 9."""
     return {
         "iteration": [row["iteration"] for row in rows],
-        "accuracy": [float((row["confidences"].argmax(1) == y).float().mean()) for row in rows],
+        "accuracy": [float((row["confidences"].argmax(1) == y.cpu()).float().mean()) for row in rows],
         "dist2gt": [float(row["dist2gt"].mean()) for row in rows],
         "dist2adv": [float(row["dist2adv"].mean()) for row in rows],
     }
@@ -155,8 +155,9 @@ def measure(options: argparse.Namespace) -> None:
     settings = yaml.safe_load(Path(options.defense).read_text())[0]["init_args"]["purifier"]["init_args"]
     settings = {"steps": 2000, "stages": 5} | settings
     ride, wanted = RIDE(**settings), list(range(options.images))
-    x, y, index = data.dataset("test").__getitems__(wanted)
-    held_out = data.dataset("val").__getitems__(wanted)
+    network.to(options.device)
+    x, y, index = (v.to(options.device) for v in data.dataset("test").__getitems__(wanted))
+    held_out = [v.to(options.device) for v in data.dataset("val").__getitems__(wanted)]
     views = gray_box(network, x, y, index, options.eps)
     z, noise = views[f"pgd_{options.eps[-1]:g}"], Noise.keyed(0, index).fork("defender")
     found: dict[str, Any] = {
@@ -192,9 +193,9 @@ def measure(options: argparse.Namespace) -> None:
     record_benchmark(
         options.output / "figures.json", {"classifier": Path(options.checkpoint)}, used, found, options.note
     )
-    pixels = {name: (255 * v[:10]).round().to(torch.uint8).numpy() for name, v in grid.items()}
-    answers = {f"{name} class": confidences(network, v[:10]).argmax(1).numpy() for name, v in grid.items()}
-    np.savez_compressed(options.output / "grid.npz", label=y[:10].numpy(), **pixels, **answers)
+    pixels = {name: (255 * v[:10]).round().to("cpu", torch.uint8).numpy() for name, v in grid.items()}
+    answers = {f"{name} class": confidences(network, v[:10]).argmax(1).cpu().numpy() for name, v in grid.items()}
+    np.savez_compressed(options.output / "grid.npz", label=y[:10].cpu().numpy(), **pixels, **answers)
 
 
 def write_trace(rows: list[dict[str, Any]], y: Tensor, path: Path) -> None:
@@ -222,6 +223,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--panels", nargs="*", default=["5a"], choices=["5a", "5b", "5c", "5d", "9"])
     add("--every", type=int, default=20, help="iterations of the fit between looks")
     add("--draws", type=int, default=5, help="fresh fits that judge the end of the white box")
+    add("--device", default="cpu")
     add("--note", default="", help="what a reader must know about this run")
     options = parser.parse_args(argv)
     measure(options)
