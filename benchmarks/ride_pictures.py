@@ -83,6 +83,7 @@ def sweep(rows: list[dict[str, Any]]) -> Figure:
         for view in (key for key in own[0] if key not in ("filter", "value")):
             axes.plot([f"{row['value']:g}" for row in own], [row[view] for row in own], "o-", ms=3, label=view)
         axes.set(title=name, ylim=(0, 1.02), xlabel="window" if name == "median" else "weight")
+        axes.tick_params(axis="x", labelsize=7, rotation=45)
     figure.axes[0].legend(fontsize=6)
     return figure
 
