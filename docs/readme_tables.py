@@ -1,7 +1,7 @@
-"""Writes the README's tables: methods, attacks and data from the catalogues, figures from results/.
+"""Writes tables: methods, attacks and data from the catalogues, figures from results/, and the list of experiments.
 
-python docs/readme_tables.py           writes README.md
-python docs/readme_tables.py --check   fails where README.md is not what it would write
+python docs/readme_tables.py           writes README.md and configs/experiments/README.md
+python docs/readme_tables.py --check   fails where one of them is not what it would write
 """
 
 import inspect
@@ -21,7 +21,7 @@ from attacks import Attack  # noqa: E402
 from evaluation.checkpoint import catalogue  # noqa: E402
 from evaluation.report.words import table  # noqa: E402
 
-RESULTS = ROOT / "results"
+RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiments"
 
 
 def first_line(documented: object) -> str:
@@ -35,14 +35,30 @@ def where(cls: type) -> str:
     return f"[{path}]({path})"
 
 
+def named(path: Path, room: str) -> str:
+    """The class of the method or of the data that an experiment names, itself or by its fragment."""
+    text, key = path.read_text(), {"lightning_modules": "model", "datamodules": "data"}[room]
+    for fragment in re.findall(rf"^{key}: \.\./(\S+)", text, re.M):
+        text += (ROOT / "configs" / fragment).read_text()
+    found = re.search(rf"class_path: {room}\.(\w+)\n", text)
+    return found[1] if found else ""
+
+
 def used_in(cls: type, room: str) -> str:
-    """The experiments that train with `cls`, by the method or data fragment that they name."""
-    found = []
-    for path in sorted((ROOT / "configs" / "experiments").glob("*.yaml")):
-        for fragment in re.findall(r"^(?:model|data): \.\./(\S+)", path.read_text(), re.M):
-            if f"class_path: {room}.{cls.__name__}\n" in (ROOT / "configs" / fragment).read_text():
-                found.append(f"[{path.stem}](configs/experiments/{path.name})")
-    return ", ".join(found)
+    """How many experiments train with `cls`, linked to their list."""
+    n = sum(named(path, room) == cls.__name__ for path in EXPERIMENTS.glob("*.yaml"))
+    return f"[{n}](configs/experiments/README.md)" if n else ""
+
+
+def experiments() -> list[str]:
+    """One row for each file: what trains on what, and the first sentence of its header."""
+    rows = []
+    for path in sorted(EXPERIMENTS.glob("*.yaml")):
+        header = re.findall(r"^# +(.*)$", path.read_text().split("\n# command:")[0], re.M)
+        what = re.split(r"(?<!al)(?<!Eq)\. (?=[A-Z])", " ".join(header))[0].rstrip(".")
+        method, data = (named(path, room) for room in ("lightning_modules", "datamodules"))
+        rows.append([f"[{path.stem}]({path.name})", method, data, what])
+    return table(["experiment", "method", "data", "what it is"], sorted(rows, key=lambda row: (row[1], row[0])))
 
 
 def methods() -> list[str]:
@@ -116,29 +132,33 @@ def results() -> list[str]:
     return lines
 
 
-TABLES = {
-    "methods": methods,
-    "attacks": attack_table,
-    "defenses": defense_table,
-    "data": data,
-    "results": results,
+DOCUMENTS = {
+    ROOT / "README.md": {
+        "methods": methods,
+        "attacks": attack_table,
+        "defenses": defense_table,
+        "data": data,
+        "results": results,
+    },
+    EXPERIMENTS / "README.md": {"experiments": experiments},
 }
 
 
-def filled(text: str) -> str:
-    """`text` with every marked table written anew; a table without its markers is an error."""
-    for name, make in TABLES.items():
+def filled(document: Path, text: str) -> str:
+    """`text` of `document` with every marked table written anew; a table without its markers is an error."""
+    for name, make in DOCUMENTS[document].items():
         begin, end = f"<!-- {name}: generated -->", f"<!-- {name}: end -->"
         if text.count(begin) != 1 or text.count(end) != 1:
-            raise ValueError(f"README.md needs {begin} and {end}, once each")
+            raise ValueError(f"{document.name} needs {begin} and {end}, once each")
         before, rest = text.split(begin)
         text = before + "\n".join([begin, "", *make(), "", end]) + rest.split(end)[1]
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    if "--check" in sys.argv:
-        sys.exit(0 if filled(text) == text else "README.md is out of date: run make readme")
-    readme.write_text(filled(text))
+    for document in DOCUMENTS:
+        text = document.read_text()
+        if "--check" not in sys.argv:
+            document.write_text(filled(document, text))
+        elif filled(document, text) != text:
+            sys.exit(f"{document.relative_to(ROOT)} is out of date: run make readme")

@@ -19,20 +19,31 @@ def generator() -> Any:
     return module
 
 
-def test_readme_tables_are_up_to_date() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert generator().filled(text) == text, "run make readme"
+def test_generated_tables_are_up_to_date() -> None:
+    documents = generator()
+    for document in documents.DOCUMENTS:
+        text = document.read_text()
+        assert documents.filled(document, text) == text, "run make readme"
 
 
 def test_a_stale_table_is_noticed() -> None:
-    text = (ROOT / "README.md").read_text()
+    document = ROOT / "README.md"
+    text, filled = document.read_text(), generator().filled
     stale = text.replace("| ATENT ", "| ATENTION ")
-    assert stale != text and generator().filled(stale) == text
+    assert stale != text and filled(document, stale) == text
     with pytest.raises(ValueError, match="once each"):
-        generator().filled(text.replace("<!-- attacks: end -->", ""))
+        filled(document, text.replace("<!-- attacks: end -->", ""))
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "results/QUEUE.md"])
+def test_every_experiment_is_listed_with_its_method_and_data() -> None:
+    rows = [line.split(" | ") for line in generator().experiments()[2:]]
+    assert len(rows) == len(list((ROOT / "configs" / "experiments").glob("*.yaml")))
+    assert all(len(row) == 4 and all(cell.strip(" |") for cell in row) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "results/QUEUE.md", "configs/experiments/README.md"]
+)
 def test_links_and_named_files_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     links = re.findall(r"\]\(([^)#:]+)\)", text)
