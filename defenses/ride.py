@@ -229,26 +229,29 @@ class RIDE(Purifier):
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         target = (x - mean) / std
         fit, rows = Fit(self.recipe, noise, target), torch.arange(len(x), device=x.device)
-        estimate, losses = x.clone(), x.new_zeros(len(x))
+        estimate, losses, live = x.clone(), x.new_zeros(len(x)), target
         window, before = x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)
         for iteration in range(1, self.steps * self.stages + 1):
-            losses[rows] = fit.step(target[rows])
+            losses[rows] = fit.step(live)
             tick()
-            window += losses
-            done = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
-            if self.patience and iteration % self.patience == 0:
-                done = (window > (1 - self.gain) * before)[rows]
-                window, before = torch.zeros_like(window), window
             over, shown = iteration % self.steps == 0, every is not None and iteration % every == 0
-            if not (over or shown or bool(done.any())):
-                continue
-            found = fit.estimate(target[rows], self.estimates, iteration)
+            done = None
+            if self.patience:
+                window += losses
+                if iteration % self.patience == 0:
+                    done = (window > (1 - self.gain) * before)[rows]
+                    window, before = torch.zeros_like(window), window
+            if not (over or shown or (done is not None and bool(done.any()))):
+                continue  # nothing but a look at `done` waits for the device
+            found = fit.estimate(live, self.estimates, iteration)
             found = torch.where(fit.finite().view(-1, 1, 1, 1), found, torch.nan)
             estimate[rows] = (found * std + mean).clamp(0, 1)
             if over:
-                target[rows] = combine(target[rows], found, self.alpha, self.suppression)
-            rows = rows[~done]
-            fit.keep(~done)
+                target[rows] = combine(live, found, self.alpha, self.suppression)
+            if done is not None:
+                rows = rows[~done]
+                fit.keep(~done)
+            live = target[rows]
             if over or shown or len(rows) == 0:
                 pixels = (target * std + mean).clamp(0, 1)
                 yield Moment(iteration, -(-iteration // self.steps), estimate.clone(), pixels, losses.clone(), fit)
