@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-_VALUES = 2**22  # distances held at once: a chunk stays near the cache, whatever the size of the bank
+_VALUES = 2**20  # distances held at once: a chunk stays near the cache, whatever the size of the bank
 
 
 def log_density(queries: Tensor, points: Tensor, sigma: float | Tensor, most: int = _VALUES) -> Tensor:
@@ -18,12 +18,14 @@ def log_density(queries: Tensor, points: Tensor, sigma: float | Tensor, most: in
     centre = points.mean(0)
     q, p = (queries - centre) / sigma, (points - centre) / sigma
     lengths = p.square().sum(1)
-    parts = [
-        (torch.addmm(lengths, part, p.T, beta=-1, alpha=2)).logsumexp(1) - part.square().sum(1)
-        for part in q.split(max(1, most // len(p)))
-    ]
+    found = q.new_empty(len(q))  # small tensors kept from chunk to chunk would make holes in the heap
+    chunk = max(1, most // len(p))
+    for start in range(0, len(q), chunk):
+        part = q[start : start + chunk]
+        exponents = torch.addmm(lengths, part, p.T, beta=-1, alpha=2)
+        found[start : start + chunk] = exponents.logsumexp(1) - part.square().sum(1)
     width = torch.as_tensor(sigma, dtype=torch.float64)
-    return torch.cat(parts) - float(math.log(len(p)) + p.shape[1] * (0.5 * math.log(math.pi) + width.log()))
+    return found - float(math.log(len(p)) + p.shape[1] * (0.5 * math.log(math.pi) + width.log()))
 
 
 class ClassDensities(nn.Module):

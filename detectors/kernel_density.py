@@ -110,7 +110,8 @@ def dropping(network: nn.Module, noise: Noise) -> Iterator[None]:
 
     def drop(layer: Any, _: object, output: Tensor) -> Tensor:
         whole = output[:, :, :1, :1] if isinstance(layer, nn.Dropout2d) else output  # channels fall as one
-        return output * (noise.uniform(whole) >= layer.p) / (1 - layer.p)
+        kept: Tensor = output * (noise.uniform(whole) >= layer.p) / (1 - layer.p)
+        return kept
 
     handles = [layer.register_forward_hook(drop) for layer in dropouts(network)]
     try:

@@ -77,12 +77,12 @@ class LID(FittedDetector):
         known = self._known()
         layers = self.activations(x)
         flat, own = x.flatten(1), self.images.flatten(1)
-        parts = []
-        for b in range(self.batches):
-            rows = slice(b * self.references, (b + 1) * self.references)
-            itself = (flat[:, None] == own[rows]).all(2)
-            parts.append(self._dimensions(layers, [layer[rows] for layer in known], itself))
-        return torch.stack(parts).mean(0)
+        itself = (flat[:, None] == own).all(2)
+        found = []
+        for a, b in zip(layers, known, strict=True):
+            distances = torch.cdist(a, b).masked_fill(itself, torch.inf)
+            found.append(local_dimension(distances.unflatten(1, (self.batches, -1)), self.k).mean(1))
+        return torch.stack(found, 1)
 
     def among(self, x: Tensor, clean: Tensor) -> Tensor:
         """The features (B, F) of Ma et al.'s code: references are `clean` (n, C, H, W), the nearest one is dropped."""
@@ -90,10 +90,6 @@ class LID(FittedDetector):
             torch.cdist(a, b).sort(1).values[:, 1:]
             for a, b in zip(self.activations(x), self.activations(clean), strict=True)
         ]
-        return torch.stack([local_dimension(d, self.k) for d in distances], 1)
-
-    def _dimensions(self, layers: list[Tensor], known: list[Tensor], itself: Tensor) -> Tensor:
-        distances = [torch.cdist(a, b).masked_fill(itself, torch.inf) for a, b in zip(layers, known, strict=True)]
         return torch.stack([local_dimension(d, self.k) for d in distances], 1)
 
     def _known(self) -> list[Tensor]:
