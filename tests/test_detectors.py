@@ -546,3 +546,78 @@ def test_features_come_in_batches_that_change_nothing(fitted: dict[str, FittedDe
         found = [features(fitted[name], x, index, 0, size) for size in (7, 30)]
         assert torch.allclose(found[0], found[1], atol=1e-4)
     assert len(bends(Tiny())) == 3
+
+
+# --- what people look at ----------------------------------------------------------------------------------------------
+
+# averaged form over k = 6 .. 12 on 1,000 points of a uniform cube: edges bias it down
+CUBE_DIMENSIONS = {2: (1.8, 2.2), 5: (4.1, 5.2), 10: (7.2, 10.0)}
+
+
+@pytest.mark.parametrize("d", CUBE_DIMENSIONS)
+def test_intrinsic_dimension_of_cubes(d: int) -> None:
+    """The same through a linear map that keeps lengths; duplicates are left out and counted."""
+    from benchmarks.intrinsic_dimension import intrinsic_dimension
+
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(1000, d, generator=g, dtype=torch.float64)
+    value, by_k, duplicates = intrinsic_dimension(x, 6, 12)
+    low, high = CUBE_DIMENSIONS[d]
+    assert low < value < high and list(by_k) == list(range(6, 13)) and not duplicates
+    into = torch.linalg.qr(torch.randn(50, d, generator=g, dtype=torch.float64))[0]
+    mapped = x @ into.T
+    again = intrinsic_dimension(torch.cat([mapped, mapped[:9]]), 6, 12)
+    assert again[0] == pytest.approx(value) and again[2] == 9
+    assert intrinsic_dimension(x, 6, 12, "mackay")[0] < value * 1.05
+    for k1, k2 in ((2, 5), (5, 1000), (6, 5)):
+        with pytest.raises(ValueError, match="k1"):
+            intrinsic_dimension(x, k1, k2)
+
+
+def test_loss_surface_of_a_plane() -> None:
+    """Of a linear loss: steepest along the gradient's sign, and the value at the image in the middle."""
+    from benchmarks.loss_surface import surface
+
+    class Plane(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            s = x.flatten(1).sum(1)
+            return torch.stack([torch.zeros_like(s), s], 1)
+
+    x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    r = torch.tensor([1.0, -1.0, 1.0, 1.0]).view(1, 1, 2, 2).expand(2, 1, 2, 2)
+    steps = torch.linspace(-0.1, 0.1, 5)
+    found = surface(Plane(), x, y, r, steps)
+    assert found.shape == (2, 5, 5)
+    expected = nn.functional.softplus(2 + 4 * steps[:, None] + 2 * steps[None])
+    assert torch.allclose(found[0], expected, atol=1e-6)
+    assert torch.allclose(found[1], nn.functional.softplus(-(2 - 4 * steps[:, None] + 2 * steps[None])), atol=1e-6)
+
+
+def test_the_tables_are_made_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The whole protocol on digits, cut down, with an untrained network: every row is there, and identities hold."""
+    import json
+    import sys
+
+    from evaluation import describe
+
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    import detector_tables
+
+    torch.manual_seed(0)
+    net, data = ERNet(width=2, embedding=2), Digits(test_limit=150)
+    content = {"network": describe(net), "data": describe(data)}
+    weights = {f"network.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({"state_dict": weights, "catalogue": content}, tmp_path / "a.ckpt")
+    cut = "--train-limit 600 --test-limit 150 --steps 2 --cw-steps 5 --cw-consts 2 --joint-images 4 --joint-steps 2"
+    more = f"{cut} --joint-restarts 1 --joint-targets 1 --weights 1 --confident 30".split()
+    files = [f"--{name}={tmp_path / 'a.ckpt'}" for name in ("er", "undefended")]
+    monkeypatch.setattr(sys, "argv", ["x", *files, f"--output={tmp_path / 'x.json'}", *more])
+    detector_tables.main()
+    figures = json.loads((tmp_path / "x.json").read_text())["figures"]
+    for place, title in (("er", "ER1"), ("er", "ER2"), ("undefended", "KD"), ("undefended", "LID")):
+        rows = figures[place][title]["rows"]
+        assert len([name for name in rows if "paired" not in name]) in (8, 12)  # C&W may find nothing
+        for r in rows.values():
+            if r.get("acc_cla") is not None:
+                assert r["acc_com"] == pytest.approx(r["acc_adv"] + (1 - r["acc_adv"]) * r["acc_cla"])
+        assert figures[place][title]["joint"]["joint"]["stands"] <= figures[place][title]["joint"]["pgd"]["stands"]
