@@ -14,10 +14,12 @@ import json
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,12 +28,13 @@ sys.path.insert(0, str(ROOT))
 from record import record_benchmark  # noqa: E402
 
 import datamodules  # noqa: E402
-from attacks import CW, FGSM, PGD, Attack, DetectorAwarePGD, Joint, Noise, Within  # noqa: E402
+from attacks import CW, FGSM, PGD, Attack, DetectorAwarePGD, FeatureAdversary, Joint, Noise, Within  # noqa: E402
 from detectors import LID, ERDetector, FittedDetector, Guarded, KernelDensity, set_one, set_two  # noqa: E402
 from detectors.fit import features, versions_of  # noqa: E402
 from evaluation import build, catalogue, load_network  # noqa: E402
 from evaluation.detection import auroc, criteria, flagged, score_images, threshold  # noqa: E402
 from evaluation.statistics import wilson  # noqa: E402
+from networks.features import bends  # noqa: E402
 
 Versions = dict[str, Any]
 SEED = 0
@@ -114,29 +117,45 @@ def rates(detector: FittedDetector, f: dict[str, Tensor], v: Versions | None, th
     return entry
 
 
-def joint_attack(options: Any) -> Joint:
-    """Selective, orthogonal, weighted sums, and each of the likeliest wrong classes."""
+def guides(images: Any, path: Path, a_class: int = 3) -> str:
+    """A file with the first images of each class, whose codes an attack may imitate."""
+    chosen = torch.cat([(images.labels == t).nonzero()[:a_class, 0] for t in images.labels.unique()])
+    x, y, _ = images.__getitems__(chosen.tolist())
+    save_file({"images": x, "labels": y}, path)
+    return str(path)
+
+
+def joint_attack(options: Any, layer: str, imitated: str) -> Joint:
+    """Selective, orthogonal, weighted sums, the likeliest wrong classes in turn, and codes of other classes' images."""
     shared: dict[str, Any] = {"eps": options.eps, "steps": options.joint_steps, "random_start": True}
     aware = [DetectorAwarePGD(**shared, combine="selective"), DetectorAwarePGD(**shared, combine="orthogonal")]
     aware += [DetectorAwarePGD(**shared, combine="hinge", detector_weight=w) for w in options.weights]
     aware += [DetectorAwarePGD(**shared, combine="selective", targeted=True)]
-    return Joint(list(aware), restarts=options.joint_restarts, n_targets=options.joint_targets)
+    matching = FeatureAdversary(layer, imitated, **shared)
+    return Joint([*aware, matching], restarts=options.joint_restarts, n_targets=options.joint_targets)
 
 
-def joint(detector: FittedDetector, theta: float, images: Any, pgd: Attack, options: Any) -> dict[str, Any]:
+def joint(detector: FittedDetector, theta: float, images: Any, train: Any, options: Any) -> dict[str, Any]:
     """Share of `images` where nothing gets past both: PGD, it and the joint attack, the latter in a large ball."""
     x, y, index = images.__getitems__(list(range(min(options.joint_images, len(images)))))
     model = Guarded(detector.classifier, detector).eval()
     detector.theta = theta
     entry: dict[str, Any] = {"n": len(x), "theta": theta}
     large = argparse.Namespace(**{**vars(options), "eps": 0.5, "joint_restarts": 1})
-    attacks: dict[str, Attack] = {"pgd": pgd, "joint": joint_attack(options), "joint_eps_0.5": joint_attack(large)}
+    layer = detector.encoder if isinstance(detector, ERDetector) else bends(detector.classifier)[-1]
     gone: dict[str, Any] = {}
-    for name, attack in attacks.items():
-        z = attack(model, x, y, Noise.keyed(SEED, index).fork(name))
-        with torch.no_grad():
-            wrong, silent = model(z).argmax(1) != y, model.detector.score(z) <= theta
-        gone[name] = {"wrong": wrong, "both": wrong & silent}
+    with TemporaryDirectory() as folder:
+        imitated = guides(train, Path(folder) / "guides.safetensors")
+        attacks: dict[str, Attack] = {"pgd": attacks_of(options)["pgd"]}
+        attacks |= {
+            "joint": joint_attack(options, layer, imitated),
+            "joint_eps_0.5": joint_attack(large, layer, imitated),
+        }
+        for name, attack in attacks.items():
+            z = attack(model, x, y, Noise.keyed(SEED, index).fork(name))
+            with torch.no_grad():
+                wrong, silent = model(z).argmax(1) != y, model.detector.score(z) <= theta
+            gone[name] = {"wrong": wrong, "both": wrong & silent}
     for name, found in gone.items():
         both = found["both"] | (gone["pgd"]["both"] if name == "joint" else False)
         share = float(1 - both.float().mean())
@@ -149,7 +168,6 @@ def table(title: str, detector: FittedDetector, network: nn.Module, data: Any, s
     """Every row of one detector: trained on each attack, tested on each."""
     two, chosen = sets
     rows: dict[str, Any] = {"width": None, "rows": {}}
-    attacks = attacks_of(options)
     start = time.perf_counter()
     detector.eval().fit_reference(data.dataset("train"), 200)
     if densities := getattr(detector, "densities", None):
@@ -169,7 +187,7 @@ def table(title: str, detector: FittedDetector, network: nn.Module, data: Any, s
                 rows["rows"][name] = rates(detector, g, v, theta)
             if trained == options.joint_trained_on and not paired:
                 rows["theta_val"] = threshold(score_images(detector, data.dataset("val"), 200, SEED), 0.05)
-                rows["joint"] = joint(detector, theta, two, attacks["pgd"], options)
+                rows["joint"] = joint(detector, theta, two, data.dataset("train"), options)
     rows["seconds"] = round(time.perf_counter() - start, 1)
     print(f"\n{title}: width {rows['width']}, {rows['seconds']} s")
     for name, r in rows["rows"].items():

@@ -14,6 +14,7 @@ from scipy.stats import norm as gauss
 from sklearn.neighbors import KernelDensity as Oracle
 from small import save_network
 from test_detection import Brightness
+from test_evaluation import Threshold
 from torch import Tensor, nn
 
 import evaluate
@@ -23,9 +24,12 @@ from datamodules.images import TensorImages
 from detectors import LID, Detector, ERDetector, FittedDetector, Guarded, KernelDensity, fit, set_one, set_two
 from detectors.density import ClassDensities, choose_sigma, log_density
 from detectors.fit import features
+from detectors.kernel_density import dropping
 from detectors.lid import local_dimension
 from detectors.noisy import noisy_twins
-from evaluation.detection import auroc
+from evaluation import Campaign
+from evaluation.detection import auroc, calibration
+from evaluation.merge import merge
 from networks import ERNet
 from networks.features import bends
 
@@ -226,7 +230,7 @@ def test_a_query_is_never_its_own_neighbour(fitted: dict[str, FittedDetector]) -
     with torch.no_grad():
         own, moved = lid.features(x), lid.features((x + 1e-4).clamp(0, 1))
     assert own.isfinite().all() and (own < 50).all()
-    assert (own[0, 0] - moved[0, 0]).abs() > 0.1  # a twin very near is a neighbour and lowers the figure
+    assert own[0, 0] - moved[0, 0] > 0.1  # a twin very near is a neighbour and lowers the figure
     leak = lid.among(x, lid.images[:50])
     assert leak.shape == own.shape
 
@@ -358,6 +362,15 @@ def test_dropout_alone_is_switched_on() -> None:
     assert torch.allclose(found, theirs, rtol=0.4) and (found > 0).all()
 
 
+def test_whole_channels_fall_as_one() -> None:
+    x = torch.ones(4, 6, 3, 3)
+    net = nn.Sequential(nn.Dropout2d(0.5)).eval()
+    with dropping(net, Noise.keyed(0, torch.arange(4))):
+        found = net(x).flatten(2)
+    assert (found == found[:, :, :1]).all() and {0.0, 2.0} == set(found.unique().tolist())
+    assert torch.equal(net(x), x)
+
+
 # --- fitting ----------------------------------------------------------------------------------------------------------
 
 
@@ -464,6 +477,16 @@ def test_scores_that_are_no_numbers_are_flagged_with_a_warning() -> None:
     detector.theta = None
     with pytest.raises(ValueError, match="no threshold"):
         detector.flag(x)
+
+
+def test_an_evaluation_warns_of_scores_that_are_no_numbers(tmp_path: Path) -> None:
+    data = TensorImages(torch.full((4, 1, 2, 2), 0.45), torch.zeros(4, dtype=torch.long))
+    c = Campaign({"fgsm": FGSM(eps=0.2)}, data, 4, 0, tmp_path, "test", scored=True)
+    calibration(tmp_path, lambda: np.zeros(9), {"detector": None, "aimed_fpr": 0.05, "own_theta": 0.5})
+    c.run(Guarded(Threshold(), Brightness(broken_above=0.6)))
+    results = merge(c)
+    assert results["warnings"] == ["fgsm: 4 scores of the detector were not finite and count as flagged"]
+    assert results["attacks"][0]["detection"]["levels"][-1]["acc_adv"] == 1
 
 
 # --- the joint attack -------------------------------------------------------------------------------------------------
