@@ -563,6 +563,21 @@ def test_evaluate_fits_a_detector_and_judges_it_on_set_two(tmp_path: Path, handl
     assert "needs no fitting" in capsys.readouterr().err
 
 
+CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs" / "detectors").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if "fitted:" in p.read_text()], ids=lambda p: p.stem)
+def test_detector_file_instantiates(path: Path) -> None:
+    """As evaluate.py fit-detector reads it: the file to write is named, and differs from all others'."""
+    parser = evaluate.fit_options()
+    words = ["--checkpoint=x", f"--detector={path}", "--attack=FGSM"]
+    settings = parser.parse_args(words)
+    assert settings.detector.init_args.fitted == f"runs/detectors/{path.stem}.safetensors"
+    settings.detector.init_args.fitted = None
+    assert isinstance(parser.instantiate(settings).detector(Tiny()), FittedDetector)
+    assert f"configs/detectors/{path.name}" in path.read_text() and path.read_text().startswith("# ")
+
+
 def test_features_come_in_batches_that_change_nothing(fitted: dict[str, FittedDetector]) -> None:
     x, _, index = images(30)
     for name in ("LID", "KD dropout"):
