@@ -1,6 +1,7 @@
 """How robust is this checkpoint? Attacks it with a suite; writes results.json, report.md and report.html into DIR.
 
     python evaluate.py --checkpoint CKPT --suite configs/suites/quick.yaml --output DIR [--devices 2] [...]
+    python evaluate.py fit-detector --checkpoint CKPT --detector FILE.yaml --attack FILE.yaml
     python evaluate.py compare DIR1 DIR2 ... [--output FILE.md|FILE.html|FOLDER]
 
 Run the same command again to resume after an interruption, with any number of processes.
@@ -156,7 +157,7 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
     detector = objects.detector(model) if objects.detector else None
     if detector is not None:
         model = detectors.Guarded(model, detector)
-    images = data.dataset("test")
+    images = data.dataset("test") if detector is None else detectors.set_two(data.dataset("test"), detector.seen)
     n = len(images) if settings.limit is None else min(settings.limit, len(images))
     draws = settings.draws or (20 if defenses.obligations(model)["eot"] else 1)
     parts = {
@@ -182,7 +183,7 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
         """Set the detector's threshold from clean held-out images, never from test images."""
         if detector is not None:
             held_out = partial(score_images, detector, data.dataset("val"), settings.batch_size, settings.seed)
-            about = {"detector": parts["detector"], "aimed_fpr": settings.fpr}
+            about = {"detector": parts["detector"], "aimed_fpr": settings.fpr, "own_theta": detector.own_theta}
             detector.theta = threshold(calibration(campaign.folder, held_out, about), settings.fpr)
 
     return model, campaign, parts, calibrate
@@ -225,12 +226,63 @@ def compare_command(argv: list[str]) -> int:
     return 0
 
 
+def fit_options() -> ArgumentParser:
+    """What evaluate.py fit-detector can be told."""
+    parser = ArgumentParser(prog="evaluate.py fit-detector", exit_on_error=False)
+    add = parser.add_argument
+    add("--checkpoint", type=str, required=True, help="the .ckpt file of a training run")
+    add("--detector", type=Detect, required=True, sub_configs=True, help="YAML file; its `fitted` file is written")
+    add("--attack", type=Attack, required=True, sub_configs=True, help="YAML file; makes the adversarial images")
+    add("--data", type=datamodules.ImageData | None, sub_configs=True, help="YAML file; default: as in training")
+    add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
+    add("--defenses", type=list[Wrap], default=[], sub_configs=True, help="YAML list; first: next to the network")
+    add("--accelerator", type=Literal["auto", "cpu", "cuda"], default="auto")
+    add("--batch_size", type=int, default=128)
+    add("--seed", type=int, default=0, help="of set I, a fifth of the test images, and of all random draws")
+    add("--output", type=Path | None, help="instead of the file that the detector's YAML calls `fitted`")
+    return parser
+
+
+def fit_command(argv: list[str], here: Place) -> int:
+    """Fit a detector to a checkpoint: references from training images, the rest from set I of the test images."""
+    parser = fit_options()
+    settings = parser.parse_args(argv)
+    if settings.batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, not {settings.batch_size}")
+    arguments = settings.detector.get("init_args") or Namespace()
+    output = settings.output or arguments.get("fitted")
+    if output is None:
+        raise ValueError("name the file to write: --output FILE, or `fitted` in the detector's YAML")
+    if "fitted" in arguments:
+        arguments.fitted = None
+    objects = parser.instantiate(settings)
+    model, recorded, _ = open_network(settings.checkpoint, None, objects.network, None)
+    data = objects.data or _recorded_data(settings.checkpoint, recorded)
+    check_fit(model, data)
+    for defense in objects.defenses:
+        model = defense(model)
+    detector = objects.detector(model)
+    if not isinstance(detector, detectors.FittedDetector):
+        raise ValueError(f"{type(detector).__name__} needs no fitting: give it to --detector as it is")
+    detector.to(_device(settings.accelerator, here))
+    one = detectors.set_one(data.dataset("test"), settings.seed)
+    kept = {"seed": settings.seed, "batch_size": settings.batch_size}
+    detectors.fit(detector, data.dataset("train"), one, objects.attack, **kept)
+    detector.save(output)
+    found = {name: detector.about[name] for name in ("set_one", "adversarial", "width", "auroc_set_one")}
+    print(", ".join(f"{name} {value}" for name, value in found.items() if value is not None))
+    print(f"fitted detector: {output}")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 an error of the user's, 143 after SIGTERM."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["compare"]:
         return exits(lambda: compare_command(argv[1:]))
     here = place()
+    if argv[:1] == ["fit-detector"]:
+        return exits(lambda: fit_command(argv[1:], here))
     behave(here)
     return exits(lambda: evaluate(argv, here))
 

@@ -21,6 +21,7 @@ from attacks.fgsm import FGSM
 from attacks.fmn import FMN
 from attacks.high_confidence import HighConfidence
 from attacks.hop_skip_jump import HopSkipJump
+from attacks.joint import Joint
 from attacks.jsma import JSMA
 from attacks.langevin import Langevin
 from attacks.logit_eot import LogitEOT
@@ -62,6 +63,7 @@ __all__ = [
     "GrayBox",
     "HighConfidence",
     "HopSkipJump",
+    "Joint",
     "Langevin",
     "LogitEOT",
     "Noise",

@@ -1,7 +1,24 @@
 """What is turned away: detectors of adversarial images, ``score(x) -> (B,)``. This file is the catalogue."""
 
 from detectors.base import Detector, Guarded
+from detectors.er_detector import ERDetector
+from detectors.fit import fit, set_one, set_two
+from detectors.fitted import FittedDetector
+from detectors.kernel_density import KernelDensity
+from detectors.lid import LID
 from detectors.max_probability import MaxProbability
 from detectors.score_norm import ScoreNorm
 
-__all__ = ["Detector", "Guarded", "MaxProbability", "ScoreNorm"]
+__all__ = [
+    "LID",
+    "Detector",
+    "ERDetector",
+    "FittedDetector",
+    "Guarded",
+    "KernelDensity",
+    "MaxProbability",
+    "ScoreNorm",
+    "fit",
+    "set_one",
+    "set_two",
+]

@@ -1,5 +1,6 @@
 """What every detector is: a score an image, and a threshold above which it is turned away."""
 
+import warnings
 from abc import abstractmethod
 
 from torch import Tensor, nn
@@ -13,10 +14,14 @@ class Detector(nn.Module):
     random parts declares ``stochastic`` and draws from `noise`, like a purifier.
 
     An image is flagged where its score lies above `theta`. Whoever evaluates sets it to the false positive rate that
-    is wanted, from clean held-out images; None until then.
+    is wanted, from clean held-out images; None until then. `own_theta` is the threshold that the detector was fitted
+    for, None where it has none; `seen` are the numbers of the test images that it was fitted on, which evaluation
+    leaves out.
     """
 
     theta: float | None = None
+    own_theta: float | None = None
+    seen: frozenset[int] = frozenset()
 
     @abstractmethod
     def score(self, x: Tensor) -> Tensor:
@@ -24,6 +29,16 @@ class Detector(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.score(x)
+
+    def flag(self, x: Tensor) -> Tensor:
+        """Which images are turned away, (B,); warns where a score is not a number. ValueError without a threshold."""
+        theta = self.own_theta if self.theta is None else self.theta
+        if theta is None:
+            raise ValueError(f"{type(self).__name__} has no threshold yet: set theta")
+        score = self.score(x)
+        if bool(score.isnan().any()):
+            warnings.warn(f"{int(score.isnan().sum())} scores are no numbers and count as flagged", stacklevel=2)
+        return ~(score <= theta)
 
 
 class Guarded(nn.Module):

@@ -112,12 +112,12 @@ def closest_calls(parts: Iterable[Columns]) -> Columns:
     return {key: column[order][first] for key, column in rows.items()}
 
 
-def account(clean: Columns, attacked: Columns, thresholds: Mapping[float, float]) -> dict[str, Any]:
+def account(clean: Columns, attacked: Columns, thresholds: Mapping[float | None, float]) -> dict[str, Any]:
     """Everything about one attack, or one threat model: the entry "detection" of results.json.
 
     `clean` and `attacked` have one row a sample, ascending: index, right, score and, `attacked`, `counts` (the image
     was changed and lies in the ball). A sample that was not attacked, being wrong without an attack, is its own
-    adversarial image. `thresholds` by false positive rate.
+    adversarial image. `thresholds` by false positive rate, None for the one that the detector was fitted for.
     """
     at = np.searchsorted(clean["index"], attacked["index"])
     scores, right = clean["score"].copy(), clean["right"].copy()
@@ -141,7 +141,7 @@ def account(clean: Columns, attacked: Columns, thresholds: Mapping[float, float]
 def calibration(folder: Path, measure: Callable[[], Scores], about: Mapping[str, Any]) -> Scores:
     """The scores of clean held-out images, measured by the first process that asks and kept in calibration.json.
 
-    `about` (detector, aimed_fpr) is kept beside them. Raises ValueError where the file is damaged.
+    `about` (detector, aimed_fpr, own_theta) is kept beside them. Raises ValueError where the file is damaged.
     """
     path = folder / "calibration.json"
     with FileLock(folder / "calibration.lock"):

@@ -73,6 +73,10 @@ def merge(campaign: Campaign) -> Results:
     ]
     if campaign.scored:
         results["detection"] = _detection(campaign, attacks, worst)
+        for name in (CLEAN, *campaign.suite):
+            tables = [campaign.table(unit)["score"] for unit in campaign.units(name)]
+            if count := sum(int((~np.isfinite(scores)).sum()) for scores in tables):
+                notes.append(f"{name}: {count} scores of the detector were not finite and count as flagged")
     spent = efforts(campaign.folder, identity=campaign.identity)
     if any(e.probabilities for e in spent):
         notes.append(PROBABILITIES)
@@ -148,7 +152,9 @@ def _detection(campaign: Campaign, attacks: Sequence[Results], worst: Sequence[R
     """Give every attack and worst case its entry "detection"; returns that of the whole campaign."""
     held_out, about = calibrated(campaign.folder)
     rates = sorted({*LEVELS, about["aimed_fpr"]})
-    thresholds = {fpr: threshold(held_out, fpr) for fpr in rates}
+    thresholds: dict[float | None, float] = {fpr: threshold(held_out, fpr) for fpr in rates}
+    if (own := about.pop("own_theta", None)) is not None:
+        thresholds[None] = own
     clean = campaign.table(campaign.units(CLEAN)[0])
     clean = {key: clean[key] for key in ("index", "score")} | {"right": clean["adversarial"] == clean["label"]}
     for entry in attacks:

@@ -33,3 +33,13 @@ def outputs(network: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[Tensor
     if silent := [name for name in names if not isinstance(found.get(name), Tensor)]:
         raise ValueError(f"{', '.join(silent)} of {type(network).__name__} gives no tensor in a forward pass")
     return logits, {name: found[name] for name in names}  # type: ignore[misc]
+
+
+_BENDS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+
+def bends(network: nn.Module, pooling: bool = True) -> list[str]:
+    """Names of the activations of `network` and, with `pooling`, of its poolings, in the order they were registered."""
+    kinds = _BENDS + _POOLS if pooling else _BENDS
+    return [name for name, module in network.named_modules() if isinstance(module, kinds)]

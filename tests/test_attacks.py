@@ -40,6 +40,7 @@ from attacks import (
     GrayBox,
     HighConfidence,
     HopSkipJump,
+    Joint,
     Langevin,
     LogitEOT,
     Noise,
@@ -173,6 +174,7 @@ SPECIAL: list[Attack] = [
     FeatureAdversary(eps=0.1, steps=3),
     ReconstructionPGD("l2", eps=0.1, steps=3),
     DetectorAwarePGD(eps=0.1, steps=3),
+    Joint([PGD(eps=0.1, steps=3), DetectorAwarePGD(eps=0.1, steps=3, targeted=True)], restarts=2),
     Transfer(PGD(eps=0.1, steps=3), Own()),
     BPDA(PGD(eps=0.1, steps=3)),
     GrayBox(PGD("l2", eps=0.1, steps=3)),
@@ -435,7 +437,7 @@ def test_probabilities_are_warned_of(attack: Attack, monkeypatch: pytest.MonkeyP
         attack(Ends(victim, nn.Softmax(1)), x, y, noise)
         expected = attack.kind != "corruption"
         assert bool(seen) == expected and all("log_softmax" in str(w.message) for w in seen)
-        if not isinstance(attack, Targeted | AutoAttack):  # these call others
+        if not isinstance(attack, Targeted | AutoAttack | Joint):  # these call others
             assert len(seen) == expected
     monkeypatch.setattr(Own, "network", lambda _: Ends(victim, nn.LogSoftmax(1)))
     attack(Ends(victim, nn.LogSoftmax(1)), x, y, noise)  # a warning would be an error
@@ -617,7 +619,7 @@ def test_sampler_starts(start: str, largest: float) -> None:
 ONE_OF_EACH = {type(a): a for a in [*ALL, *SPECIAL, *REFERENCE]}
 MAY_BE = {("FAB", "search_steps", 0), ("PDGD", "finetune", 0), ("PDGD", "runners_up", 0)}
 MAY_BE |= {("PDPGD", "finetune", 0), ("PDPGD", "runners_up", 0)}
-MAY_BE |= {("DetectorAwarePGD", "theta", -1.0), ("DetectorAwarePGD", "theta", math.inf)}
+MAY_BE |= {(name, "theta", value) for name in ("DetectorAwarePGD", "Joint") for value in (-1.0, math.inf)}
 
 
 @pytest.mark.parametrize("cls", ONE_OF_EACH, ids=lambda c: c.__name__)

@@ -104,6 +104,7 @@ def run(words: list[str], checkpoint: Path, output: Path, defense: Path | None) 
     if defense is not None:
         defense = with_denoisers(defense, output.parent, load_network(checkpoint)[0])
     put = {"CKPT": str(checkpoint), "DIR": str(output), "DEFENSE": str(defense)}
+    put["DETECTOR"] = "configs/detectors/max_probability.yaml"
     words = [put.get(word, word) for word in words]
     assert evaluate.main([*words, "--limit", "6", "--accelerator", "cpu", "--audit", "none"]) == 0
     results: dict[str, Any] = json.loads((output / "results.json").read_text())

@@ -208,7 +208,7 @@ def scores(found: Mapping[str, Array]) -> list[Drawn]:
 
 def roc(results: Results) -> list[Drawn]:
     """True over false positive rates of the detector, a line an attack; nothing without a detector."""
-    judged = [(a["name"], a["detection"]) for a in results["attacks"] if a.get("detection")]
+    judged = [(a["name"], a["detection"]) for a in results["attacks"] if a.get("detection", {}).get("roc")]
     if not judged:
         return []
     figure, axes = _blank()

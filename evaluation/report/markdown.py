@@ -114,7 +114,8 @@ def _detector(results: Results) -> list[str]:
             figures = (d["acc_adv"], d["acc_nadv"], d["acc_cla"], d["acc_com"], *_malade(d["malade"]))
             rows.append([name, *("" if value is None else percent(value, n) for value in figures)])
         realised = f"{percent(level['realised_fpr'], n)} {interval(level['interval'], n)}"
-        lines += [f"False positives {percent(level['fpr'], n)} (on the test images {realised}):", ""]
+        which = "Its own threshold" if level["fpr"] is None else f"False positives {percent(level['fpr'], n)}"
+        lines += [f"{which} (false positives on the test images {realised}):", ""]
         head = ["attack", "ACC-ADV", "ACC-NADV", "ACC-CLA", "ACC-COM", "robust (flagged: defended)", "robust (strict)"]
         lines += [*table(head, rows), ""]
     return lines

@@ -1,0 +1,79 @@
+"""The joint attack on a classifier and its detector: wrong and unflagged, whatever it takes."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack
+from attacks.checks import at_least
+from attacks.closest import fools
+from attacks.compose import Combination
+from attacks.eot import part
+from attacks.noise import Noise, drawing
+
+
+@dataclass(frozen=True)
+class Joint(Combination):
+    """Of several attacks, restarted, the image that is misclassified and least suspicious (Carlini and Wagner 2017).
+
+    An image that fools the classifier and lies below the threshold is done and takes part no longer; of the others the
+    least suspicious misclassified one is kept, else the last. A targeted attack aims at each of the `n_targets` most
+    likely wrong classes in turn, one run each: the density under a class is smooth while the prediction stays.
+    The detector is the attribute ``detector`` of the model, with its threshold ``theta``, as for `DetectorAwarePGD`.
+
+    Args:
+        attacks: budget attacks of one ball, with and without knowledge of the detector.
+        restarts: runs of each.
+        n_targets: targets of a targeted attack; all wrong classes where the model has fewer.
+        theta: threshold of the score; none: the attribute ``theta`` of the detector.
+    """
+
+    aims_itself: ClassVar[bool] = True
+
+    attacks: list[Attack]
+    restarts: int = 10
+    n_targets: int = 9
+    theta: float | None = None
+
+    def __post_init__(self) -> None:
+        at_least(1, restarts=self.restarts, n_targets=self.n_targets)
+        if self.theta is not None and self.theta != self.theta:
+            raise ValueError("theta must be a number, not nan")
+        if not self.attacks or any(attack.kind != "budget" for attack in self.attacks):
+            raise ValueError("attacks must name at least one attack, and budget attacks only")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        detector: Any = part(model, "detector")
+        theta = getattr(detector, "theta", None) if self.theta is None else self.theta
+        if theta is None:
+            raise ValueError(f"theta must be given: {type(detector).__name__} has no attribute theta")
+        with torch.no_grad():
+            logits = model(x)
+        others = min(self.n_targets, logits.shape[1] - 1)
+        aims = logits.scatter(1, y[:, None], -torch.inf).topk(others, 1).indices
+        best, excess = x.clone(), torch.full_like(logits[:, 0], torch.inf)
+        rows = torch.arange(len(x), device=x.device)
+        for run, (attack, aim) in enumerate(self.runs(others)):
+            own = noise.fork(run)[rows]
+            z = attack(model, x[rows], y[rows] if aim is None else aims[rows, aim], own)
+            with torch.no_grad(), drawing(model, own.fork("check")):
+                wrong = fools(model(z), y[rows], targeted=False)
+                score: Tensor = detector.score(z)
+            # At the threshold is flagged, by some detectors; what is no number is flagged by all.
+            over = (score - theta).clamp_min(torch.finfo(score.dtype).tiny).nan_to_num(nan=torch.inf)
+            over = torch.where(score < theta, 0.0, over).masked_fill(~wrong, torch.inf)
+            better = (over < excess[rows]) | (excess[rows].isinf() & over.isinf())
+            chosen = rows[better]
+            best = best.index_put((chosen,), z[better])
+            excess[chosen] = over[better].to(excess.dtype)
+            rows = rows[excess[rows] > 0]
+            if not len(rows):
+                break
+        return best
+
+    def runs(self, others: int) -> list[tuple[Attack, int | None]]:
+        """Every attack with every target, then all of that again."""
+        once = [(a, aim) for a in self.attacks for aim in (range(others) if a.targeted else [None])]
+        return once * self.restarts

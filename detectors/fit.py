@@ -1,0 +1,111 @@
+"""Fitting a detector: references from training images, the rest from set I, a seeded fifth of the test images."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attacks import Attack, Noise, drawing, guard, threat
+from detectors.fitted import FittedDetector
+from detectors.lid import CAP, LID
+from detectors.noisy import noisy_twins
+from evaluation.checkpoint import describe
+from evaluation.detection import auroc
+
+SHARE = 0.2  # of the test images is set I (Li et al. 2021, section 5)
+
+
+def set_one(images: Any, seed: int = 0, share: float = SHARE) -> Any:
+    """Set I of a data set of numbered test images: the same whatever is fitted on it. The others are set II.
+
+    Raises ValueError where either set would be empty.
+    """
+    count = round(share * len(images))
+    if not 0 < count < len(images):
+        raise ValueError(f"a share of {share} of {len(images)} test images leaves set I or set II empty")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.select(order[:count].sort().values)
+
+
+def set_two(images: Any, seen: frozenset[int]) -> Any:
+    """Those of a data set of numbered images that a detector has not `seen`. Raises ValueError where none is left."""
+    positions = [i for i, number in enumerate(images.indices.tolist()) if number not in seen]
+    if not positions:
+        raise ValueError(f"all {len(images)} test images are set I, on which the detector was fitted: take more images")
+    return images.select(torch.tensor(positions))
+
+
+def fit(
+    detector: FittedDetector,
+    train: Any,
+    one: Any,
+    attack: Attack,
+    *,
+    seed: int = 0,
+    batch_size: int = 128,
+    reference: bool = True,
+) -> None:
+    """Fit `detector` on clean `train` images and the images `one` of set I under `attack`; both are data sets.
+
+    The attack knows the classifier, not the detector. Each image of set I has a noisy and an adversarial version; a
+    minimum-norm attack that finds nothing gives none. What was seen and done stands in ``detector.about``. With
+    `reference` false, what was learnt from the training images before stays. Raises ValueError as the detector.
+    """
+    if reference:
+        detector.fit_reference(train, batch_size)
+    versions = versions_of(detector.classifier, one, attack, seed=seed, batch_size=batch_size)
+    x, noisy, z, found, index, std = versions
+    parts = {"clean": x, "noisy": noisy, "adversarial": z[found]}
+    numbers = {"clean": index, "noisy": index, "adversarial": index[found]}
+    sets = {name: features(detector, part, numbers[name], seed, batch_size) for name, part in parts.items()}
+    detector.fit_detector(sets["clean"], sets["noisy"], sets["adversarial"])
+    detector.seen = frozenset(index.tolist())
+    with torch.no_grad():
+        odds = {n: ((f - detector.mean) / detector.std) @ detector.weight + detector.bias for n, f in sets.items()}
+    every = torch.cat(list(sets.values()))
+    densities = getattr(detector, "densities", None)
+    detector.about = {
+        **{"attack": describe(attack), "seed": seed, "set_one": len(index), "adversarial": int(found.sum())},
+        **{"train_images": len(train), "noise_std": round(std, 6)},
+        "width": None if densities is None else float(densities.width),
+        "log_density_by_width": None if densities is None else {f"{w:.6g}": v for w, v in densities.curve.items()},
+        # One minibatch at the cap lifts the mean above this, which no dimension does.
+        "features_at_cap": int((every >= CAP / detector.batches).sum()) if isinstance(detector, LID) else None,
+        "auroc_set_one": auroc(torch.cat([odds["clean"], odds["noisy"]]).cpu(), odds["adversarial"].cpu()),
+        **{"weight": detector.weight.tolist(), "bias": float(detector.bias)},
+    }
+
+
+def versions_of(
+    classifier: nn.Module, images: Any, attack: Attack, *, seed: int, batch_size: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    """Clean, noisy and adversarial versions of `images`, which adversarial ones were found, numbers, and noise's size.
+
+    Only those that a minimum-norm attack has found make up the length of the noise.
+    """
+    device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
+    clean, adversarial, numbers = [], [], []
+    for start in range(0, len(images), batch_size):
+        x, y, index = images.__getitems__(list(range(start, min(start + batch_size, len(images)))))
+        x, index = x.to(device), index.to(device)
+        clean.append(x)
+        numbers.append(index)
+        adversarial.append(attack(classifier, x, y.to(device), Noise.keyed(seed, index).fork("attacker").fork("set")))
+    x, z, index = torch.cat(clean), torch.cat(adversarial), torch.cat(numbers)
+    found = (z != x).flatten(1).any(1) if attack.kind == "minimum-norm" else torch.ones_like(index, dtype=torch.bool)
+    noise = Noise.keyed(seed, index).fork("noisy")
+    _, std = noisy_twins(x[found], z[found], noise[found], threat(attack)[0])
+    norm = threat(attack)[0]
+    twins = noisy_twins(x, z, noise, norm)[0] if norm == "l0" else (x + std * noise.normal(x)).clamp(0, 1)
+    return x, twins, z, found, index, std
+
+
+def features(detector: FittedDetector, x: Tensor, index: Tensor, seed: int, batch_size: int) -> Tensor:
+    """The detector's features (n, F) of images `x`, in batches, random parts keyed by `index`."""
+    parts = []
+    for rows in np.array_split(np.arange(len(x)), max(1, -(-len(x) // batch_size))):
+        noise = Noise.keyed(seed, index[rows]).fork("defender").fork("detector")
+        with guard(detector), torch.no_grad(), drawing(detector, noise):
+            parts.append(detector.features(x[rows]))
+    return torch.cat(parts)

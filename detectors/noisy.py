@@ -1,0 +1,35 @@
+"""Noisy twins of adversarial images: as long as these, but aimless. Without them a detector learns "any noise"."""
+
+import torch
+from torch import Tensor
+
+from attacks import Noise
+from attacks.norms import distance
+
+
+def noisy_twins(x: Tensor, z: Tensor, noise: Noise, norm: str | None = None) -> tuple[Tensor, float]:
+    """Images `x` (B, ...) with noise of the mean l2 length of ``z - x`` after clipping, and its standard deviation.
+
+    Feinman et al. 2017 and Ma et al. 2018: Gaussian noise of one standard deviation, clipped to [0, 1]; here the
+    standard deviation is bisected until clipped noise has that length. For an attack of `norm` l0, as many random
+    pixels of each image become 1 as `z` changes (the number returned is their mean). Where `z` is `x`, nothing changes.
+    """
+    if norm == "l0":
+        count = distance("l0", z - x)
+        ranks = noise.uniform(x).flatten(1).argsort(1).argsort(1)
+        return torch.where(ranks < count[:, None], 1.0, x.flatten(1)).view_as(x), float(count.float().mean())
+    normal, target = noise.normal(x), float(distance("l2", z - x).mean())
+
+    def twins(std: float) -> Tensor:
+        return (x + std * normal).clamp(0, 1)
+
+    if target == 0:
+        return x.clone(), 0.0
+    low, high = 0.0, 1.0
+    while float(distance("l2", twins(high) - x).mean()) < target and high < 1e3:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        short = float(distance("l2", twins(middle) - x).mean()) < target
+        low, high = (middle, high) if short else (low, middle)
+    return twins(high), high
