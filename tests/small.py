@@ -29,6 +29,24 @@ class Bare(nn.Module):
         return self.layers(x)
 
 
+class Coded(nn.Module):
+    """A small encoder and a classifier of its codes, as methods that regularise an embedding want them."""
+
+    def __init__(self, embedding: int = 8, batch_norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_classes, self.embedding, self.batch_norm, self.dropout = 10, embedding, batch_norm, dropout
+        norm: nn.Module = nn.BatchNorm2d(8) if batch_norm else nn.Identity()
+        self.encoder = nn.Sequential(
+            *(nn.Dropout(dropout), nn.Conv2d(1, 8, 5, stride=3), norm, nn.ReLU(), nn.Flatten()),
+            nn.Linear(512, embedding),
+        )
+        self.classifier = nn.Linear(embedding, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.encoder(x))
+        return logits
+
+
 def adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=5e-3)
 
