@@ -32,7 +32,7 @@ class Bare(nn.Module):
 class Coded(nn.Module):
     """A small encoder and a classifier of its codes, as methods that regularise an embedding want them."""
 
-    def __init__(self, embedding: int = 8, batch_norm: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, embedding: int = 32, batch_norm: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.num_classes, self.embedding, self.batch_norm, self.dropout = 10, embedding, batch_norm, dropout
         norm: nn.Module = nn.BatchNorm2d(8) if batch_norm else nn.Identity()
@@ -88,3 +88,18 @@ def trainer(folder: Path, epochs: int = 2, **settings: Any) -> pl.Trainer:
             **settings,
         }
     )
+
+
+def alone(module: pl.LightningModule) -> list[Any]:
+    """`module` with manual optimisation, able to do its training step without a Trainer; its optimizers."""
+
+    class Alone:
+        strategy, current_epoch, global_rank = None, 0, 0
+
+    optimizers = [found["optimizer"] for found in module.configure_optimizers()]  # type: ignore[union-attr,index]
+    module._trainer = Alone()  # type: ignore[assignment]
+    module.optimizers = lambda: optimizers  # type: ignore[assignment,method-assign]
+    module.lr_schedulers = lambda: []  # type: ignore[assignment,method-assign]
+    module.manual_backward = lambda loss: loss.backward()  # type: ignore[assignment,method-assign]
+    module.log_dict = lambda values: None  # type: ignore[assignment,method-assign]
+    return optimizers
