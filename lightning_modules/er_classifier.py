@@ -124,7 +124,7 @@ class ERClassifier(Classifier):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y, index = batch
-        noise, optimizers = self.noise(index), list[Any](self.optimizers())  # type: ignore[arg-type]
+        noise, optimizers = self.noise(index), list[Any](self.optimizers())
         encoder, classifier, *others = optimizers
         attacked = self.attacked(x, y, noise)
         views = [x, attacked] if self.mix_clean else [attacked]

@@ -124,6 +124,26 @@ def test_trainer_fragment_patches_an_experiment(path: Path, monkeypatch: pytest.
     assert config.trainer.use_distributed_sampler is False and path.read_text().startswith("# ")
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "overrides").glob("*.yaml")), ids=lambda p: p.stem)
+def test_override_patches_every_experiment_that_it_names(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["lightning"])
+    monkeypatch.setattr(train.CLI, "instantiate_classes", lambda self: None)
+    monkeypatch.setattr(train.CLI, "_run_subcommand", lambda self, name: None)
+    own = yaml.safe_load(path.read_text())
+    header = re.search(r"\{([\w, \n#]+)\}(\w+)\.", path.read_text())
+    assert header and path.read_text().startswith("# ")
+    for name in re.findall(r"\w+", header[1]):
+        experiment = CONFIGS / "experiments" / f"{name}{header[2]}.yaml"
+        before, after = (
+            train.main(["fit", "--config", str(experiment), *more]).config.fit for more in ([], ["--config", str(path)])
+        )
+        assert after.model.class_path == before.model.class_path and after.trainer.callbacks == before.trainer.callbacks
+        for setting, value in own["model"]["init_args"].items():
+            assert after.model.init_args[setting].class_path == value["class_path"]
+        assert after.model.init_args.get("weight") == before.model.init_args.get("weight")
+        assert after.data.init_args.train_limit == own["data"]["init_args"]["train_limit"]
+
+
 @pytest.mark.parametrize("path", sorted((CONFIGS / "attacks").glob("*.yaml")), ids=lambda p: p.stem)
 def test_attack_fragment_instantiates(path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
