@@ -92,9 +92,11 @@ def test_each_update_changes_only_its_own_parameters(reg_optimizer: Any) -> None
         (lambda: made.update_encoder([x], own[0] if own else encoder), {"encoder"}),
     ]
     for update, expected in updates:
+        made.critic.zero_grad()  # type: ignore[union-attr]
         before = {name: state(part) for name, part in parts.items()}
         update()
         assert {name for name, part in parts.items() if moved(part, before[name])} == expected
+        assert ("critic" in expected) == any(p.grad is not None for p in made.critic.parameters())  # type: ignore[union-attr]
         assert all(p.requires_grad for p in made.parameters()) and all(m.training for m in made.modules())
 
 
@@ -209,6 +211,25 @@ def test_an_optimizer_of_its_own_cancels_the_weight() -> None:
 def test_every_switch_changes_the_weights(change: dict[str, Any]) -> None:
     changed = after_one_batch(weight=10.0, clip=0.5, **change)
     assert changed.isfinite().all() and not torch.equal(changed, after_one_batch(weight=10.0, clip=0.5))
+
+
+def test_accumulated_gradients_of_the_critic() -> None:
+    """Its second step follows the sum of both gradients, the first of a batch only its own."""
+    x, _, _ = batch()
+    for accumulate in (False, True):
+        made = module(n_critic=2, accumulate_grads=accumulate, clip=10.0, critic_optimizer=sgd)
+        critic = alone(made)[2]
+        assert made.critic is not None
+        for _ in range(2):
+            made.update_critic([x], noise(16), critic)
+        gradients = torch.cat([p.grad.flatten() for p in made.critic.parameters() if p.grad is not None])
+        made.n_critic, made.accumulate_grads = 1, False
+        alone_made = module(critic_optimizer=sgd)
+        alone_made.critic.load_state_dict(made.critic.state_dict())  # type: ignore[union-attr]
+        alone_made.update_critic([x], noise(16), alone(alone_made)[2])
+        single = torch.cat([p.grad.flatten() for p in alone_made.critic.parameters() if p.grad is not None])  # type: ignore[union-attr]
+        ratio = float(gradients.norm() / single.norm())
+        assert ratio == pytest.approx(2 if accumulate else 1, rel=0.3)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_schedules_by_hand() -> None:
             bad()
 
 
-@pytest.mark.parametrize("name", ["standard", "atent"])
+@pytest.mark.parametrize("name", ["standard", "atent", "er"])
 def test_schedule_is_stepped_every_batch_to_its_end(name: str, tmp_path: Path) -> None:
     rates: list[float] = []
 
@@ -195,7 +195,7 @@ def test_schedule_is_stepped_every_batch_to_its_end(name: str, tmp_path: Path) -
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     schedule: Schedule = Cosine()
-    module = METHODS[name](Bare())
+    module = METHODS[name](network(name))
     module.schedule = schedule
     trainer(tmp_path, callbacks=[Watch()]).fit(module, digits())
     n = len(rates)
