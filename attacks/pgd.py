@@ -30,6 +30,8 @@ class PGD(Attack):
         targeted: decrease the objective for the target `y` instead.
         momentum: decay factor of MIM's accumulated gradient; 0 for PGD.
         samples: gradients averaged in each step (EOT), for stochastic models.
+        start_std: the random start is Gaussian, of this standard deviation in pixels of [0, 1], and projected on the
+            ball (TRADES); none: uniform in the ball.
     """
 
     norm: NormName = "linf"
@@ -41,16 +43,19 @@ class PGD(Attack):
     targeted: bool = False
     momentum: float = 0.0
     samples: int = 1
+    start_std: Radius | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(0, eps=self.eps, momentum=self.momentum, step_size=self.step_size)
+        at_least(0, eps=self.eps, momentum=self.momentum, step_size=self.step_size, start_std=self.start_std)
         at_least(1, steps=self.steps, samples=self.samples)
+        if self.start_std is not None and not self.random_start:
+            raise ValueError("start_std needs random_start: true")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, objective = NORMS[self.norm], OBJECTIVES[self.loss]
         step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        z = (x + norm.random(x, self.eps, noise)).clamp_(0, 1) if self.random_start else x
+        z = (x + self._start(x, noise)).clamp_(0, 1) if self.random_start else x
         g = torch.zeros_like(x)
         for _ in range(self.steps):
             gradient, _ = input_gradient(model, z, y, objective, self.samples)
@@ -62,3 +67,10 @@ class PGD(Attack):
             z = z + step_size * norm.steepest(gradient, z)
             z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
         return z
+
+    def _start(self, x: Tensor, noise: Noise) -> Tensor:
+        """Where the path starts, from `x`."""
+        norm = NORMS[self.norm]
+        if self.start_std is None:
+            return norm.random(x, self.eps, noise)
+        return norm.project(self.start_std * noise.normal(x), self.eps)

@@ -4,6 +4,7 @@ from callbacks.adversarial_images import AdversarialImages
 from callbacks.attack_evaluation import AttackEvaluation
 from callbacks.attack_grids import AttackGrids
 from callbacks.collapse_guard import CollapseGuard, TrainingCollapsed
+from callbacks.embedding_prior import EmbeddingPrior
 from callbacks.epsilon_warmup import EpsilonWarmup
 from callbacks.fit_whitening import FitWhitening
 from callbacks.predictions import Predictions
@@ -13,6 +14,7 @@ __all__ = [
     "AttackEvaluation",
     "AttackGrids",
     "CollapseGuard",
+    "EmbeddingPrior",
     "EpsilonWarmup",
     "FitWhitening",
     "Predictions",

@@ -78,5 +78,5 @@ def obligations(model: nn.Module) -> dict[str, bool]:
     purifiers = [m for m in model.modules() if isinstance(m, Purifier)]
     return {
         "bpda": any(not p.differentiable for p in purifiers),
-        "eot": any(p.stochastic for p in purifiers),
+        "eot": any(getattr(m, "stochastic", False) for m in model.modules()),  # also in the classifier itself
     }

@@ -10,7 +10,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from attacks import Noise, drawing
-from lightning_modules.base import Batch, Classifier
+from lightning_modules.base import Batch, Classifier, expects_unused
 from lightning_modules.differentiable_attack import Choice, choose_target, high_confidence
 from lightning_modules.double_backward import check_logits, check_network, check_trainer
 from lightning_modules.schedules import Schedule
@@ -193,12 +193,7 @@ class AdversaryCritic(Classifier):
 
     def on_fit_start(self) -> None:
         check_trainer(self.trainer, "AdversaryCritic")
-        ddp: dict[str, Any] | None = getattr(self.trainer.strategy, "_ddp_kwargs", None)
-        if ddp is not None and not ddp.get("find_unused_parameters"):
-            raise ValueError(
-                "AdversaryCritic trains classifier and critic in turn, so each backward pass leaves parameters unused: "
-                "use --trainer.strategy ddp_find_unused_parameters_true"
-            )
+        expects_unused(self.trainer.strategy, "AdversaryCritic trains classifier and critic in turn")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y, index = batch

@@ -14,7 +14,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from attacks import Noise, check_images
+from attacks import Noise, check_images, drawing
 from evaluation.checkpoint import check_fit, plain
 from lightning_modules.schedules import Schedule
 
@@ -42,6 +42,7 @@ class Method(pl.LightningModule):
         self.save_hyperparameters({name: _plain(value) for name, value in self.hparams.items()})
         self.network, self.optimizer, self.schedule = network, optimizer, schedule
         self.opponents: list[tuple[nn.Module, OptimizerCallable, Schedule | None]] = []  # with optimizers of their own
+        self.further: list[tuple[nn.Module, OptimizerCallable, Schedule | None]] = []  # second optimizers of a module
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.network(x)
@@ -64,10 +65,11 @@ class Method(pl.LightningModule):
                 dist.broadcast(buffer, 0)
 
     def configure_optimizers(self) -> Any:
-        """One optimizer and scheduler for what no opponent owns, then one for each opponent."""
+        """One optimizer and scheduler for what no opponent owns, then one for each opponent, then the further ones."""
         theirs = {id(p) for module, _, _ in self.opponents for p in module.parameters()}
         own = [p for p in self.parameters() if id(p) not in theirs]
-        players = [(own, self.optimizer, self.schedule), *((list(m.parameters()), o, s) for m, o, s in self.opponents)]
+        rest = [(list(m.parameters()), o, s) for m, o, s in [*self.opponents, *self.further]]
+        players = [(own, self.optimizer, self.schedule), *rest]
         found = []
         for parameters, make, schedule in players:
             entry: dict[str, Any] = {"optimizer": make(parameters)}
@@ -110,11 +112,17 @@ class Classifier(Method):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Logits and sample numbers of one batch."""
         keep = batch[2] >= 0
-        return {"index": batch[2][keep], "logits": self(batch[0])[keep]}
+        return {"index": batch[2][keep], "logits": self._answer(batch)[keep]}
+
+    def _answer(self, batch: Batch) -> Tensor:
+        """The logits; random layers draw numbers of the samples, the same in every epoch."""
+        with drawing(self.network, Noise.keyed(global_seed(), batch[2])):
+            logits: Tensor = self(batch[0])
+        return logits
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        x, y, index = batch
-        logits, counts = self(x), (index >= 0).float()
+        _, y, index = batch
+        logits, counts = self._answer(batch), (index >= 0).float()
         for metrics, name, value in (
             (self.accuracy, "acc", (logits.argmax(1) == y).float()),
             (self.mean_loss, "loss", F.cross_entropy(logits, y, reduction="none")),
@@ -135,6 +143,16 @@ class LossClassifier(Classifier):
         losses = self.losses(x, y, self.noise(index))
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
         return losses["loss"]
+
+
+def expects_unused(strategy: Any, what: str) -> None:
+    """Raise ValueError where DDP would wait for gradients that `what`, updates in turn, does not make each time."""
+    ddp: dict[str, Any] | None = getattr(strategy, "_ddp_kwargs", None)
+    if ddp is not None and not ddp.get("find_unused_parameters"):
+        raise ValueError(
+            f"{what}, so each backward pass leaves parameters unused: use --trainer.strategy "
+            "ddp_find_unused_parameters_true"
+        )
 
 
 def _plain(value: Any) -> Any:

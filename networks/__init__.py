@@ -10,6 +10,7 @@ from networks.er_classifier import ERBaseline, ERNet
 from networks.fc_densenet import FCDenseNet
 from networks.mnist import MLP, LeNet5, MadryCNN, SmallCNN
 from networks.nin import NIN
+from networks.noisy import NoisyConvolutions
 from networks.normalize import Normalize
 from networks.pretrained import TimmClassifier, TorchvisionClassifier
 from networks.resnet import ResNet, ResNet18
@@ -31,6 +32,7 @@ __all__ = [
     "LeNet5",
     "MadryCNN",
     "MagnetAutoencoder",
+    "NoisyConvolutions",
     "Normalize",
     "ResNet",
     "ResNet18",

@@ -46,6 +46,8 @@ class ERNet(nn.Module):
         self.embedding = _EMBEDDING[data] if embedding is None else embedding
         self.num_classes = _CLASSES[data] if num_classes is None else num_classes
         k, classes = self.embedding, self.num_classes
+        if k < 1:
+            raise ValueError(f"embedding must be at least 1, not {k}")
         if data in ("mnist", "stl10"):
             multiples = [1, 2, 4, 8] if data == "mnist" else [1, 2, 4, 8, 16, 16]
             layers = _strided([_CHANNELS[data], *(m * width for m in multiples)], last=4 if data == "mnist" else 3)

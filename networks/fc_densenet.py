@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from networks.denoiser import check_strides
@@ -21,7 +22,7 @@ VARIANTS = {
 @contextmanager
 def frozen_statistics(block: nn.Module) -> Iterator[None]:
     """Batch norms in `block` normalise by the batch as they would, but do not count it a second time."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
     before = [(m.momentum, m.num_batches_tracked) for m in norms]
     try:
         for m in norms:

@@ -30,6 +30,24 @@ class Bare(nn.Module):
         return self.layers(x)
 
 
+class Coded(nn.Module):
+    """A small encoder and a classifier of its codes, as methods that regularise an embedding want them."""
+
+    def __init__(self, embedding: int = 32, batch_norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_classes, self.embedding, self.batch_norm, self.dropout = 10, embedding, batch_norm, dropout
+        norm: nn.Module = nn.BatchNorm2d(8) if batch_norm else nn.Identity()
+        self.encoder = nn.Sequential(
+            *(nn.Dropout(dropout), nn.Conv2d(1, 8, 5, stride=3), norm, nn.ReLU(), nn.Flatten()),
+            nn.Linear(512, embedding),
+        )
+        self.classifier = nn.Linear(embedding, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.encoder(x))
+        return logits
+
+
 def adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=5e-3)
 
@@ -78,3 +96,18 @@ def trainer(folder: Path, epochs: int = 2, **settings: Any) -> pl.Trainer:
             **settings,
         }
     )
+
+
+def alone(module: pl.LightningModule) -> list[Any]:
+    """`module` with manual optimisation, able to do its training step without a Trainer; its optimizers."""
+
+    class Alone:
+        strategy, current_epoch, global_rank = None, 0, 0
+
+    optimizers = [found["optimizer"] for found in module.configure_optimizers()]  # type: ignore[union-attr,index]
+    module._trainer = Alone()  # type: ignore[assignment]
+    module.optimizers = lambda: optimizers  # type: ignore[assignment,method-assign]
+    module.lr_schedulers = lambda: []  # type: ignore[assignment,method-assign]
+    module.manual_backward = lambda loss: loss.backward()  # type: ignore[assignment,method-assign]
+    module.log_dict = lambda values: None  # type: ignore[assignment,method-assign]
+    return optimizers

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
-from small import Bare, adam, digits, trainer
+from small import Bare, Coded, adam, digits, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from attacks import FGSM, PGD, HighConfidence, Noise, Restarts, WorstOf
@@ -17,6 +17,7 @@ from callbacks import (
     AttackEvaluation,
     AttackGrids,
     CollapseGuard,
+    EmbeddingPrior,
     EpsilonWarmup,
     FitWhitening,
     Predictions,
@@ -25,7 +26,7 @@ from callbacks import (
 from callbacks.attack_evaluation import gather
 from callbacks.attack_grids import confidence_grid, target_grid
 from evaluation.outcome import Outcome
-from lightning_modules import AdversarialTraining, Standard
+from lightning_modules import AdversarialTraining, ERClassifier, Standard
 from networks import Whiten
 
 ATTACKS = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=3)}
@@ -201,6 +202,33 @@ def test_attack_grids_are_logged(tmp_path: Path) -> None:
     assert rows.shape == (3, 3 * (56 + 4 + 12), 10 * 58 + 2)
 
 
+@pytest.mark.parametrize("weight", [0.1, 0.0])
+def test_codes_are_compared_with_their_prior(weight: float, tmp_path: Path) -> None:
+    """Distances over time, a histogram of each coordinate; of the critic's figures, those of a network that has one."""
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    settings = {"weight": weight, "critic_hidden": [16], "optimizer": adam, "classifier_optimizer": adam}
+    module = ERClassifier(Coded(3, batch_norm=True), **settings)  # type: ignore[arg-type]
+    trainer(tmp_path, logger=logger, log_every_n_steps=1, callbacks=[EmbeddingPrior(limit=40)]).fit(module, digits())
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["histograms"]) == {"embedding/prior", *(f"embedding/code_{k}" for k in range(3))}
+    logged = {name: [e.value for e in events.Scalars(f"embedding/{name}")] for name in ("sliced_w1", "code_std")}
+    assert all(len(values) == 2 for values in logged.values()) and module.training
+    assert ("embedding/w1_hat" in events.Tags()["scalars"]) == bool(weight)
+    if weight:
+        assert [e.value for e in events.Scalars("embedding/critic_gradient")] > [0, 0]
+        assert all(0 < e.value <= 1 for e in events.Scalars("embedding/critic_at_clip"))
+    x = digits().dataset("val").__getitems__(list(range(40)))[0]
+    with torch.no_grad():
+        assert logged["code_std"][-1] == pytest.approx(float(module.eval().network.encoder(x).std()), rel=1e-5)
+
+
+def test_embedding_prior_wants_codes(tmp_path: Path) -> None:
+    logged = {"logger": TensorBoardLogger(tmp_path), "log_every_n_steps": 1}
+    run = trainer(tmp_path, callbacks=[EmbeddingPrior()], **logged)
+    with pytest.raises(ValueError, match="not of Standard"):
+        run.fit(Standard(Bare(), adam), digits())
+
+
 def test_whitening_is_fitted_once_and_kept(tmp_path: Path) -> None:
     class White(Bare):
         def __init__(self) -> None:
@@ -246,6 +274,8 @@ def test_predictions_are_written(tmp_path: Path) -> None:
         lambda: AttackEvaluation(ATTACKS, limit=0),
         lambda: AttackEvaluation(ATTACKS, every_n_epochs=0),
         lambda: EpsilonWarmup(share=0),
+        lambda: EmbeddingPrior(limit=1),
+        lambda: EmbeddingPrior(every_n_epochs=0),
         lambda: CollapseGuard(patience=0),
         lambda: AdversarialImages(FGSM(), n=0),
     ],

@@ -12,20 +12,24 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import ModelCheckpoint
-from small import Bare, adam, digits, trainer
+from small import Bare, Coded, adam, digits, trainer
 from torch import Tensor, nn
 
 import lightning_modules
-from attacks import FGSM, PGD, Langevin, Noise
+from attacks import FGSM, PGD, Langevin, Noise, drawing
 from datamodules import Digits
 from evaluation.checkpoint import build, catalogue, load_network
 from lightning_modules import (
     ATENT,
+    RSE,
+    TRADES,
+    VAECLA,
     VAT,
     AdversarialTraining,
     AdversaryCritic,
     Classifier,
     Cosine,
+    ERClassifier,
     Exponential,
     LossClassifier,
     MarginMaximization,
@@ -35,8 +39,11 @@ from lightning_modules import (
     Steps,
 )
 from lightning_modules.atent import ema_weights
-from networks import Critic
+from networks import Critic, NoisyConvolutions
 
+INNER = PGD(eps=0.1, steps=2)
+KL = PGD(eps=0.1, steps=2, loss="kl", start_std=0.001)
+ADAMS: dict[str, Any] = {"optimizer": adam, "classifier_optimizer": adam, "critic_optimizer": adam}
 SAMPLER = Langevin(eps=0.1, steps=3, step_size=0.05)
 METHODS = {
     "standard": lambda net: Standard(net, adam, OneCycle()),
@@ -48,8 +55,24 @@ METHODS = {
     ),
     "margin": lambda net: MarginMaximization(net, penalty_mode="eval", optimizer=adam),
     "vat": lambda net: VAT(net, eps=0.5, optimizer=adam),
+    "trades": lambda net: TRADES(net, KL, beta=1.0, optimizer=adam),
+    "rse": lambda net: RSE(net, adam),
+    "vaecla": lambda net: VAECLA(net, optimizer=adam),
+    "er": lambda net: ERClassifier(net, INNER, weight=0.1, critic_hidden=[16], schedule=OneCycle(), **ADAMS),
+    "er_own": lambda net: ERClassifier(net, weight=0.1, critic_hidden=[16], reg_optimizer="own", **ADAMS),
+    "ecla": lambda net: ERClassifier(net, weight=0, **ADAMS),
     "atent_eval": lambda net: ATENT(net, SAMPLER, sampler_mode="eval", optimizer=adam),
 }
+STEPS = {"critic": 2, "er": 4, "er_own": 4, "ecla": 2}  # of optimizers, in a batch; else 1
+
+
+def network(name: str, dropout: float = 0.0, batch_norm: bool = False) -> nn.Module:
+    """A small network of the kind that a method trains; dropout needs the global generator."""
+    if name in ("vaecla", "er", "er_own", "ecla"):
+        return Coded(batch_norm=batch_norm, dropout=dropout)
+    net = Bare(batch_norm=batch_norm)
+    net.layers[3] = nn.Sequential(nn.Dropout(dropout), nn.Flatten())
+    return NoisyConvolutions(net, 0.1, 0.1) if name == "rse" else net
 
 
 def weights(module: nn.Module) -> Tensor:
@@ -58,20 +81,20 @@ def weights(module: nn.Module) -> Tensor:
 
 def test_the_table_holds_every_method() -> None:
     leaves = {c for c in catalogue(lightning_modules) if issubclass(c, Classifier)} - {Classifier, LossClassifier}
-    assert {type(make(Bare())) for make in METHODS.values()} == leaves
+    assert {type(make(network(name))) for name, make in METHODS.items()} == leaves
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_fit_validate_test_predict(name: str, tmp_path: Path) -> None:
     """Training learns; validate and test agree with a hand count; the checkpoint gives the network back."""
-    module, data = METHODS[name](Bare()), digits()
+    module, data = METHODS[name](network(name)), digits()
     run = trainer(tmp_path, epochs=6)
     run.fit(module, data)
     assert run.callback_metrics["val/acc"] > 0.6
     (tested,) = run.test(module, data, verbose=False)
     x, y, index = data.dataset("test").__getitems__(list(range(50)))
     module.eval()
-    with torch.no_grad():
+    with torch.no_grad(), drawing(module.network, Noise.keyed(0, index)):
         right = (module(x).argmax(1) == y).float().mean()
     assert tested["test/acc"] == pytest.approx(float(right))
     (validated,) = run.validate(module, data, verbose=False)
@@ -82,8 +105,8 @@ def test_fit_validate_test_predict(name: str, tmp_path: Path) -> None:
     run.save_checkpoint(tmp_path / "x.ckpt")
     checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
     assert build(checkpoint["catalogue"]["data"], [Digits]).train_limit == 200
-    network, _ = load_network(tmp_path / "x.ckpt", Bare())
-    assert torch.equal(weights(network), weights(module.network))
+    restored, _ = load_network(tmp_path / "x.ckpt", network(name))
+    assert torch.equal(weights(restored), weights(module.network))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -92,16 +115,12 @@ def test_fit_validate_test_predict(name: str, tmp_path: Path) -> None:
 def test_resume_is_exact(name: str, at: str, tmp_path: Path) -> None:
     """A run stopped in the middle or at the end of an epoch and resumed ends with the bits of one that was not."""
 
-    class Noisy(Bare):  # dropout: the global generator matters too
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(F.dropout(x, 0.2, self.training))
-
     def module() -> Classifier:
         torch.manual_seed(0)
-        return METHODS[name](Noisy(batch_norm=name != "critic"))
+        return METHODS[name](network(name, dropout=0.2, batch_norm=name != "critic"))
 
-    whole = module()
-    every = {"every_n_train_steps": 10} if at == "middle" else {"every_n_epochs": 1}
+    whole, per_batch = module(), STEPS.get(name, 1)  # Lightning counts every optimizer's steps
+    every = {"every_n_train_steps": 10 * per_batch} if at == "middle" else {"every_n_epochs": 1}
 
     def run() -> pl.Trainer:
         keep = ModelCheckpoint(dirpath=tmp_path / "c", filename="{step}", save_top_k=-1, **every)  # 7 batches an epoch
@@ -109,7 +128,7 @@ def test_resume_is_exact(name: str, at: str, tmp_path: Path) -> None:
 
     run().fit(whole, digits())
     resumed = module()
-    step = 10 if at == "middle" else 7 * (1 + len(whole.opponents))  # Lightning counts every optimizer's steps
+    step = (10 if at == "middle" else 7) * per_batch
     checkpoint = tmp_path / "stopped.ckpt"
     (tmp_path / "c" / f"step={step}.ckpt").rename(checkpoint)
     shutil.rmtree(tmp_path / "c")
@@ -167,7 +186,7 @@ def test_schedules_by_hand() -> None:
             bad()
 
 
-@pytest.mark.parametrize("name", ["standard", "atent"])
+@pytest.mark.parametrize("name", ["standard", "atent", "er"])
 def test_schedule_is_stepped_every_batch_to_its_end(name: str, tmp_path: Path) -> None:
     rates: list[float] = []
 
@@ -176,7 +195,7 @@ def test_schedule_is_stepped_every_batch_to_its_end(name: str, tmp_path: Path) -
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     schedule: Schedule = Cosine()
-    module = METHODS[name](Bare())
+    module = METHODS[name](network(name))
     module.schedule = schedule
     trainer(tmp_path, callbacks=[Watch()]).fit(module, digits())
     n = len(rates)

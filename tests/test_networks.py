@@ -28,6 +28,7 @@ from networks import (
     LeNet5,
     MadryCNN,
     MagnetAutoencoder,
+    NoisyConvolutions,
     Normalize,
     ResNet,
     ResNet18,
@@ -102,7 +103,7 @@ def test_restorers_return_images_in_eval_mode_one_by_one(network: nn.Module) -> 
     assert r.shape == x.shape and torch.allclose(network(x[:1]), r[:1], atol=1e-5)
 
 
-OTHERS = [*RESTORERS, Denoiser(RESTORERS[0], 0.1, "digest")]
+OTHERS = [*RESTORERS, Denoiser(RESTORERS[0], 0.1, "digest"), NoisyConvolutions(LeNet5(num_classes=4), 0.3, 0.2)]
 CLASSIFIERS = [c for c in catalogue(networks) if c not in (Normalize, Whiten, *map(type, OTHERS))]
 
 

@@ -1,0 +1,73 @@
+"""What a step of the ER-Classifier costs beside the sum of its parts: the attack, four forwards, three backwards.
+
+python benchmarks/er_step.py [--width 32] [--batch 100] [--steps 10] [--rounds 7]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from small import alone  # noqa: E402
+from timing import ratios, table  # noqa: E402
+
+from attacks import PGD, Noise  # noqa: E402
+from lightning_modules import ERClassifier  # noqa: E402
+from networks import ERNet  # noqa: E402
+
+
+def contest(attack: PGD | None, options: Any) -> dict[str, Any]:
+    """The sum of the parts of a step, and the step, of two modules with equal weights."""
+    x, y = torch.rand(options.batch, 1, 28, 28), torch.randint(0, 10, (options.batch,))
+    index = torch.arange(options.batch)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        module = ERClassifier(ERNet(width=options.width), attack)
+        found.append((module, alone(module)))
+    (ours, _), (plain, (encoder, classifier, critic)) = found
+    net, judge, noise = plain.network, plain.critic, Noise.keyed(0, index)
+    assert judge is not None
+
+    def parts() -> None:
+        """PGD; Q without a graph; D forwards and backwards; C(Q) forwards and backwards; D(Q) likewise; four steps."""
+        z = x if attack is None else attack(net, x, y, noise)
+        with torch.no_grad():
+            codes = net.encoder(z)
+        descend(judge(codes).mean() - judge(torch.randn_like(codes)).mean(), critic)
+        descend(F.cross_entropy(net(z), y), encoder, classifier)
+        judge.requires_grad_(False)
+        descend(-judge(net.encoder(z)).mean(), encoder)
+        judge.requires_grad_(True)
+
+    return {"its parts": parts, "step": lambda: ours.training_step((x, y, index), 0)}
+
+
+def descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in {"width": 32, "batch": 100, "steps": 10, "rounds": 7}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for title, attack in {"ER": PGD(steps=options.steps), "ER-minus": None}.items():
+        rows = ratios(contest(attack, options), options.rounds)
+        print(table({f"{title}, {name}": row for name, row in rows.items()}, {f"{title}, step": "<= 1.10"}))
+
+
+if __name__ == "__main__":
+    main()

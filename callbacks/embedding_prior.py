@@ -1,0 +1,73 @@
+"""Whether codes look like draws of their prior: histograms and distances of held-out images, in TensorBoard."""
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from attacks import Noise, guard
+from lightning_modules.base import global_seed
+from lightning_modules.er_classifier import ERClassifier, sliced_w1
+
+
+def distances(module: ERClassifier, codes: Tensor, z: Tensor) -> dict[str, float]:
+    """How far `codes` (B, k) are from draws `z` (B, k) of the prior.
+
+    ``sliced_w1`` needs no critic (128 directions). With one, ``w1_hat`` is its estimate, W1 up to an unknown factor,
+    ``critic_gradient`` the mean length of its gradient at the codes, and ``critic_at_clip`` the share of its weights
+    that lie on the bound.
+    """
+    directions = Noise.keyed(0, torch.arange(128, device=codes.device)).normal(codes.new_zeros(128, codes.shape[1]))
+    found = {
+        "sliced_w1": sliced_w1(z, codes, directions),
+        "code_mean": codes.mean(),
+        "code_std": codes.std(),
+    }
+    if module.critic is not None:
+        codes = codes.detach().requires_grad_()
+        score = module.critic(codes)
+        (gradient,) = torch.autograd.grad(score.sum(), codes)
+        weights = torch.cat([p.flatten() for p in module.critic.parameters()]).abs()
+        found |= {
+            "w1_hat": module.critic(z).mean() - score.mean(),
+            "critic_gradient": gradient.norm(dim=1).mean(),
+            "critic_at_clip": (weights >= module.clip).float().mean(),
+        }
+    return {name: float(value.detach()) for name, value in found.items()}
+
+
+class EmbeddingPrior(pl.Callback):
+    """Logs, after validation, histograms of each coordinate of the codes and of the prior, and `distances` over time.
+
+    Args:
+        limit: of the held-out images, the first so many.
+        every_n_epochs: epochs from one time to the next.
+    """
+
+    def __init__(self, limit: int = 1000, every_n_epochs: int = 1) -> None:
+        if limit < 2 or every_n_epochs < 1:
+            raise ValueError(f"limit ({limit}) must be at least 2 and every_n_epochs ({every_n_epochs}) at least 1")
+        self.limit, self.every_n_epochs = limit, every_n_epochs
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data = getattr(trainer, "datamodule", None)
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.sanity_checking or not (trainer.is_global_zero and trainer.loggers and due and data is not None):
+            return
+        if not isinstance(pl_module, ERClassifier):
+            raise ValueError(f"EmbeddingPrior looks at the codes of ERClassifier, not of {type(pl_module).__name__}")
+        images = data.dataset("val")
+        rows = torch.arange(min(self.limit, len(images))).split(256)
+        with guard(pl_module):
+            encode = pl_module.network.encoder
+            with torch.no_grad():
+                parts = [encode(images.__getitems__(part.tolist())[0].to(pl_module.device)) for part in rows]
+            codes = torch.cat(parts)
+            z = pl_module.prior(Noise.keyed(global_seed(), torch.arange(len(codes), device=codes.device)), codes)
+            found = distances(pl_module, codes, z)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"embedding/{name}": value for name, value in found.items()}, trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                for k in range(codes.shape[1]):
+                    logger.experiment.add_histogram(f"embedding/code_{k}", codes[:, k], trainer.global_step)
+                logger.experiment.add_histogram("embedding/prior", z.clamp(-10, 10), trainer.global_step)

@@ -1,0 +1,237 @@
+"""ER-Classifier: a low-dimensional embedding whose distribution is drawn to a prior (Algorithm 1 of the paper)."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from attacks import Attack, Noise, guard
+from lightning_modules.base import Batch, Classifier, expects_unused
+from lightning_modules.schedules import Schedule
+from lightning_modules.trades import diverge, trades
+from networks import MLP
+from networks.fc_densenet import frozen_statistics
+
+Prior = Literal["gaussian", "uniform", "cauchy"]
+
+# Independent numbers in the shape of codes (B, k): N(0, 1), U(-3, 3), and Cauchy(0, 1), which has no mean.
+PRIORS: dict[str, Callable[[Noise, Tensor], Tensor]] = {
+    "gaussian": lambda noise, like: noise.normal(like),
+    "uniform": lambda noise, like: 6 * noise.uniform(like) - 3,
+    "cauchy": lambda noise, like: (math.pi * (noise.uniform(like) - 0.5)).tan(),
+}
+
+
+def sliced_w1(a: Tensor, b: Tensor, directions: Tensor) -> Tensor:
+    """Mean over unit `directions` (n, k) of the exact W1 between the projections of two samples (B, k): no critic."""
+    along = directions / directions.norm(dim=1, keepdim=True)
+    gaps: Tensor = (a @ along.T).sort(0).values - (b @ along.T).sort(0).values
+    return gaps.abs().mean()
+
+
+class ERClassifier(Classifier):
+    """Minimises E CE(C(Q(x')), y) + weight W1(law of Q(x'), prior) over encoder Q and classifier C, x' from `attack`.
+
+    W1 by its dual: a critic D with clipped weights (WGAN) scores draws of the prior high and codes low. For each batch
+    1. D ascends w1 = mean D(z) - mean D(Q(x')), and is clipped; 2. Q and C descend the cross-entropy; 3. Q alone
+    ascends weight mean D(Q(x')). The authors' code has the mirrored sign. Clipping bounds D's slope by an unknown
+    constant, so `w1_hat` is W1 up to a factor; for the Cauchy prior W1 is infinite. Update 1 takes codes in train mode
+    and leaves the batch norms' statistics alone. Inference is C(Q(x)): the critic is no part of the network.
+
+    Variants: no attack is ER-Classifier-minus; `beta` ER-Trades; ``weight: 0`` E-CLA, then there is no critic and
+    updates 1 and 3 do not happen. Three optimizers: on several processes ask for ``--trainer.strategy
+    ddp_find_unused_parameters_true``, and note that Lightning counts all their steps in `global_step`. Departures: the
+    critic's first weights are clipped, too; all epochs are in train mode, which the authors' code leaves after one.
+
+    Args:
+        network: images in [0, 1] -> logits, with modules `encoder` (images -> codes (B, k)) and `classifier` (codes ->
+            logits) and their size `embedding`, k, such as `networks.ERNet`.
+        attack: finds x'; none: x' = x.
+        weight: lambda of update 3; update 1 has lambda 1, which is the authors' choice.
+        beta: the TRADES loss with this weight takes the place of cross-entropy, and x' is that of TRADES; none: it does
+            not.
+        prior: gaussian N(0, I), uniform in (-3, 3)^k, or cauchy.
+        clip: bound c of every weight and bias of the critic.
+        n_critic: steps of update 1.
+        critic_hidden: widths of the critic's hidden layers.
+        critic_out: of the critic: linear, or logsigmoid as in the authors' code, which saturates: no W1 then.
+        reg_optimizer: of update 3: shared with update 2 (the code); of its own, for which Adam cancels `weight`; or
+            joint: one step on both, the only one for which `weight` is a true weight.
+        accumulate_grads: as in the code, gradients are not zeroed between updates 2 and 3, nor between steps of D.
+        mix_clean: as in the code, updates 1 and 3 are done on clean images and then on attacked ones, and the
+            cross-entropy is the mean of both; else attacked images only.
+        attack_label: what the attack is given: label, or the prediction for the clean image (the code: no label leaks).
+        optimizer: of the encoder.
+        classifier_optimizer: of the classifier.
+        critic_optimizer: of the critic.
+        schedule: of all learning rates; none: constant.
+    """
+
+    network: Any  # with encoder, classifier and embedding
+
+    def __init__(
+        self,
+        network: nn.Module,
+        attack: Attack | None = None,
+        weight: float = 5e-4,
+        beta: float | None = None,
+        prior: Prior = "gaussian",
+        clip: float = 0.01,
+        n_critic: int = 1,
+        critic_hidden: Sequence[int] = (512, 512, 512, 512),
+        critic_out: Literal["linear", "logsigmoid"] = "linear",
+        reg_optimizer: Literal["shared", "own", "joint"] = "shared",
+        accumulate_grads: bool = False,
+        mix_clean: bool = False,
+        attack_label: Literal["label", "prediction"] = "label",
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-4),
+        classifier_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-6),
+        critic_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5),
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        check_parts(network, "ERClassifier")
+        if not (weight >= 0 and clip > 0 and n_critic >= 1):
+            raise ValueError(f"weight ({weight}) must be at least 0, clip ({clip}) above 0, n_critic ({n_critic}) >= 1")
+        if prior not in PRIORS:
+            raise ValueError(f"prior is one of {', '.join(PRIORS)}; not {prior!r}")
+        if attack is None and (mix_clean or beta is not None):
+            raise ValueError("mix_clean and beta (TRADES) need an attack: without one there are clean images only")
+        if beta is not None and not beta >= 0:
+            raise ValueError(f"beta must be at least 0, not {beta}")
+        self.automatic_optimization = False
+        self.attack, self.weight, self.beta, self.prior, self.clip = attack, weight, beta, PRIORS[prior], clip
+        self.n_critic, self.reg_optimizer, self.accumulate_grads = n_critic, reg_optimizer, accumulate_grads
+        self.mix_clean, self.attack_label = mix_clean, attack_label
+        self.opponents = [(self.network.classifier, classifier_optimizer, schedule)]
+        self.critic: nn.Module | None = None
+        if weight:
+            tail = nn.LogSigmoid() if critic_out == "logsigmoid" else nn.Identity()
+            self.critic = nn.Sequential(MLP(1, self.network.embedding, list(critic_hidden)), tail)
+            self.opponents.append((self.critic, critic_optimizer, schedule))
+            if reg_optimizer == "own":
+                self.further = [(self.network.encoder, optimizer, schedule)]
+            self.clip_critic()
+
+    def on_fit_start(self) -> None:
+        if self.critic is not None:
+            expects_unused(self.trainer.strategy, "ERClassifier trains critic, classifier and encoder in turn")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x, y, index = batch
+        noise, optimizers = self.noise(index), list[Any](self.optimizers())
+        encoder, classifier, *others = optimizers
+        attacked = self.attacked(x, y, noise)
+        views = [x, attacked] if self.mix_clean else [attacked]
+        logs = self.update_critic(views, noise.fork("prior"), others[0]) if self.critic is not None else {}
+        if self.critic is not None and self.reg_optimizer == "joint":
+            logs |= self.update_jointly(x, views, y, (encoder, classifier))
+        else:
+            logs |= self.update_classification(x, views, y, (encoder, classifier))
+            if self.critic is not None:
+                logs |= self.update_encoder(views, others[1] if self.reg_optimizer == "own" else encoder)
+        schedulers: Any = self.lr_schedulers() or []
+        for scheduler in schedulers:
+            scheduler.step()
+        self.log_dict({f"train/{name}": value.detach() for name, value in logs.items()})
+        return logs["loss"].detach()
+
+    def attacked(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """x', constant; the images themselves without an attack."""
+        if self.attack is None:
+            return x
+        if self.beta is not None:
+            return diverge(self.attack, self.network, x, noise)
+        if self.attack_label == "prediction":
+            with guard(self.network), torch.no_grad():
+                y = self.network(x).argmax(1)
+        found: Tensor = self.attack(self.network, x, y, noise)
+        return found
+
+    def update_critic(self, views: Sequence[Tensor], noise: Noise, optimizer: Any) -> dict[str, Tensor]:
+        """Update 1, for each of the `views` of the batch; nothing but the critic changes."""
+        assert self.critic is not None
+        fresh = True
+        for view in views:
+            with torch.no_grad(), frozen_statistics(self.network.encoder):
+                codes = self.network.encoder(view)
+            for _ in range(self.n_critic):
+                w1 = self.critic(self.prior(noise, codes)).mean() - self.critic(codes).mean()
+                self.descend(-w1, [optimizer], fresh or not self.accumulate_grads)
+                self.clip_critic()
+                fresh = False
+        return {"w1_hat": w1, "code_mean": codes.mean(), "code_std": codes.std()}
+
+    def update_classification(
+        self, x: Tensor, views: Sequence[Tensor], y: Tensor, optimizers: Sequence[Any]
+    ) -> dict[str, Tensor]:
+        """Update 2: encoder and classifier change."""
+        loss, _ = self.classification_loss(x, views, y)
+        self.descend(loss, optimizers)
+        return {"loss": loss}
+
+    def update_encoder(self, views: Sequence[Tensor], optimizer: Any) -> dict[str, Tensor]:
+        """Update 3, for each of the `views`: nothing but the encoder changes."""
+        for view in views:
+            score = self.score(self.network.encoder(view))
+            self.descend(-self.weight * score, [optimizer], not self.accumulate_grads)
+        return {"code_score": score}
+
+    def update_jointly(
+        self, x: Tensor, views: Sequence[Tensor], y: Tensor, optimizers: Sequence[Any]
+    ) -> dict[str, Tensor]:
+        """Updates 2 and 3 as one."""
+        loss, codes = self.classification_loss(x, views, y)
+        score = torch.stack([self.score(c) for c in codes]).mean()
+        self.descend(loss - self.weight * score, optimizers)
+        return {"loss": loss, "code_score": score}
+
+    def classification_loss(self, x: Tensor, views: Sequence[Tensor], y: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Mean cross-entropy of the `views`, or the TRADES loss of `x` and the last, and the codes of the `views`."""
+        codes = [self.network.encoder(view) for view in views]
+        logits = [self.network.classifier(c) for c in codes]
+        if self.beta is None:
+            return torch.stack([F.cross_entropy(each, y) for each in logits]).mean(), codes
+        clean = logits[0] if self.mix_clean else self.network(x)
+        return trades(clean, logits[-1], y, self.beta)[0], codes
+
+    def score(self, codes: Tensor) -> Tensor:
+        """Mean D(codes); the critic's weights are constants here."""
+        assert self.critic is not None
+        weights = {name: p.detach() for name, p in self.critic.named_parameters()}
+        found: Tensor = functional_call(self.critic, weights, (codes,)).mean()
+        return found
+
+    def clip_critic(self) -> None:
+        """Put every weight and bias of the critic into [-clip, clip]."""
+        assert self.critic is not None
+        with torch.no_grad():
+            for p in self.critic.parameters():
+                p.clamp_(-self.clip, self.clip)
+
+    def descend(self, loss: Tensor, optimizers: Sequence[Any], fresh: bool = True) -> None:
+        """One step of each of the `optimizers` down `loss`, from gradients of zero if `fresh`."""
+        for optimizer in optimizers if fresh else ():
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def check_parts(network: Any, what: str) -> None:
+    """Raise ValueError unless `network` is an `encoder` and a `classifier` of an `embedding`, and nothing more."""
+    if not all(hasattr(network, name) for name in ("encoder", "classifier", "embedding")):
+        raise ValueError(
+            f"{what} trains a network of two modules, encoder and classifier, with the embedding's size as embedding, "
+            f"which {type(network).__name__} is not: use networks.ERNet"
+        )
+    if network.embedding < 1:
+        raise ValueError(f"embedding must be at least 1, not {network.embedding}")
+    parts = {id(p) for part in (network.encoder, network.classifier) for p in part.parameters()}
+    if any(id(p) not in parts for p in network.parameters()):
+        raise ValueError(f"{type(network).__name__} has weights outside encoder and classifier; nobody trains them")

@@ -1,0 +1,59 @@
+"""TRADES: clean accuracy against the divergence between neighbouring predictions (Zhang et al. 2019, eq. 5)."""
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from attacks import PGD, Attack, Noise, guard
+from attacks.objectives import kl
+from lightning_modules.base import LossClassifier
+from lightning_modules.schedules import Schedule
+
+INNER = PGD(loss="kl", eps=0.3, steps=40, step_size=0.01, start_std=0.001)
+
+
+def diverge(attack: Attack, network: nn.Module, x: Tensor, noise: Noise) -> Tensor:
+    """x' (B, C, H, W): what `attack` finds against the network's own probabilities at `x`, constants, in eval mode."""
+    with guard(network), torch.no_grad():
+        p = network(x).softmax(1)
+    return attack(network, x, p, noise)
+
+
+def trades(clean: Tensor, attacked: Tensor, y: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+    """CE(clean, y) + beta KL(softmax(clean) || softmax(attacked)), and both terms, of logits (B, K) and labels (B,)."""
+    natural, divergence = F.cross_entropy(clean, y), kl(attacked, clean.softmax(1)).mean()
+    return natural + beta * divergence, natural, divergence
+
+
+class TRADES(LossClassifier):
+    """Minimises CE(f(x), y) + beta KL(softmax f(x) || softmax f(x')), where x' maximises that divergence.
+
+    The attack sees the network in eval mode and softmax f(x) as a constant: PGD with ``loss: kl`` and ``start_std:
+    0.001`` is the paper's. In the loss both terms are differentiated at x as well as at x'.
+
+    Args:
+        network: images in [0, 1] -> logits.
+        attack: finds x'; it is given probabilities (B, K), as its objectives ce and kl accept.
+        beta: weight of the divergence, 1 / lambda of the paper.
+        optimizer: of the network's parameters.
+        schedule: of the learning rate; none: constant.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        attack: Attack = INNER,
+        beta: float = 6.0,
+        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if not beta >= 0:
+            raise ValueError(f"beta must be at least 0, not {beta}")
+        self.attack, self.beta = attack, beta
+
+    def losses(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
+        attacked = diverge(self.attack, self.network, x, noise)
+        loss, natural, divergence = trades(self(x), self(attacked), y, self.beta)
+        return {"loss": loss, "natural": natural, "divergence": divergence}
