@@ -7,6 +7,7 @@ from detectors.fitted import FittedDetector
 from detectors.kernel_density import KernelDensity
 from detectors.lid import LID
 from detectors.max_probability import MaxProbability
+from detectors.reconstruction_error import ReconstructionError
 from detectors.score_norm import ScoreNorm
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Guarded",
     "KernelDensity",
     "MaxProbability",
+    "ReconstructionError",
     "ScoreNorm",
     "fit",
     "set_one",

@@ -26,6 +26,7 @@ from detectors import (
     Guarded,
     KernelDensity,
     MaxProbability,
+    ReconstructionError,
     ScoreNorm,
     fit,
     set_one,
@@ -76,6 +77,7 @@ DETECTORS: dict[str, Any] = {
     "KernelDensity": lambda: fitted(KernelDensity(trained())),
     "LID": lambda: fitted(LID(trained(), k=10, references=50)),
     "MaxProbability": lambda: MaxProbability(trained()),
+    "ReconstructionError": lambda: ReconstructionError(trained(), Denoiser(ConvAutoencoder(width=2), 0.01)),
     "ScoreNorm": lambda: ScoreNorm(trained(), Denoiser(ConvAutoencoder(width=2), 0.15, digest_weights(trained()))),
 }
 

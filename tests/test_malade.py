@@ -17,7 +17,7 @@ from attacks.corruptions import SaltAndPepper
 from attacks.gradient import input_gradient
 from attacks.objectives import ce
 from defenses import MALA, MALADE, Magnet, Purified, Voting, obligations
-from detectors import ScoreNorm
+from detectors import ReconstructionError, ScoreNorm
 from evaluation.checkpoint import describe, load_network
 from evaluation.identity import digest_weights
 from evaluation.outcome import evaluate_batch
@@ -552,6 +552,18 @@ def select_malade() -> object:
     sys.modules["select_malade"] = module  # dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize(("p", "expected"), [(1, 0.25), (2, 0.0625)])
+def test_the_reconstruction_error_is_the_mean_distance_and_belongs_to_its_classifier(p: int, expected: float) -> None:
+    x = torch.rand(5, 1, 8, 8).round().requires_grad_()  # r halves the way to the middle: |x - r| = 1/4
+    inner = BatchNormNet().eval()
+    score = ReconstructionError(inner, Denoiser(Pull(0.5, 0.5), 0.01), p).score(x)
+    assert torch.allclose(score, torch.full((5,), expected)) and score.requires_grad
+    with pytest.raises(ValueError, match="was trained for another classifier"):
+        ReconstructionError(BatchNormNet(), autoencoder(trained_for=digest_weights(inner)))
+    with pytest.raises(ValueError, match="p is 1 or 2"):
+        ReconstructionError(inner, autoencoder(), 3)
 
 
 def test_the_score_norm_is_the_length_of_the_score_and_belongs_to_its_classifier() -> None:

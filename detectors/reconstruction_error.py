@@ -1,0 +1,35 @@
+"""How far an autoencoder moves an image: large for what it has not learnt (Magnet, Meng and Chen 2017)."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from defenses.base import check_meant_for
+from defenses.malade import load_denoiser
+from detectors.base import Detector
+from networks import Denoiser
+
+
+class ReconstructionError(Detector):
+    """Mean over pixels of |x - r(x)|^p at the image itself, before any purifier: Magnet's own detector.
+
+    Their MNIST defense has two, p = 1 and p = 2, on autoencoders of their own, and a threshold each at a false positive
+    rate of 0.001. What MALADE's paper calls Magnet's detector is `ScoreNorm`.
+    Raises ValueError for an autoencoder that was trained for another classifier.
+
+    Args:
+        classifier: images -> logits; evaluate.py hands over the defended model. Only looked at to see that it fits.
+        denoiser: the .ckpt file of a DAE, or a `networks.Denoiser`.
+        p: 1 or 2.
+    """
+
+    def __init__(self, classifier: nn.Module, denoiser: Denoiser | str, p: Literal[1, 2] = 1) -> None:
+        super().__init__()
+        if p not in (1, 2):
+            raise ValueError(f"p is 1 or 2, not {p}")
+        self.denoiser, self.p = load_denoiser(denoiser), p
+        check_meant_for(type(self).__name__, self.denoiser.trained_for, classifier)
+
+    def score(self, x: Tensor) -> Tensor:
+        moved = (x - self.denoiser(x)).flatten(1)
+        return (moved.abs() if self.p == 1 else moved.square()).mean(1)
