@@ -80,6 +80,32 @@ def convolutions(n: int, network: str, device: str) -> Callable[[], object]:
     return lambda: torch.autograd.grad(F.conv2d(x, weight, padding=1), (x, weight), y)
 
 
+def hidden_layer(n: int, network: str, device: str) -> dict[str, Callable[[], object]]:
+    """There and back through one hidden layer of `n` images, each with weights of its own, in four ways."""
+    channels, _, side = NETWORKS[network]
+    wide = channels[1]
+    weight = torch.randn(n, wide, wide, 3, 3, device=device, requires_grad=True)
+    bias, x = (
+        torch.zeros(n, wide, device=device),
+        torch.rand(1, n * wide, side, side, device=device, requires_grad=True),
+    )
+
+    def unfolded(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        patches = F.unfold(h.view(n, wide, side, side), 3, padding=1)
+        return (weight.flatten(2) @ patches + bias[:, :, None]).view(h.shape)
+
+    def mapped(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        alone = torch.func.vmap(lambda z, w, b: F.conv2d(z[None], w, b, padding=1)[0])
+        return alone(h.view(n, wide, side, side), weight, bias).view(h.shape)
+
+    def there_and_back(layer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(layer(x, weight, bias), (x, weight), torch.ones_like(x))
+
+    ways = {"grouped convolution": grouped, "torch.func.vmap": mapped, "unfold and bmm": unfolded}
+    ways["products and shifts"] = fitting._to_few_channels
+    return {name: loop(there_and_back(layer), 2, device) for name, layer in ways.items()}
+
+
 def arithmetic(n: int, network: str) -> float:
     """Floating-point operations of a step: forwards, and twice of it backwards but for the input's gradient."""
     channels, _, side = NETWORKS[network]
@@ -167,6 +193,10 @@ def main() -> None:
     figures["ratio to one by one"] = {name: median for name, (median, _, _) in found.items()}
     figures["speed-up over modules"] = found["one by one, modules"][0] / found[f"{most} together"][0]
     print(f"\n{most} together are {figures['speed-up over modules']:.2f} times as fast as modules one by one")
+
+    found = ratios(hidden_layer(min(most, 32), network, device), options.rounds)
+    print(f"\nA hidden layer of {min(most, 32)} images, there and back:\n\n{table(found, {})}\n")
+    figures["hidden layer over grouped convolution"] = {name: median for name, (median, _, _) in found.items()}
 
     step, rate = seconds(together(most, network, device), device), convolutions(most, network, device)
     shared = 2.0 * most * 3 * 9 * NETWORKS[network][0][1] ** 2 * NETWORKS[network][2] ** 2 / seconds(rate, device)

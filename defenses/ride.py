@@ -225,9 +225,9 @@ class RIDE(Purifier):
             yield moment
 
     def _run(self, x: Tensor, noise: Noise, every: int | None, tick: Callable[[], object]) -> Iterator[Moment]:
-        x = self._checked(x).detach().clone()
+        x = self._checked(x).detach()
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        target = (x - mean) / std
+        target = (x - mean) / std  # a new tensor, so that x itself is never written to
         fit, rows = Fit(self.recipe, noise, target), torch.arange(len(x), device=x.device)
         estimate, losses, live = x.clone(), x.new_zeros(len(x)), target
         window, before = x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)

@@ -143,8 +143,8 @@ def test_combine_by_hand() -> None:
     assert torch.allclose(combine(target, estimate, 0.5, False), estimate / 2)
     level = torch.full((1, 1, 2, 2), 0.5)
     assert torch.equal(combine(target, level, 1.0, True), target)  # ties stay
-    # channels: distances 0.3, 0.2, 0.4, 0.5 although the first channel says otherwise
-    first, second = torch.tensor([[0.0, 0.2], [0.1, 0.3]]), torch.tensor([[-0.3, 0.0], [0.3, 0.2]])
+    # channels: distances 0.5, 0.3, 0.4, 0.6, although in the larger channel the first pixel is nearest
+    first, second = torch.tensor([[0.25, 0.3], [0.4, 0.3]]), torch.tensor([[-0.25, 0.0], [0.0, 0.3]])
     colours = torch.stack([first, second])[None]
     assert (combine(torch.zeros_like(colours), colours, 1.0, True) != 0).any(1).flatten().tolist() == [0, 1, 0, 0]
     x, z = torch.rand(4, 3, 10, 8), torch.rand(4, 3, 10, 8)
