@@ -31,5 +31,5 @@ class ReconstructionError(Detector):
         check_meant_for(type(self).__name__, self.denoiser.trained_for, classifier)
 
     def score(self, x: Tensor) -> Tensor:
-        moved = (x - self.denoiser(x)).flatten(1)
-        return (moved.abs() if self.p == 1 else moved.square()).mean(1)
+        moved: Tensor = (x - self.denoiser(x)).flatten(1).abs()
+        return moved.pow(self.p).mean(1)
