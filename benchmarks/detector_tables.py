@@ -30,7 +30,7 @@ from record import record_benchmark  # noqa: E402
 import datamodules  # noqa: E402
 from attacks import CW, FGSM, PGD, Attack, DetectorAwarePGD, FeatureAdversary, Joint, Noise, Within  # noqa: E402
 from detectors import LID, ERDetector, FittedDetector, Guarded, KernelDensity, set_one, set_two  # noqa: E402
-from detectors.fit import features, versions_of  # noqa: E402
+from detectors.fitting import features, versions_of  # noqa: E402
 from evaluation import build, catalogue, load_network  # noqa: E402
 from evaluation.detection import auroc, criteria, flagged, score_images, threshold  # noqa: E402
 from evaluation.statistics import wilson  # noqa: E402

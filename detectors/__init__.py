@@ -2,7 +2,7 @@
 
 from detectors.base import Detector, Guarded
 from detectors.er_detector import ERDetector
-from detectors.fit import fit, set_one, set_two
+from detectors.fitting import fit, set_one, set_two
 from detectors.fitted import FittedDetector
 from detectors.kernel_density import KernelDensity
 from detectors.lid import LID

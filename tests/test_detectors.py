@@ -23,7 +23,7 @@ from datamodules import Digits
 from datamodules.images import TensorImages
 from detectors import LID, Detector, ERDetector, FittedDetector, Guarded, KernelDensity, fit, set_one, set_two
 from detectors.density import ClassDensities, choose_sigma, log_density
-from detectors.fit import features
+from detectors.fitting import features
 from detectors.kernel_density import dropping
 from detectors.lid import local_dimension
 from detectors.noisy import noisy_twins
