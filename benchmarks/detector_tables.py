@@ -158,9 +158,9 @@ def joint(detector: FittedDetector, theta: float, images: Any, train: Any, optio
             gone[name] = {"wrong": wrong, "both": wrong & silent}
     for name, found in gone.items():
         both = found["both"] | (gone["pgd"]["both"] if name == "joint" else False)
-        share = float(1 - both.float().mean())
+        share = float(1 - both.double().mean())
         entry[name] = {"stands": share, "interval": wilson(share, len(x))}
-        entry[name]["stands_without_detector"] = float(1 - found["wrong"].float().mean())
+        entry[name]["stands_without_detector"] = float(1 - found["wrong"].double().mean())
     return entry
 
 

@@ -455,6 +455,7 @@ def test_noise_is_as_long_as_the_attack(norm: str) -> None:
     assert lengths[0] == pytest.approx(lengths[1], rel=0.01) and std > 0.3 and y.min() >= 0 and y.max() <= 1
     same, none = noisy_twins(x, x, Noise.keyed(0, torch.arange(200)), norm)
     assert torch.equal(same, x) and none == 0
+    assert noisy_twins(x[:0], x[:0], Noise.keyed(0, torch.arange(0)), norm)[1] == 0
 
 
 def test_noise_of_an_l0_attack_sets_as_many_pixels() -> None:
