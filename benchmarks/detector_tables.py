@@ -30,7 +30,7 @@ from record import record_benchmark  # noqa: E402
 import datamodules  # noqa: E402
 from attacks import CW, FGSM, PGD, Attack, DetectorAwarePGD, FeatureAdversary, Joint, Noise, Within  # noqa: E402
 from detectors import LID, ERDetector, FittedDetector, Guarded, KernelDensity, set_one, set_two  # noqa: E402
-from detectors.fit import features, versions_of  # noqa: E402
+from detectors.fitting import features, versions_of  # noqa: E402
 from evaluation import build, catalogue, load_network  # noqa: E402
 from evaluation.detection import auroc, criteria, flagged, score_images, threshold  # noqa: E402
 from evaluation.statistics import wilson  # noqa: E402
@@ -60,8 +60,6 @@ def versions(network: nn.Module, images: Any, attack: Attack) -> Versions:
     """Clean, noisy and adversarial `images` by number, and what the network makes of them."""
     x, noisy, z, found, index, std = versions_of(network, images, attack, seed=SEED, batch_size=100)
     length = (z - x).flatten(1).norm(dim=1)
-    if isinstance(attack, Within):
-        found = found & (length <= attack.eps)
     y = images.labels.to(index.device)
     with torch.no_grad():
         clean_right, right = (torch.cat([network(b).argmax(1) for b in v.split(200)]) == y for v in (x, z))
@@ -158,9 +156,9 @@ def joint(detector: FittedDetector, theta: float, images: Any, train: Any, optio
             gone[name] = {"wrong": wrong, "both": wrong & silent}
     for name, found in gone.items():
         both = found["both"] | (gone["pgd"]["both"] if name == "joint" else False)
-        share = float(1 - both.float().mean())
+        share = float(1 - both.double().mean())
         entry[name] = {"stands": share, "interval": wilson(share, len(x))}
-        entry[name]["stands_without_detector"] = float(1 - found["wrong"].float().mean())
+        entry[name]["stands_without_detector"] = float(1 - found["wrong"].double().mean())
     return entry
 
 

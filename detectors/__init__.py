@@ -2,8 +2,8 @@
 
 from detectors.base import Detector, Guarded
 from detectors.er_detector import ERDetector
-from detectors.fit import fit, set_one, set_two
 from detectors.fitted import FittedDetector
+from detectors.fitting import fit, set_one, set_two
 from detectors.kernel_density import KernelDensity
 from detectors.lid import LID
 from detectors.max_probability import MaxProbability

@@ -23,7 +23,7 @@ def noisy_twins(x: Tensor, z: Tensor, noise: Noise, norm: str | None = None) -> 
     def twins(std: float) -> Tensor:
         return (x + std * normal).clamp(0, 1)
 
-    if target == 0:
+    if not target > 0:  # also without any image
         return x.clone(), 0.0
     low, high = 0.0, 1.0
     while float(distance("l2", twins(high) - x).mean()) < target and high < 1e3:

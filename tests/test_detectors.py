@@ -18,12 +18,12 @@ from test_evaluation import Threshold
 from torch import Tensor, nn
 
 import evaluate
-from attacks import FGSM, PGD, DetectorAwarePGD, Joint, Noise, drawing, guard
+from attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, drawing, guard
 from datamodules import Digits
 from datamodules.images import TensorImages
 from detectors import LID, Detector, ERDetector, FittedDetector, Guarded, KernelDensity, fit, set_one, set_two
 from detectors.density import ClassDensities, choose_sigma, log_density
-from detectors.fit import features
+from detectors.fitting import features, versions_of
 from detectors.kernel_density import dropping
 from detectors.lid import local_dimension
 from detectors.noisy import noisy_twins
@@ -446,6 +446,19 @@ def test_a_set_that_teaches_nothing_is_refused(clean: Tensor, adversarial: Tenso
         ERDetector(net).fit_detector(clean, codes_of(0, 1), adversarial)
 
 
+def test_what_lies_outside_the_ball_was_not_found(net: nn.Module) -> None:
+    """Nor does it make the noise longer."""
+    one = set_one(Digits(size=8).dataset("test"))
+    search = FMN(norm="l2", steps=20)
+    x, _, z, found, _, _ = versions_of(net, one, search, seed=0, batch_size=50)
+    lengths = (z - x).flatten(1).norm(dim=1)
+    eps = float(lengths[found].median())
+    _, noisy, _, within, _, _ = versions_of(net, one, Within(search, eps), seed=0, batch_size=50)
+    assert torch.equal(within, found & (lengths <= eps)) and 0 < within.sum() < found.sum()
+    mean = (noisy - x)[within].flatten(1).norm(dim=1).mean()
+    assert float(mean) == pytest.approx(float(lengths[within].mean()), rel=0.01)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_noise_is_as_long_as_the_attack(norm: str) -> None:
     x = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()  # where clipping bites
@@ -455,6 +468,7 @@ def test_noise_is_as_long_as_the_attack(norm: str) -> None:
     assert lengths[0] == pytest.approx(lengths[1], rel=0.01) and std > 0.3 and y.min() >= 0 and y.max() <= 1
     same, none = noisy_twins(x, x, Noise.keyed(0, torch.arange(200)), norm)
     assert torch.equal(same, x) and none == 0
+    assert noisy_twins(x[:0], x[:0], Noise.keyed(0, torch.arange(0)), norm)[1] == 0
 
 
 def test_noise_of_an_l0_attack_sets_as_many_pixels() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack, Noise, drawing, guard, threat
+from attacks.norms import distance
 from detectors.fitted import FittedDetector
 from detectors.lid import CAP, LID
 from detectors.noisy import noisy_twins
@@ -44,16 +45,14 @@ def fit(
     *,
     seed: int = 0,
     batch_size: int = 128,
-    reference: bool = True,
 ) -> None:
     """Fit `detector` on clean `train` images and the images `one` of set I under `attack`; both are data sets.
 
     The attack knows the classifier, not the detector. Each image of set I has a noisy and an adversarial version; a
-    minimum-norm attack that finds nothing gives none. What was seen and done stands in ``detector.about``. With
-    `reference` false, what was learnt from the training images before stays. Raises ValueError as the detector.
+    minimum-norm attack that finds nothing in its ball gives none. What was seen and done stands in ``detector.about``.
+    Raises ValueError as the detector.
     """
-    if reference:
-        detector.fit_reference(train, batch_size)
+    detector.fit_reference(train, batch_size)
     versions = versions_of(detector.classifier, one, attack, seed=seed, batch_size=batch_size)
     x, noisy, z, found, index, std = versions
     parts = {"clean": x, "noisy": noisy, "adversarial": z[found]}
@@ -82,7 +81,8 @@ def versions_of(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
     """Clean, noisy and adversarial versions of `images`, which adversarial ones were found, numbers, and noise's size.
 
-    Only those that a minimum-norm attack has found make up the length of the noise.
+    A minimum-norm attack has found what it changed and, where it has a radius, what lies inside; only that makes up the
+    length of the noise.
     """
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     clean, adversarial, numbers = [], [], []
@@ -93,10 +93,13 @@ def versions_of(
         numbers.append(index)
         adversarial.append(attack(classifier, x, y.to(device), Noise.keyed(seed, index).fork("attacker").fork("set")))
     x, z, index = torch.cat(clean), torch.cat(adversarial), torch.cat(numbers)
-    found = (z != x).flatten(1).any(1) if attack.kind == "minimum-norm" else torch.ones_like(index, dtype=torch.bool)
+    norm, eps = threat(attack)
+    found = torch.ones_like(index, dtype=torch.bool)
+    if attack.kind == "minimum-norm":
+        found = (z != x).flatten(1).any(1)
+        found &= distance(str(norm), z - x) <= (torch.inf if eps is None else eps)
     noise = Noise.keyed(seed, index).fork("noisy")
-    _, std = noisy_twins(x[found], z[found], noise[found], threat(attack)[0])
-    norm = threat(attack)[0]
+    _, std = noisy_twins(x[found], z[found], noise[found], norm)
     twins = noisy_twins(x, z, noise, norm)[0] if norm == "l0" else (x + std * noise.normal(x)).clamp(0, 1)
     return x, twins, z, found, index, std
 
