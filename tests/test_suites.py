@@ -111,8 +111,9 @@ def run(words: list[str], checkpoint: Path, output: Path, defense: Path | None) 
     return results
 
 
-# MALADE and RIDE in the suites made for them; in others, and in RIDE's short one, every defense that needs neither.
-PLAIN = [path for path in DEFENSES if not re.search("denoiser:|RIDE", path.read_text())]
+# MALADE and RIDE in the suites made for them; in others, and in RIDE's short one, every defense that needs neither, nor
+# a network that draws noise.
+PLAIN = [path for path in DEFENSES if path.stem != "rse" and not re.search("denoiser:|RIDE", path.read_text())]
 OWN = {"malade": "malade_mnist.yaml", "ride": "ride_mnist_fast.yaml"}
 CORRUPTIONS = ("gaussian", "saltandpepper", "salt_and_pepper")  # may ask the model nothing, as gray boxes do
 RUNS = [
