@@ -30,10 +30,10 @@ SETS = [p for p in sorted((CONFIGS / "data").glob("*.yaml")) if p.stem not in FO
 
 # Data set by a word in a fragment's or experiment's name: image shape and classes. Anything else is MNIST's.
 SHAPES = {
+    "tiny_imagenet": ((3, 64, 64), 200),
     "cifar10": ((3, 32, 32), 10),
     "resnet20": ((3, 32, 32), 10),
     "stl10": ((3, 96, 96), 10),
-    "tiny_imagenet": ((3, 64, 64), 200),
     "imagenet": ((3, 224, 224), 1000),
 }
 
