@@ -333,8 +333,11 @@ def test_costs_are_as_stated(tmp_path: Path) -> None:
 
 def test_a_brief_audit_of_a_stochastic_defense_is_cheap_and_sees_gross_failures(tmp_path: Path) -> None:
     """Up to 2,500 forwards and 1,500 backwards for each of 8 samples, where the suite takes 400 of both."""
-    honestly = Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05))
-    for name, model, suite in (("fair", honestly, EOT), ("false", Purified(honest("standard"), DeclaredRipples()), NAIVE)):
+    cases = {
+        "fair": (Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), EOT),
+        "false": (Purified(honest("standard"), DeclaredRipples()), NAIVE),
+    }
+    for name, (model, suite) in cases.items():
         campaign = evaluated(model, suite, tmp_path / name, n=60, draws=20)
         with counting(model) as passes:
             checks = audit(campaign, model, merge(campaign), obligations=obligations(model), level="brief")
