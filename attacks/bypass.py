@@ -27,21 +27,22 @@ class BPDA(Combination):
         attack: any attack that takes gradients; with `samples` it is BPDA + EOT.
         backward: identity for the whole purifier; mean: the mean of 3 x 3 pixels; chain: the first `steps` steps of its
             chain without noise and clipping (its method ``quiet``); denoiser: one pass of its attribute ``denoiser``;
-            frozen: what it has fitted to the image, held fixed (its method ``frozen``); network: what `network` does.
-        steps: length of the chain that is differentiated; none: as many as the purifier takes.
+            frozen: what it has fitted to the image, held fixed (its method ``frozen``); unrolled: a fit of `steps`
+            steps a stage, differentiated through all of them (its method ``unrolled``); network: what `network` does.
+        steps: length of what is differentiated, for chain and unrolled; none: as many as the purifier takes.
         network: the attacker's own, images -> images: one trained to do what the purifier does, or a denoiser.
     """
 
     attack: Attack
-    backward: Literal["identity", "mean", "chain", "denoiser", "frozen", "network"] = "identity"
+    backward: Literal["identity", "mean", "chain", "denoiser", "frozen", "unrolled", "network"] = "identity"
     steps: int | None = None
     network: Surrogate | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(0, steps=self.steps)
-        if self.steps is not None and self.backward != "chain":
-            raise ValueError(f"steps belong to backward: chain, not to {self.backward}")
+        at_least(1 if self.backward == "unrolled" else 0, steps=self.steps)
+        if self.steps is not None and self.backward not in ("chain", "unrolled"):
+            raise ValueError(f"steps belong to backward: chain and unrolled, not to {self.backward}")
         if (self.network is not None) != (self.backward == "network"):
             raise ValueError(f"backward: network and a network belong together, backward is {self.backward}")
 
@@ -64,7 +65,7 @@ class BPDA(Combination):
         found: Any = getattr(purifier, {"chain": "quiet"}.get(self.backward, self.backward), None)
         if found is None:
             raise ValueError(f"{type(purifier).__name__} has no {self.backward}: use backward: identity")
-        return partial(found, steps=self.steps) if self.backward == "chain" else found
+        return partial(found, steps=self.steps) if self.backward in ("chain", "unrolled") else found
 
 
 def _restored(network: nn.Module, x: Tensor) -> Tensor:

@@ -29,6 +29,23 @@ class Recipe:
     weight_decay: float
     amsgrad: bool
 
+    def __post_init__(self) -> None:
+        channels, dropped = self.channels, self.dropout_after
+        if len(channels) < 2 or min(channels) < 1 or channels[0] != channels[-1]:
+            raise ValueError(f"channels must begin and end with those of the image, not {list(channels)}")
+        if not set(dropped) <= set(range(1, len(channels) - 1)):
+            raise ValueError(f"dropout_after names hidden layers, 1 to {len(channels) - 2}, not {list(dropped)}")
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}")
+        for name, share in {"dropout": self.dropout, "mask_ratio": self.mask_ratio}.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must lie in [0, 1), not {share}")
+        if not (self.sigma >= 0 and self.weight_decay >= 0 and self.learning_rate > 0):
+            raise ValueError(
+                f"sigma ({self.sigma}) and weight_decay ({self.weight_decay}) must be at least 0, learning_rate "
+                f"({self.learning_rate}) above 0"
+            )
+
     def parameters(self) -> int:
         """Number of parameters of one network."""
         return sum(9 * a * b + b for a, b in pairwise(self.channels))
@@ -59,6 +76,8 @@ class Fit:
         noise: streams of the B images.
         like: the images (B, C, H, W), for shape, dtype and device.
     """
+
+    differentiable = False  # its estimates in its targets; see `Unrolled`
 
     def __init__(self, recipe: Recipe, noise: Noise, like: Tensor) -> None:
         self.recipe, self.noise = recipe, noise
@@ -94,14 +113,16 @@ class Fit:
             losses = (squares * kept).sum((0, 2, 3, 4)) / count
         else:
             losses = squares.sum((0, 2, 3, 4)).sqrt() * kept.mean((0, 2, 3, 4))
-        gradients = torch.autograd.grad(losses.sum(), self.parameters)
+        self._adam(losses.sum())
+        self.output = (h if self.differentiable else h.detach()).unflatten(1, target.shape[:2]).mean(0)
+        return losses.detach()
+
+    def _adam(self, loss: Tensor) -> None:
+        gradients = torch.autograd.grad(loss, self.parameters)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient.contiguous()  # fused Adam on the CPU reads it as if it were
         self.optimizer.step()
-        self.output = h.detach().unflatten(1, target.shape[:2]).mean(0)
-        return losses.detach()
 
-    @torch.no_grad()
     def estimate(self, target: Tensor, samples: int, at: int) -> Tensor:
         """x_est: the mean output (B, C, H, W) over `samples` draws without dropout; 0: the last training output.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from attacks.noise import Noise
 from defenses.base import Purifier
 from defenses.fitting import Fit, Recipe
+from defenses.unrolled import unrolled
 from evaluation.progress import Watch
 
 GIB = 2**30
@@ -128,26 +129,16 @@ class RIDE(Purifier):
         memory: float | None = None,
     ) -> None:
         super().__init__()
-        if len(channels) < 2 or min(channels) < 1 or channels[0] != channels[-1]:
-            raise ValueError(f"channels must begin and end with those of the image, not {list(channels)}")
-        if not set(dropout_after) <= set(range(1, len(channels) - 1)):
-            raise ValueError(f"dropout_after names hidden layers, 1 to {len(channels) - 2}, not {list(dropout_after)}")
-        least = {"steps": (steps, 1), "stages": (stages, 1), "samples": (samples, 1), "estimates": (estimates, 0)}
+        least = {"steps": (steps, 1), "stages": (stages, 1), "estimates": (estimates, 0)}
         least |= {"patience": (1 if patience is None else patience, 1)}
         least |= {"max_images_per_pass": (1 if max_images_per_pass == "auto" else max_images_per_pass, 1)}
         for name, (value, low) in least.items():
             if value < low:
                 raise ValueError(f"{name} must be at least {low}, not {value}")
-        for name, share in {"dropout": dropout, "mask_ratio": mask_ratio}.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} must lie in [0, 1), not {share}")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
-        if not (sigma >= 0 and learning_rate > 0 and weight_decay >= 0 and (memory is None or memory > 0)):
-            raise ValueError(
-                f"sigma ({sigma}) and weight_decay ({weight_decay}) must be at least 0, learning_rate "
-                f"({learning_rate}) and memory ({memory}) above 0"
-            )
+        if not (memory is None or memory > 0):
+            raise ValueError(f"memory must be above 0, not {memory}")
         if space == "normalized" and not (len(mean) == len(std) == channels[0] and min(std) > 0):
             raise ValueError(f"mean and std need {channels[0]} values each, and std positive ones: {mean}, {std}")
         self.recipe = Recipe(
@@ -201,12 +192,35 @@ class RIDE(Purifier):
         The part of the gradient that an attacker can compute; what `x` does to the weights is left out. Raises
         ValueError where the weights are not those of these images.
         """
+        mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        parts = x.split([len(fit.noise) for fit in self._last(x)])
+        z = [fit.frozen((part - mean) / std, self.estimates) for fit, part in zip(self.fits, parts, strict=True)]
+        return torch.cat(z) * std + mean
+
+    def unrolled(self, x: Tensor, steps: int | None = None) -> Tensor:
+        """The whole run in `steps` steps a stage (none: its own), differentiable in `x`: a surrogate for `BPDA`.
+
+        What `x` does to the weights is part of the gradient. The draws are fresh ones of the last pass' streams, which
+        must have been fitted to `x`, else ValueError.
+        """
+        mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        z = unrolled(
+            *(
+                self.recipe,
+                Noise(torch.cat([fit.noise.fork("unrolled").key for fit in self._last(x)])),
+                (x - mean) / std,
+            ),
+            lambda target, estimate: combine(target, estimate, self.alpha, self.suppression),
+            steps=self.steps if steps is None else steps,
+            stages=self.stages,
+            estimates=self.estimates,
+        )
+        return z * std + mean
+
+    def _last(self, x: Tensor) -> list[Fit]:
         if sum(len(fit.noise) for fit in self.fits) != len(x):
             raise ValueError(f"the last pass has not fitted {len(x)} images to their end (patience lets go of some)")
-        mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        parts = zip(self.fits, x.split([len(fit.noise) for fit in self.fits]), strict=True)
-        z = torch.cat([fit.frozen((part - mean) / std, self.estimates) for fit, part in parts])
-        return z * std + mean
+        return self.fits
 
     def run(
         self, x: Tensor, noise: Noise, every: int | None = None, tick: Callable[[], object] = lambda: None
@@ -243,7 +257,8 @@ class RIDE(Purifier):
                     window, before = torch.zeros_like(window), window
             if not (over or shown or (done is not None and bool(done.any()))):
                 continue  # nothing but a look at `done` waits for the device
-            found = fit.estimate(live, self.estimates, iteration)
+            with torch.no_grad():
+                found = fit.estimate(live, self.estimates, iteration)
             found = torch.where(fit.finite().view(-1, 1, 1, 1), found, torch.nan)
             estimate[rows] = (found * std + mean).clamp(0, 1)
             if over:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import PGD, Noise, drawing
+from attacks import BPDA, FGSM, PGD, Noise, drawing
 from attacks.gradient import input_gradient
 from attacks.objectives import ce
-from defenses import RIDE, Purified
+from defenses import RIDE, MeanFilter, Purified
 from defenses.fitting import Fit
 from defenses.ride import combine
 from evaluation.progress import Watch
@@ -306,6 +306,39 @@ def test_eot_draws_fresh_fits_side_by_side_or_not() -> None:
     assert torch.allclose(*means, rtol=1e-6, atol=1e-12)
 
 
+UNROLLED = [{}, DIP, {"estimates": 0, "amsgrad": True}, {**COLOUR, "suppression": False}, {"loss": "norm"}]
+
+
+@pytest.mark.parametrize("settings", UNROLLED, ids=str)
+def test_unrolled_it_is_the_run_and_differentiable(settings: dict[str, Any]) -> None:
+    """Its value is that of a run with the same draws; its gradient, image by image, that of central differences."""
+    ride = RIDE(**{**SMALL, "steps": 4, "learning_rate": 1e-2, **settings})
+    x = 0.2 + 0.6 * images(3, ride.recipe.channels[0], size=(5, 4))
+    with drawing(ride, Noise.keyed(0, torch.arange(3))):
+        ride(x)
+    *_, last = ride.run(x, Noise(torch.cat([fit.noise.fork("unrolled").key for fit in ride.fits])))
+    z = ride.unrolled(x.requires_grad_())
+    assert torch.allclose(z, last.estimate, rtol=1e-6) and not torch.allclose(ride.unrolled(x, 2), z, rtol=1e-3)
+    weights, d = images(3, x.shape[1], size=(5, 4)), images(6, x.shape[1], size=(5, 4))[3:]
+    (slope,) = torch.autograd.grad((z * weights).sum(), x)
+    with patch("defenses.unrolled._BYTES", 0):  # one image at a time
+        assert torch.allclose(torch.autograd.grad((ride.unrolled(x) * weights).sum(), x)[0], slope, rtol=1e-9)
+    with torch.no_grad():
+        up, down = (ride.unrolled(x + h * d) for h in (1e-7, -1e-7))
+    expected = ((up - down) * weights).flatten(1).sum(1) / 2e-7
+    assert torch.allclose((slope * d).flatten(1).sum(1), expected, rtol=1e-4, atol=1e-9)
+
+
+def test_bpda_through_the_unrolled_fit() -> None:
+    ride, f, x = RIDE(**{**SMALL, "steps": 3}), victim(), images(2, dtype=torch.float32, size=(8, 8))
+    model, y, noise = Purified(f, ride), torch.tensor([0, 1]), Noise.keyed(0, torch.arange(2))
+    attacks = [BPDA(FGSM(eps=0.05), backward="unrolled", steps=2), FGSM(eps=0.05)]
+    one, other = (attack(model, x, y, noise) for attack in attacks)
+    assert not torch.equal(one, other)
+    with pytest.raises(ValueError, match="no unrolled"):
+        BPDA(FGSM(eps=0.05), backward="unrolled")(Purified(f, MeanFilter()), x, y, noise)
+
+
 def test_an_attack_leaves_image_and_modes() -> None:
     model, x = Purified(victim(), RIDE(**{**SMALL, "steps": 2})), images(2, dtype=torch.float32, size=(8, 8))
     before = x.clone()
@@ -335,7 +368,8 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"estimates": -1}, "estimates must be at least 0"),
     *(({"alpha": value}, "alpha must lie in") for value in (-0.1, 1.1, float("nan"))),
     *(({name: value}, f"{name} must lie in") for name in ("mask_ratio", "dropout") for value in (-0.1, 1.0)),
-    *(({name: -1.0}, f"{name} \\(-1.0\\)") for name in ("sigma", "weight_decay", "learning_rate", "memory")),
+    *(({name: -1.0}, f"{name} \\(-1.0\\)") for name in ("sigma", "weight_decay", "learning_rate")),
+    ({"memory": 0}, "memory must be above 0"),
     ({"channels": (1, 4, 3)}, "channels must begin and end"),
     ({"channels": (1,)}, "channels must begin and end"),
     ({"dropout_after": (3,)}, "hidden layers, 1 to 2"),
