@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from victims import BatchNormNet, Linear, at_distance
 
-from attacks import PGD, Attack, Noise, Restarts
+from attacks import APGD, PGD, Attack, Noise, Restarts
 from attacks.daa import DAA, blob
 from attacks.detector_apgd import DetectorAwareAPGD
 from attacks.detector_pgd import DetectorAwarePGD, without
@@ -240,7 +240,7 @@ def test_evades_a_detector_that_flags_plain_pgd(combine: str, targeted: bool) ->
     assert (model(plain).argmax(1) != y).all() and (model.detector.score(plain) > 0.02).all()
     attack: Attack = DetectorAwareAPGD(norm="l2", eps=0.1, targeted=targeted, theta=0.02)
     if combine == "apgd":
-        model.detector.theta = 0.0  # the attack's own counts
+        model.detector.theta = 1e9  # the attack's own counts
     else:
         attack = DetectorAwarePGD(norm="l2", eps=0.1, steps=200, combine=combine, targeted=targeted, **EVASIVE[combine])  # type: ignore[arg-type]
     z = attack(model, x, goal, noise)
@@ -283,6 +283,11 @@ def test_without_the_detector_it_is_pgd() -> None:
     plain = PGD(eps=0.1, steps=10, random_start=False, loss="margin")
     a, b = (margin(model.eval()(attack(model, x, y)), y) for attack in (hidden, plain))
     assert (a >= b - 1e-6).all()  # the best point visited, against the last
+    silent = DetectorAwareAPGD(eps=0.1, steps=10, theta=1e9, detector_weight=100.0, kappa=10.0)
+    noise = Noise.keyed(0, torch.arange(4))
+    auto = APGD(eps=0.1, steps=10, loss="margin")
+    a, b = (margin(model.eval()(attack(model, x, y, noise)), y) for attack in (silent, auto))
+    assert torch.allclose(a, b, atol=1e-4)
 
 
 def test_orthogonal_parts() -> None:
