@@ -284,9 +284,8 @@ def test_without_the_detector_it_is_pgd() -> None:
     a, b = (margin(model.eval()(attack(model, x, y)), y) for attack in (hidden, plain))
     assert (a >= b - 1e-6).all()  # the best point visited, against the last
     silent = DetectorAwareAPGD(eps=0.1, steps=10, theta=1e9, detector_weight=100.0, kappa=10.0)
-    noise = Noise.keyed(0, torch.arange(4))
-    auto = APGD(eps=0.1, steps=10, loss="margin")
-    a, b = (margin(model.eval()(attack(model, x, y, noise)), y) for attack in (silent, auto))
+    index, auto = torch.arange(4), APGD(eps=0.1, steps=10, loss="margin")
+    a, b = (margin(model.eval()(attack(model, x, y, Noise.keyed(0, index))), y) for attack in (silent, auto))
     assert torch.allclose(a, b, atol=1e-4)
 
 
