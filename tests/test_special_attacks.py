@@ -276,6 +276,31 @@ def test_shrinking_steps_end_in_a_slit_that_fixed_ones_leap_over() -> None:
     assert unseen[0] == 8 and max(unseen[1:]) <= 4, unseen
 
 
+class Pair(nn.Module):
+    """Images of two pixels: the first, above 1/2, fools the classifier of class 0; the second is the score, or 1 none."""
+
+    detector = SimpleNamespace(
+        score=lambda z: torch.where(z[:, 0, 0, 1] < 1, z[:, 0, 0, 1], torch.nan),
+        theta=0.5,
+    )
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = x[:, 0, 0, 0] - 0.5
+        return torch.stack([torch.zeros_like(lead), lead], 1)
+
+
+def test_what_auto_pgd_is_told_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows: neither of both, only unflagged, only fooled, both, both but nearer than kappa, no score."""
+    looks: list[Any] = []
+    monkeypatch.setattr(APGD, "ascend", lambda _, look, x, z, eps, steps: (looks.append(look), (x, x))[1])
+    z = torch.tensor([[0.2, 0.9], [0.2, 0.2], [0.9, 0.9], [0.9, 0.2], [0.52, 0.2], [0.9, 1.0]]).view(6, 1, 1, 2)
+    DetectorAwareAPGD(eps=0.1, detector_weight=2.0)(Pair(), z, torch.zeros(6, dtype=torch.long))
+    gradient, value, rank = looks[0](z)
+    assert gradient.flatten(1).tolist() == [[1, -2], [1, 0], [0, -2], [0, 0], [1, 0], [0, 0]]
+    assert value.tolist() == pytest.approx([-0.35 - 0.8, -0.35, -0.8, 0, -0.03, -2000], abs=1e-6)
+    assert rank.tolist() == [0, 0, 1, 2, 2, 1]
+
+
 def test_without_the_detector_it_is_pgd() -> None:
     """Threshold above all scores: the hinge never acts, and every step is PGD's."""
     model, x, y = DefendedNet(), torch.rand(4, 1, 8, 8), torch.arange(4) % 3

@@ -170,8 +170,12 @@ def test_what_is_too_dear_or_has_no_gradient_is_left_out_aloud(tmp_path: Path, q
 
 
 @pytest.mark.parametrize("coded", [True, False])
-def test_pictures_appear_during_training(coded: bool, tmp_path: Path, quick: None) -> None:
+def test_pictures_appear_during_training(
+    coded: bool, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every second epoch and after the last; of a network without an encoder, loss surfaces."""
+    seen: list[list[str]] = []
+    monkeypatch.setattr(module, "draw_codes", lambda versions: seen.append(list(versions)) or draw_codes(versions))
     logger = TensorBoardLogger(tmp_path, name="", version="")
     critic = {"critic_hidden": [16], "optimizer": adam, "classifier_optimizer": adam}
     model = ERClassifier(Coded(3), prior="uniform", **critic) if coded else Standard(Bare(), adam)  # type: ignore[arg-type]
@@ -180,6 +184,7 @@ def test_pictures_appear_during_training(coded: bool, tmp_path: Path, quick: Non
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
     expected = {"loss_surface"} | ({"embedding/tsne", "embedding/prior"} if coded else set())
     assert set(events.Tags()["images"]) == expected and model.training
+    assert seen == [["clean", "attacked", "the prior"]] * (2 if coded else 0)
     assert all(len(events.Images(name)) == 2 for name in expected)
 
 
