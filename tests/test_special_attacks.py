@@ -277,7 +277,7 @@ def test_shrinking_steps_end_in_a_slit_that_fixed_ones_leap_over() -> None:
 
 
 class Pair(nn.Module):
-    """Images of two pixels: the first, above 1/2, fools the classifier of class 0; the second is the score, or 1 none."""
+    """Images of two pixels: the first, above 1/2, fools the classifier; the second is the score, 1 is none."""
 
     detector = SimpleNamespace(
         score=lambda z: torch.where(z[:, 0, 0, 1] < 1, z[:, 0, 0, 1], torch.nan),
