@@ -150,10 +150,7 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
     """The model behind its defenses, the campaign in its folder, the parts of its identity, and what calibrates."""
     path = settings.checkpoint or settings.weights
     model, recorded, imported = open_network(settings.checkpoint, settings.weights, objects.network, settings.published)
-    data = objects.data or _recorded_data(path, recorded)
-    check_fit(model, data)
-    for defense in objects.defenses:
-        model = defense(model)
+    model, data = _defended(model, objects, path, recorded)
     detector = objects.detector(model) if objects.detector else None
     if detector is not None:
         model = detectors.Guarded(model, detector)
@@ -192,6 +189,15 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
 def _spec(given: Namespace | None) -> Any:
     """What the user wrote, in plain values; files by their bytes."""
     return with_files(plain(given.clone(with_meta=False).as_dict())) if given else None
+
+
+def _defended(model: nn.Module, objects: Namespace, path: str, recorded: Spec | None) -> tuple[nn.Module, Any]:
+    """The model behind its defenses, and its data."""
+    data = objects.data or _recorded_data(path, recorded)
+    check_fit(model, data)
+    for defense in objects.defenses:
+        model = defense(model)
+    return model, data
 
 
 def _recorded_data(checkpoint: str, spec: Spec | None) -> Any:
@@ -257,19 +263,11 @@ def fit_command(argv: list[str], here: Place) -> int:
         arguments.fitted = None
     objects = parser.instantiate(settings)
     model, recorded, _ = open_network(settings.checkpoint, None, objects.network, None)
-    data = objects.data or _recorded_data(settings.checkpoint, recorded)
-    check_fit(model, data)
-    for defense in objects.defenses:
-        model = defense(model)
-    detector = objects.detector(model)
-    if not isinstance(detector, detectors.FittedDetector):
-        raise ValueError(f"{type(detector).__name__} needs no fitting: give it to --detector as it is")
-    detector.to(_device(settings.accelerator, here))
-    one = detectors.set_one(data.dataset("test"), settings.seed)
-    kept = {"seed": settings.seed, "batch_size": settings.batch_size}
-    detectors.fit(detector, data.dataset("train"), one, objects.attack, **kept)
+    model, data = _defended(model, objects, settings.checkpoint, recorded)
+    detector = objects.detector(model).to(_device(settings.accelerator, here))
+    about = detectors.fit_on(detector, data, objects.attack, seed=settings.seed, batch_size=settings.batch_size)
     detector.save(output)
-    found = {name: detector.about[name] for name in ("set_one", "adversarial", "width", "auroc_set_one")}
+    found = {name: about[name] for name in ("set_one", "adversarial", "width", "auroc_set_one")}
     print(", ".join(f"{name} {value}" for name, value in found.items() if value is not None))
     print(f"fitted detector: {output}")
     return 0

@@ -13,6 +13,7 @@ from attacks.cw import CW, CWLinf
 from attacks.daa import DAA
 from attacks.ddn import DDN
 from attacks.deepfool import DeepFool
+from attacks.detector_apgd import DetectorAwareAPGD
 from attacks.detector_pgd import DetectorAwarePGD
 from attacks.ead import EAD
 from attacks.fab import FAB
@@ -57,6 +58,7 @@ __all__ = [
     "Boundary",
     "CWLinf",
     "DeepFool",
+    "DetectorAwareAPGD",
     "DetectorAwarePGD",
     "FeatureAdversary",
     "GaussianNoise",

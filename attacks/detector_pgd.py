@@ -38,6 +38,31 @@ def score_gradient(detector: Any, x: Tensor, samples: int) -> tuple[Tensor, Tens
     return (gradient / samples).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), mean / samples
 
 
+def watching(model: nn.Module, theta: float | None) -> tuple[Any, float]:
+    """The detector inside `model` and its threshold: `theta`, else the detector's own. ValueError without either."""
+    detector: Any = part(model, "detector")
+    found = getattr(detector, "theta", None) if theta is None else theta
+    if found is None:
+        raise ValueError(f"theta must be given: {type(detector).__name__} has no attribute theta")
+    return detector, found
+
+
+def classify(
+    model: nn.Module, z: Tensor, y: Tensor, loss: ObjectiveName, targeted: bool, samples: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How far `z` is on the wanted side (B,), whether it is there (B,), and the gradient towards it, in one pass."""
+    seen: list[Tensor] = []
+
+    def objective(logits: Tensor, y: Tensor) -> Tensor:
+        seen.append(logits.detach())
+        return OBJECTIVES[loss](logits, y)
+
+    gradient, _ = input_gradient(model, z, y, objective, samples)
+    logits = torch.stack(seen).mean(0)
+    lead, fooled = margin(logits, y), fools(logits, y, targeted)
+    return (-lead, fooled, -gradient) if targeted else (lead, fooled, gradient)
+
+
 @dataclass(frozen=True)
 class DetectorAwarePGD(Attack):
     """PGD with a logit term J and a detector term s; returns the least suspicious misclassified point it visits.
@@ -92,17 +117,12 @@ class DetectorAwarePGD(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm = NORMS[self.norm]
         step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        detector = part(model, "detector")
-        theta: Any = getattr(detector, "theta", None) if self.theta is None else self.theta
-        if theta is None:
-            raise ValueError(f"theta must be given: {type(detector).__name__} has no attribute theta")
-        sign = -1.0 if self.targeted else 1.0
-
+        detector, theta = watching(model, self.theta)
         z = (x + norm.random(x, self.eps, noise)).clamp_(0, 1) if self.random_start else x
         best, excess = x, x.new_full((len(x),), torch.inf)  # of the score over the threshold, of the best point
         best_lead = torch.full_like(excess, -torch.inf)
         for k in range(self.steps + 1):
-            lead, fooled, gradient = self.classify(model, z, y)
+            lead, fooled, up = classify(model, z, y, self.loss, self.targeted, self.samples)
             slope, score = score_gradient(detector, z, self.samples)
             over = (score - theta).clamp_min(0).nan_to_num(nan=torch.inf)
             at = score >= theta  # at the threshold is flagged, by some detectors
@@ -112,23 +132,10 @@ class DetectorAwarePGD(Attack):
             excess, best_lead = torch.where(better, over, excess), torch.where(better, lead, best_lead)
             if k < self.steps:
                 ahead = fooled & (lead > self.kappa)
-                direction = self.direction(sign * gradient, slope, ahead, over > 0)
+                direction = self.direction(up, slope, ahead, over > 0)
                 z = z + step_size * norm.steepest(direction, z)
                 z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
         return torch.where(column(best_lead.isfinite(), x), best, z)
-
-    def classify(self, model: nn.Module, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How far `z` is on the wanted side (B,), whether it is there (B,), and the gradient of J, in one pass."""
-        seen: list[Tensor] = []
-
-        def objective(logits: Tensor, y: Tensor) -> Tensor:
-            seen.append(logits.detach())
-            return OBJECTIVES[self.loss](logits, y)
-
-        gradient, _ = input_gradient(model, z, y, objective, self.samples)
-        logits = torch.stack(seen).mean(0)
-        lead = margin(logits, y)
-        return (-lead if self.targeted else lead), fools(logits, y, self.targeted), gradient
 
     def direction(self, up: Tensor, slope: Tensor, ahead: Tensor, flagged: Tensor) -> Tensor:
         """Where to step, from the gradients `up` of +-J and `slope` of the score."""

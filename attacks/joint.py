@@ -1,7 +1,7 @@
 """The joint attack on a classifier and its detector: wrong and unflagged, whatever it takes."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from attacks.base import Attack
 from attacks.checks import at_least
 from attacks.closest import fools
 from attacks.compose import Combination
-from attacks.eot import part
+from attacks.detector_pgd import watching
 from attacks.noise import Noise, drawing
 
 
@@ -45,10 +45,7 @@ class Joint(Combination):
             raise ValueError("attacks must name at least one attack, and budget attacks only")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        detector: Any = part(model, "detector")
-        theta = getattr(detector, "theta", None) if self.theta is None else self.theta
-        if theta is None:
-            raise ValueError(f"theta must be given: {type(detector).__name__} has no attribute theta")
+        detector, theta = watching(model, self.theta)
         with torch.no_grad():
             logits = model(x)
         others = min(self.n_targets, logits.shape[1] - 1)

@@ -28,7 +28,18 @@ sys.path.insert(0, str(ROOT))
 from record import record_benchmark  # noqa: E402
 
 import datamodules  # noqa: E402
-from attacks import CW, FGSM, PGD, Attack, DetectorAwarePGD, FeatureAdversary, Joint, Noise, Within  # noqa: E402
+from attacks import (  # noqa: E402
+    CW,
+    FGSM,
+    PGD,
+    Attack,
+    DetectorAwareAPGD,
+    DetectorAwarePGD,
+    FeatureAdversary,
+    Joint,
+    Noise,
+    Within,
+)
 from detectors import LID, ERDetector, FittedDetector, Guarded, KernelDensity, set_one, set_two  # noqa: E402
 from detectors.fitting import features, versions_of  # noqa: E402
 from evaluation import build, catalogue, load_network  # noqa: E402
@@ -124,11 +135,11 @@ def guides(images: Any, path: Path, a_class: int = 3) -> str:
 
 
 def joint_attack(options: Any, layer: str, imitated: str) -> Joint:
-    """Selective, orthogonal, weighted sums, the likeliest wrong classes in turn, and codes of other classes' images."""
+    """Both constraints by Auto-PGD, also towards the likeliest wrong classes; selective, orthogonal; others' codes."""
     shared: dict[str, Any] = {"eps": options.eps, "steps": options.joint_steps, "random_start": True}
-    aware = [DetectorAwarePGD(**shared, combine="selective"), DetectorAwarePGD(**shared, combine="orthogonal")]
-    aware += [DetectorAwarePGD(**shared, combine="hinge", detector_weight=w) for w in options.weights]
-    aware += [DetectorAwarePGD(**shared, combine="selective", targeted=True)]
+    aware: list[Attack] = [DetectorAwareAPGD(**shared, detector_weight=w) for w in options.weights]
+    aware += [DetectorAwareAPGD(**shared, detector_weight=options.weights[0], targeted=True)]
+    aware += [DetectorAwarePGD(**shared, combine="selective"), DetectorAwarePGD(**shared, combine="orthogonal")]
     matching = FeatureAdversary(layer, imitated, **shared)
     return Joint([*aware, matching], restarts=options.joint_restarts, n_targets=options.joint_targets)
 
@@ -238,7 +249,7 @@ def main() -> None:
     add("--joint-restarts", type=int, default=10)
     add("--joint-targets", type=int, default=9)
     add("--joint-trained-on", default="pgd")
-    add("--weights", type=float, nargs="+", default=[0.1, 1, 10, 100])
+    add("--weights", type=float, nargs="+", default=[0.1, 1, 10, 100], help="of the detector in the joint attack")
     add("--note", default="")
     options = parser.parse_args()
     files = {"undefended": options.undefended, "er": options.er, "er_minus": options.er_minus}

@@ -12,19 +12,17 @@ import csv
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pictures import keep  # noqa: E402
+
 import datamodules  # noqa: E402
-from attacks import PGD, Noise, guard  # noqa: E402
-from detectors import ERDetector  # noqa: E402
+from attacks import PGD, Noise  # noqa: E402
 from evaluation import build, catalogue, load_network  # noqa: E402
+from evaluation.report.views import draw_embeddings, encode, flatten  # noqa: E402
 
 
 def main() -> None:
@@ -41,49 +39,29 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     models = dict(entry.split("=", 1) for entry in options.checkpoints)
-    figure = Figure(figsize=(9, 4 * len(models)), layout="constrained")
-    panels = figure.subplots(len(models), 2, squeeze=False)
+    panels = []
     with open(options.output / "embeddings.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["model", "version", "index", "label", "prediction", "x", "y", "code"])
-        for (name, path), (left, right) in zip(models.items(), panels, strict=True):
+        for name, path in models.items():
             network, spec = load_network(path)
             assert spec is not None
             moved = {"root": options.root} if options.root else {}
             data = build({**spec, "init_args": {**spec["init_args"], **moved}}, catalogue(datamodules))
             x, y, index = data.dataset("test").__getitems__(list(range(options.images)))
-            encode = ERDetector(network).codes
             attack = PGD(eps=options.eps, steps=options.steps)
-            codes, predictions = [], []
             parts = zip(x.split(100), y.split(100), index.split(100), strict=True)
             attacked = torch.cat([attack(network, a, b, Noise.keyed(0, i)) for a, b, i in parts])
-            for version in (x, attacked):
-                with guard(network), torch.no_grad():
-                    seen = [encode(batch) for batch in version.split(200)]
-                predictions.append(torch.cat([logits.argmax(1) for logits, _ in seen]))
-                codes.append(torch.cat([code for _, code in seen]).numpy())
-            groups = [np.concatenate(codes)] if options.joint else codes
-            fits = [TSNE(perplexity=30, init="pca", random_state=0).fit_transform(group) for group in groups]
-            points = np.concatenate(fits).reshape(2, len(x), 2)
-            for panel, version, flat, prediction, code in zip(
-                (left, right), ("clean", "adversarial"), points, predictions, codes, strict=True
-            ):
-                for wrong, marker in ((False, "."), (True, "v")):
-                    chosen = ((prediction != y) == wrong).numpy()
-                    colours = y.numpy()[chosen]
-                    panel.scatter(*flat[chosen].T, c=colours, marker=marker, s=7, cmap="tab10", vmin=0, vmax=9)
-                panel.set(title=f"{name}, {version}", xticks=[], yticks=[])
+            codes, predictions = zip(*(encode(network, version) for version in (x, attacked)), strict=True)
+            points = flatten(codes, options.joint)
+            versions = list(zip(("clean", "adversarial"), points, predictions, codes, strict=True))
+            panels.append([(f"{name}, {version}", flat, y, said) for version, flat, said, _ in versions])
+            for version, flat, said, code in versions:
                 for k in range(len(x)):
                     numbers = [" ".join(f"{v:.6g}" for v in part[k]) for part in (flat, code)]
-                    facts = [int(index[k]), int(y[k]), int(prediction[k])]
+                    facts = [int(index[k]), int(y[k]), int(said[k])]
                     rows.writerow([name, version, *facts, *numbers[0].split(), numbers[1]])
-    canvas = FigureCanvasAgg(figure)
-    canvas.print_png(str(options.output / "embeddings.png"))
-    if options.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(options.tensorboard)) as writer:
-            writer.add_image("embeddings", np.asarray(canvas.buffer_rgba())[:, :, :3], dataformats="HWC")
+    keep(draw_embeddings(panels), options.output / "embeddings.png", options.tensorboard)
 
 
 if __name__ == "__main__":

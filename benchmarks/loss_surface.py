@@ -13,34 +13,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pictures import keep  # noqa: E402
+
 import datamodules  # noqa: E402
-from attacks import Noise, guard  # noqa: E402
-from attacks.gradient import input_gradient  # noqa: E402
-from attacks.objectives import ce  # noqa: E402
+from attacks import Noise  # noqa: E402
 from evaluation import build, catalogue, load_network  # noqa: E402
-
-
-def surface(model: nn.Module, x: Tensor, y: Tensor, r: Tensor, steps: Tensor, clip: bool = False) -> Tensor:
-    """Cross-entropy (B, n, n) at ``x + a sign(gradient) + b r`` for a (first) and b (second) in `steps` (n,)."""
-    with guard(model):
-        slope = input_gradient(model, x, y, ce)[0].sign()
-        with torch.no_grad():
-            rows = []
-            for a in steps:
-                points = x[None] + a * slope[None] + steps.view(-1, *[1] * x.ndim) * r[None]
-                points = points.clamp(0, 1) if clip else points
-                losses = ce(model(points.flatten(0, 1)), y.repeat(len(steps)))
-                rows.append(losses.view(len(steps), len(x)).T)
-    return torch.stack(rows, 1)
+from evaluation.report.views import draw_surfaces, rademacher, surface  # noqa: E402
 
 
 def main() -> None:
@@ -64,27 +47,13 @@ def main() -> None:
         moved = {"root": options.root} if options.root else {}
         data = build({**spec, "init_args": {**spec["init_args"], **moved}}, catalogue(datamodules))
         x, y, index = data.dataset("test").__getitems__(list(range(options.images)))
-        r = torch.where(Noise.keyed(0, index).fork("surface").uniform(x) < 0.5, -1.0, 1.0)
+        r = rademacher(x, Noise.keyed(0, index))
         found["models"][name] = surface(network, x, y, r, steps, options.clip).tolist()
         found["index"] = index.tolist()
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "loss_surface.json").write_text(json.dumps(found) + "\n")
-    figure = Figure(figsize=(3 * options.images, 3 * len(models)))
-    a, b = torch.meshgrid(steps, steps, indexing="ij")
-    for row, (name, surfaces) in enumerate(found["models"].items()):
-        for column, values in enumerate(surfaces):
-            place = row * options.images + column + 1
-            panel: Any = figure.add_subplot(len(models), options.images, place, projection="3d")
-            panel.plot_surface(a.numpy(), b.numpy(), np.array(values), cmap="viridis")
-            panel.set_title(f"{name}, image {found['index'][column]}", fontsize=8)
-            panel.tick_params(labelsize=5)
-    canvas = FigureCanvasAgg(figure)
-    canvas.print_png(str(options.output / "loss_surface.png"))
-    if options.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(options.tensorboard)) as writer:
-            writer.add_image("loss_surface", np.asarray(canvas.buffer_rgba())[:, :, :3], dataformats="HWC")
+    titles = [f"image {number}" for number in found["index"]]
+    keep(draw_surfaces(steps, found["models"], titles), options.output / "loss_surface.png", options.tensorboard)
 
 
 if __name__ == "__main__":

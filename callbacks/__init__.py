@@ -7,6 +7,7 @@ from callbacks.collapse_guard import CollapseGuard, TrainingCollapsed
 from callbacks.embedding_prior import EmbeddingPrior
 from callbacks.epsilon_warmup import EpsilonWarmup
 from callbacks.fit_whitening import FitWhitening
+from callbacks.network_pictures import NetworkPictures
 from callbacks.predictions import Predictions
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "EmbeddingPrior",
     "EpsilonWarmup",
     "FitWhitening",
+    "NetworkPictures",
     "Predictions",
     "TrainingCollapsed",
 ]

@@ -1,16 +1,32 @@
 """Whether codes look like draws of their prior: histograms and distances of held-out images, in TensorBoard."""
 
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks import Noise, guard
 from lightning_modules.base import global_seed
-from lightning_modules.er_classifier import ERClassifier, sliced_w1
+from lightning_modules.er_classifier import sliced_w1
 
 
-def distances(module: ERClassifier, codes: Tensor, z: Tensor) -> dict[str, float]:
+@runtime_checkable
+class Regularised(Protocol):
+    """A module whose `network.encoder` makes codes that are drawn to a `prior`, by a `critic` with `clip` or without.
+
+    The prior takes random numbers and codes (B, k), and gives draws in their shape.
+    """
+
+    network: Any
+    prior: Callable[[Noise, Tensor], Tensor]
+    critic: nn.Module | None
+    clip: float
+
+
+def distances(module: Regularised, codes: Tensor, z: Tensor) -> dict[str, float]:
     """How far `codes` (B, k) are from draws `z` (B, k) of the prior.
 
     ``sliced_w1`` needs no critic (128 directions). With one, ``w1_hat`` is its estimate, W1 up to an unknown factor,
@@ -54,8 +70,11 @@ class EmbeddingPrior(pl.Callback):
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.sanity_checking or not (trainer.is_global_zero and trainer.loggers and due and data is not None):
             return
-        if not isinstance(pl_module, ERClassifier):
-            raise ValueError(f"EmbeddingPrior looks at the codes of ERClassifier, not of {type(pl_module).__name__}")
+        if not isinstance(pl_module, Regularised):
+            raise ValueError(
+                "EmbeddingPrior looks at codes drawn to a prior, such as those of lightning_modules.ERClassifier, "
+                f"not of {type(pl_module).__name__}"
+            )
         images = data.dataset("val")
         rows = torch.arange(min(self.limit, len(images))).split(256)
         with guard(pl_module):

@@ -3,7 +3,7 @@
 from detectors.base import Detector, Guarded
 from detectors.er_detector import ERDetector
 from detectors.fitted import FittedDetector
-from detectors.fitting import fit, set_one, set_two
+from detectors.fitting import fit, fit_on, set_one, set_two
 from detectors.kernel_density import KernelDensity
 from detectors.lid import LID
 from detectors.max_probability import MaxProbability
@@ -21,6 +21,7 @@ __all__ = [
     "ReconstructionError",
     "ScoreNorm",
     "fit",
+    "fit_on",
     "set_one",
     "set_two",
 ]

@@ -9,7 +9,7 @@ from attacks import guard
 from detectors.density import ClassDensities
 from detectors.fitted import FittedDetector
 from detectors.kernel_density import fit_densities, width
-from networks.features import bends, outputs
+from networks.features import bends, encoder_of, outputs
 
 
 class ERDetector(FittedDetector):
@@ -41,10 +41,10 @@ class ERDetector(FittedDetector):
     ) -> None:
         super().__init__(classifier)
         self.code, self.hidden_stat, self.sigma, self.h = code, hidden_stat, sigma, h
-        encoders = [name for name, _ in classifier.named_modules() if name.rpartition(".")[2] == "encoder"]
-        if not encoders:
+        encoder = encoder_of(classifier)
+        if encoder is None:
             raise ValueError(f"ERDetector needs a network with an encoder: {type(classifier).__name__} has none")
-        self.encoder = encoders[0]
+        self.encoder = encoder
         self.hidden = [n for n in bends(classifier, pooling=False) if n.startswith(f"{self.encoder}.")]
         self.densities = ClassDensities(width(sigma, h), standardise=code == "combined")
         self.load(fitted)

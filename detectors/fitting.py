@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attacks import Attack, Noise, drawing, guard, threat
 from attacks.norms import distance
+from detectors.base import Detector
 from detectors.fitted import FittedDetector
 from detectors.lid import CAP, LID
 from detectors.noisy import noisy_twins
@@ -35,6 +36,18 @@ def set_two(images: Any, seen: frozenset[int]) -> Any:
     if not positions:
         raise ValueError(f"all {len(images)} test images are set I, on which the detector was fitted: take more images")
     return images.select(torch.tensor(positions))
+
+
+def fit_on(detector: Detector, data: Any, attack: Attack, *, seed: int = 0, batch_size: int = 128) -> dict[str, Any]:
+    """`fit` a detector on all training images of `data` and set I of its test images; returns what it is `about`.
+
+    Raises ValueError for a detector that needs no fitting.
+    """
+    if not isinstance(detector, FittedDetector):
+        raise ValueError(f"{type(detector).__name__} needs no fitting: give it to --detector as it is")
+    one = set_one(data.dataset("test"), seed)
+    fit(detector, data.dataset("train"), one, attack, seed=seed, batch_size=batch_size)
+    return detector.about
 
 
 def fit(

@@ -43,3 +43,8 @@ def bends(network: nn.Module, pooling: bool = True) -> list[str]:
     """Names of the activations of `network` and, with `pooling`, of its poolings, in the order they were registered."""
     kinds = _BENDS + _POOLS if pooling else _BENDS
     return [name for name, module in network.named_modules() if isinstance(module, kinds)]
+
+
+def encoder_of(network: nn.Module) -> str | None:
+    """Name of the first part of `network` that is called ``encoder``, wrappers or not; None without one."""
+    return next((name for name, _ in network.named_modules() if name.rpartition(".")[2] == "encoder"), None)

@@ -34,6 +34,7 @@ from attacks import (
     Boundary,
     CWLinf,
     DeepFool,
+    DetectorAwareAPGD,
     DetectorAwarePGD,
     FeatureAdversary,
     GaussianNoise,
@@ -173,6 +174,7 @@ class Own(Surrogate):
 SPECIAL: list[Attack] = [
     FeatureAdversary(eps=0.1, steps=3),
     ReconstructionPGD("l2", eps=0.1, steps=3),
+    DetectorAwareAPGD(eps=0.1, steps=3),
     DetectorAwarePGD(eps=0.1, steps=3),
     Joint([PGD(eps=0.1, steps=3), DetectorAwarePGD(eps=0.1, steps=3, targeted=True)], restarts=2),
     Transfer(PGD(eps=0.1, steps=3), Own()),
@@ -619,7 +621,9 @@ def test_sampler_starts(start: str, largest: float) -> None:
 ONE_OF_EACH = {type(a): a for a in [*ALL, *SPECIAL, *REFERENCE]}
 MAY_BE = {("FAB", "search_steps", 0), ("PDGD", "finetune", 0), ("PDGD", "runners_up", 0)}
 MAY_BE |= {("PDPGD", "finetune", 0), ("PDPGD", "runners_up", 0)}
-MAY_BE |= {(name, "theta", value) for name in ("DetectorAwarePGD", "Joint") for value in (-1.0, math.inf)}
+MAY_BE |= {
+    (name, "theta", value) for name in ("DetectorAwareAPGD", "DetectorAwarePGD", "Joint") for value in (-1.0, math.inf)
+}
 
 
 @pytest.mark.parametrize("cls", ONE_OF_EACH, ids=lambda c: c.__name__)

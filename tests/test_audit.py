@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,27 @@ from test_evaluation import save
 from torch import Tensor, nn
 
 import evaluate
-from attacks import APGD, FGSM, JSMA, PGD, Attack, AutoAttack, Noise, Square, Within
+from attacks import (
+    APGD,
+    FGSM,
+    JSMA,
+    PGD,
+    Attack,
+    AutoAttack,
+    DetectorAwareAPGD,
+    DetectorAwarePGD,
+    Joint,
+    Noise,
+    Square,
+    Within,
+)
 from datamodules import Digits
 from defenses import MeanFilter, Purified, Purifier, RandomQuantizer, obligations
 from evaluation import Campaign
 from evaluation.audit import Check, audit, audited, failed
 from evaluation.audit.check import at_least
 from evaluation.audit.inquiry import Inquiry
+from evaluation.audit.records import declared
 from evaluation.audit.strength import LEVELS
 from evaluation.identity import settle, suite_part
 from evaluation.merge import merge
@@ -416,3 +431,10 @@ def test_evaluate_prints_the_audit_beside_the_headline(
                 assert results["audit"]["level"] == "quick"
                 expected = "audit passed" if name == "good" else "audit failed: C"
             assert expected in said and expected in report
+
+
+@pytest.mark.parametrize("aware", [DetectorAwarePGD(), DetectorAwareAPGD(), Joint([PGD(), DetectorAwareAPGD()])])
+def test_attacks_that_hide_from_a_detector_are_known_as_such(aware: Attack) -> None:
+    for attack, verdict in ((aware, "pass"), (Joint([PGD()]), "fail")):
+        claim: Any = SimpleNamespace(title="linf 0.1", attacks={"pgd": PGD(), "aware": attack})
+        assert declared(claim, {}, True).verdict == verdict

@@ -20,6 +20,7 @@ from callbacks import (
     EmbeddingPrior,
     EpsilonWarmup,
     FitWhitening,
+    NetworkPictures,
     Predictions,
     TrainingCollapsed,
 )
@@ -276,6 +277,8 @@ def test_predictions_are_written(tmp_path: Path) -> None:
         lambda: EpsilonWarmup(share=0),
         lambda: EmbeddingPrior(limit=1),
         lambda: EmbeddingPrior(every_n_epochs=0),
+        lambda: NetworkPictures(FGSM(), limit=9),
+        lambda: NetworkPictures(FGSM(), every_n_epochs=0),
         lambda: CollapseGuard(patience=0),
         lambda: AdversarialImages(FGSM(), n=0),
     ],

@@ -626,25 +626,6 @@ def test_intrinsic_dimension_of_cubes(d: int) -> None:
             intrinsic_dimension(x, k1, k2)
 
 
-def test_loss_surface_of_a_plane() -> None:
-    """Of a linear loss: steepest along the gradient's sign, and the value at the image in the middle."""
-    from benchmarks.loss_surface import surface
-
-    class Plane(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            s = x.flatten(1).sum(1)
-            return torch.stack([torch.zeros_like(s), s], 1)
-
-    x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
-    r = torch.tensor([1.0, -1.0, 1.0, 1.0]).view(1, 1, 2, 2).expand(2, 1, 2, 2)
-    steps = torch.linspace(-0.1, 0.1, 5)
-    found = surface(Plane(), x, y, r, steps)
-    assert found.shape == (2, 5, 5)
-    expected = nn.functional.softplus(2 + 4 * steps[:, None] + 2 * steps[None])
-    assert torch.allclose(found[0], expected, atol=1e-6)
-    assert torch.allclose(found[1], nn.functional.softplus(-(2 - 4 * steps[:, None] + 2 * steps[None])), atol=1e-6)
-
-
 def test_the_tables_are_made_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The whole protocol on digits, cut down, with an untrained network: every row is there, and identities hold."""
     import json

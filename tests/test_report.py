@@ -167,7 +167,7 @@ AUDITS: dict[str, tuple[dict[str, Any] | None, str]] = {
         "audit failed: F4 zero gradients; C6 black box",
     ),
 }
-NOTHING: dict[str, list[Drawn]] = {"curves": [], "lengths": [], "scores": [], "confusions": []}
+NOTHING: dict[str, list[Drawn]] = {"curves": [], "lengths": [], "scores": [], "confusions": [], "views": []}
 
 
 @pytest.mark.parametrize("case", AUDITS)

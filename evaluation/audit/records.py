@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from attacks import Attack, DetectorAwarePGD, threat
+from attacks import Attack, DetectorAwareAPGD, DetectorAwarePGD, threat
 from evaluation.audit.check import Check, at_least, share_check, unasked
 from evaluation.audit.claim import Claim, leaves, setting
 from evaluation.cascade import CLEAN, Cascade, Flags, outside, standing
@@ -149,7 +149,8 @@ def declared(claim: Claim, obligations: Mapping[str, bool], detects: bool) -> Ch
     if not any(obligations.values()) and not detects:
         return unasked("C10", name, None, "The model demands nothing special of its attackers.")
     averaged = max(draws(attack) for attack in claim.attacks.values())
-    aware = any(isinstance(leaf, DetectorAwarePGD) for attack in claim.attacks.values() for leaf in leaves(attack))
+    knowing = DetectorAwarePGD, DetectorAwareAPGD
+    aware = any(isinstance(leaf, knowing) for attack in claim.attacks.values() for leaf in leaves(attack))
     lacks: list[str] = []
     done = ["gradients go through the declared stand-in (BPDA)"] if obligations.get("bpda") else []
     if obligations.get("eot"):

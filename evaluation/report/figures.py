@@ -31,7 +31,7 @@ DARK = {
 }
 STYLES = ("-", "--", "-.", ":")
 MOST_CLASSES = 20  # a confusion matrix with more cannot be read
-_STYLE: Any = {
+STYLE: Any = {
     "svg.hashsalt": "report",  # the same figure is the same file
     "font.size": 9,
     "text.color": INK,
@@ -65,7 +65,7 @@ class Drawn:
     def svg(self) -> str:
         """The figure for a light page."""
         file = io.BytesIO()
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             FigureCanvasSVG(self.figure).print_svg(file, metadata={"Date": None, "Creator": None})
         text = file.getvalue().decode()
         return text[text.index("<svg") :]
@@ -79,7 +79,7 @@ class Drawn:
     def pixels(self) -> Array:
         """The figure on white, uint8 (H, W, 3)."""
         canvas = FigureCanvasAgg(self.figure)
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             canvas.draw()
         rgba = np.asarray(canvas.buffer_rgba(), float)
         share = rgba[..., 3:] / 255
@@ -279,7 +279,7 @@ def _matrix(classes: Array, label: Array, adversarial: Array) -> Figure:
 
 
 def _blank(square: bool = False) -> tuple[Figure, Axes]:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 4.0 if square else 3.0), dpi=120, layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()

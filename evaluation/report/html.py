@@ -55,8 +55,8 @@ def report_page(
 ) -> str:
     """The report of one evaluation as HTML.
 
-    `results` as in results.json; `drawn` are figures by section (curves, lengths, scores, confusions); `omitted` says
-    which pictures are missing.
+    `results` as in results.json; `drawn` are figures by section (curves, lengths, scores, confusions, views);
+    `omitted` says which pictures are missing.
     """
     shortest = [a for a in results["attacks"] if a.get("curve")]
     detector = results.get("detection")
@@ -68,6 +68,7 @@ def report_page(
         "detector": "detector" if detector else "",
         "examples": "examples" if galleries or omitted else "",
         "confusion": "confusions" if drawn["confusions"] else "",
+        "views": "what the network sees" if drawn["views"] else "",
         "audit": "audit",
         "cost": "cost",
         "repeat": "how to repeat it",

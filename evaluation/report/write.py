@@ -18,6 +18,7 @@ from evaluation.report.figures import Drawn, confusion, curves, lengths, roc, sc
 from evaluation.report.html import compare_page, report_page
 from evaluation.report.markdown import headlines, report_text
 from evaluation.report.pictures import Gallery, galleries
+from evaluation.report.views import viewed
 from evaluation.statistics import Results
 
 _ALLOWANCE = 5.0, 0.1  # pictures may take so many seconds, or this share of what the evaluation took
@@ -59,6 +60,7 @@ def write_report(
     records = gather(campaign)
     radii = {norm: [c["eps"] for c in shown["worst_case"] if c["norm"] == norm] for norm in words.SYMBOLS}
     drawn: dict[str, list[Drawn]] = {
+        "views": [],
         "curves": curves(shown),
         "lengths": [lengths(norm, found, radii[norm]) for norm, found in records.lengths.items()],
         "scores": [*scores(records.scores), *roc(shown)],
@@ -71,6 +73,9 @@ def write_report(
     if model is not None:
         allowance = max(_ALLOWANCE[0], _ALLOWANCE[1] * sum(a["seconds"] for a in shown["attacks"]))
         shots, omitted = galleries(campaign, model, records.cases, allowance)
+        if not any(obligations.values()):  # plain gradients say what they seem to say
+            drawn["views"], left_out = viewed(campaign, model, allowance)
+            omitted += left_out
     page = report_page(shown, command, drawn, galleries=shots, omitted=omitted)
     write_whole(campaign.folder / "report.html", page)
     images = {d.name: d.pixels() for figures in drawn.values() for d in figures}

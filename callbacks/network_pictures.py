@@ -1,0 +1,43 @@
+"""What the network makes of held-out images, in TensorBoard: embeddings, codes beside their prior, loss surfaces."""
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from attacks import Attack, Noise
+from evaluation.report.views import views
+from lightning_modules.base import Classifier, global_seed
+
+
+class NetworkPictures(pl.Callback):
+    """Logs, after validation, the pictures of `evaluation.report.views` of the first held-out images.
+
+    Of a network without a part called encoder there are loss surfaces only. The prior is that of a module that has one,
+    else N(0, 1).
+
+    Args:
+        attack: makes the attacked images, in a ball of linf, l2 or l1.
+        limit: of the held-out images, the first so many; t-SNE takes about 3 s for 300, clean and attacked.
+        every_n_epochs: epochs from one time to the next.
+    """
+
+    def __init__(self, attack: Attack, limit: int = 300, every_n_epochs: int = 10) -> None:
+        if limit < 10 or every_n_epochs < 1:
+            raise ValueError(f"limit ({limit}) must be at least 10 and every_n_epochs ({every_n_epochs}) at least 1")
+        self.attack, self.limit, self.every_n_epochs = attack, limit, every_n_epochs
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data = getattr(trainer, "datamodule", None)
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.sanity_checking or not (trainer.is_global_zero and loggers and due and data is not None):
+            return
+        assert isinstance(pl_module, Classifier)
+        images = data.dataset("val")
+        rows = torch.arange(min(self.limit, len(images)))
+        x, y, index = (t.to(pl_module.device) for t in images.__getitems__(rows.tolist()))
+        noise, prior = Noise.keyed(global_seed(), index), getattr(pl_module, "prior", None)
+        known = {} if prior is None else {"prior": prior, "prior_name": "the prior"}
+        for picture in views(pl_module.network, x, y, noise, self.attack, **known):
+            for logger in loggers:
+                logger.experiment.add_image(picture.name, picture.pixels(), trainer.global_step, dataformats="HWC")
