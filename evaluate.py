@@ -62,7 +62,7 @@ def options() -> ArgumentParser:
     add(
         "--draws", type=int | None, help="draws of the defender's noise; default: 20 if a defense is stochastic, else 1"
     )
-    add("--audit", type=Literal["none", "quick", "full"], default="quick", help="how hard the result is checked")
+    add("--audit", type=Literal["none", "brief", "quick", "full"], default="quick", help="how hard it is checked")
     add("--precision", type=Precision, default="float32", help="of the attacks; results are judged in float32")
     add("--compile", type=bool, default=False, help="compile the model for the attacks (torch.compile)")
     add("--devices", type=int, default=1, help="number of processes")

@@ -331,6 +331,20 @@ def test_costs_are_as_stated(tmp_path: Path) -> None:
     assert 500 * 60 < passes.forwards < 3000 * 64 and 200 * 60 < passes.backwards < 1500 * 64
 
 
+def test_a_brief_audit_of_a_stochastic_defense_is_cheap_and_sees_gross_failures(tmp_path: Path) -> None:
+    """Up to 2,500 forwards and 1,500 backwards for each of 8 samples, where the suite takes 400 of both."""
+    cases = {
+        "fair": (Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), EOT),
+        "false": (Purified(honest("standard"), DeclaredRipples()), NAIVE),
+    }
+    for name, (model, suite) in cases.items():
+        campaign = evaluated(model, suite, tmp_path / name, n=60, draws=20)
+        with counting(model) as passes:
+            checks = audit(campaign, model, merge(campaign), obligations=obligations(model), level="brief")
+        assert passes.forwards < 2500 * 8 and passes.backwards < 1500 * 8
+        assert bool(ids(checks) & {"C6", "C8", "C10", "C15"}) == (name == "false"), [c.sentence for c in failed(checks)]
+
+
 def test_an_audit_is_kept_and_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=6, queries=20, imitation=2))
     model = honest("PGD-AT")

@@ -20,9 +20,7 @@ from evaluation.campaign import Campaign
 from evaluation.cascade import CLEAN, Cascade, standing
 from evaluation.outcome import evaluate_batch
 
-Level = Literal["quick", "full"]
-_REPEATED = 16  # outcomes that are computed again
-_IMITATED = 1000  # images that the substitute learns from
+Level = Literal["brief", "quick", "full"]
 
 
 def audit(
@@ -44,7 +42,9 @@ def audit(
 
     quick looks at up to 64 samples that the suite left standing at each threat model, for up to 3,000 forwards and
     1,500 backwards each; full looks at up to 512, for up to 30,000 and 5,000. Gradients of stochastic models are means
-    over 10 draws and cost ten times that, so a fourth of the samples is looked at.
+    over 10 draws and cost ten times that, so a fourth of the samples is looked at. brief is for defenses that take a
+    good part of a second an image: up to 32 samples (8 of stochastic models, means over 3 draws) and a tenth of the
+    passes; it sees only gross failures.
     """
     found: dict[str, Check] = dict(known or {})
     inquiry = Inquiry(campaign, model, results, obligations, level, rows)
@@ -109,7 +109,7 @@ class Inquiry:
 
     def panel(self, samples: Any, of: float) -> Panel:
         """The first of these samples that the budget allows."""
-        count, averaged = (20, 10) if self.stochastic else (1, 1)
+        count, averaged = (20, self.budget.averaged) if self.stochastic else (1, 1)
         most = self.budget.samples // (4 if self.stochastic else 1)  # each of them costs ten times as much
         chosen = self.images(samples[:most])
         return Panel(self.model, *chosen, self.campaign.seed, of, count, averaged, self.rows)
@@ -146,7 +146,7 @@ class Inquiry:
 
     def substitutes(self, claim: Claim) -> dict[str, nn.Module]:
         """Networks whose examples may transfer: the undefended classifier, and an imitation of the model."""
-        x, _, _ = self.images(self.campaign.samples[:_IMITATED])
+        x, _, _ = self.images(self.campaign.samples[: self.budget.imitated])
         imitation = imitate(self.model, x, eps=_radius(claim, x), steps=self.budget.imitation, seed=self.campaign.seed)
         return {**({"the undefended network": self.bare} if self.purifiers else {}), "an imitation": imitation}
 
@@ -214,7 +214,7 @@ class Inquiry:
         if not units:
             return controls.repeated([], [], "any attack")
         unit = min(units, key=lambda u: float(tables[u.name, u.restart]["forwards"].mean()))
-        rows = {key: column[:_REPEATED] for key, column in tables[unit.name, unit.restart].items()}
+        rows = {key: column[: self.budget.repeated] for key, column in tables[unit.name, unit.restart].items()}
         clean = torch.from_numpy(rows["clean"]).to(self.device)
         again = evaluate_batch(
             *(self.model, unit.attack, *self.images(rows["index"])),

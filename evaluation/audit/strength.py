@@ -18,18 +18,26 @@ from evaluation.audit.panel import Panel
 
 @dataclass(frozen=True)
 class Budget:
-    """What the audit may spend: samples of a threat model, and what one attack may do to one of them."""
+    """What the audit may spend: samples of a threat model, and what one attack may do to one of them.
+
+    `draws` are random points; `averaged` are the draws of a stochastic model whose gradients are averaged in a step.
+    The substitute learns from `imitated` images, in `imitation` steps. `repeated` outcomes are computed again.
+    """
 
     samples: int
     steps: int
     queries: int
     draws: int
     imitation: int
+    imitated: int = 1000
+    averaged: int = 10
+    repeated: int = 16
 
 
 LEVELS = {
-    "quick": Budget(samples=64, steps=40, queries=300, draws=200, imitation=150),
-    "full": Budget(samples=512, steps=100, queries=5_000, draws=10_000, imitation=2_000),
+    "brief": Budget(32, steps=10, queries=40, draws=10, imitation=10, imitated=64, averaged=3, repeated=4),
+    "quick": Budget(64, steps=40, queries=300, draws=200, imitation=150),
+    "full": Budget(512, steps=100, queries=5_000, draws=10_000, imitation=2_000),
 }
 
 
