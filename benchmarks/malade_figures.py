@@ -1,7 +1,7 @@
 """Figures 3, 5, 6, 7 and C.8 to C.18 of MALADE's paper on MNIST, as data and as pictures (malade_pictures.py).
 
-python benchmarks/malade_figures.py --checkpoint CNN --sdae CKPT --dae CKPT --output DIR
-    [--robust CKPT [--robust_sdae CKPT]] [--panels 3 5 6 7 c8 c15] [--images 200] [--note TEXT]
+python benchmarks/malade_figures.py --checkpoint CNN --sdae CKPT --output DIR
+    [--dae CKPT] [--robust CKPT [--robust_sdae CKPT]] [--panels 3 5 6 7 c8 c15] [--images 200] [--note TEXT]
 
 Fig. 3: of one adversarial image, the probabilities of its class and of the best other after 0, 1, 10 and 25 steps.
 Fig. 5: accuracy over the linf radius under BPDA + EOT (bare models: PGD), and under the full gradient beside it, which
@@ -10,8 +10,8 @@ detector at three false positive rates adds, in the paper's accounting (a clean 
 an adversarial one is a success) and in the strict one (both are failures), under the combined attack, for each image
 the best of its weights. Fig. 7: lengths of the score of clean and adversarial images, with AUROC. Figs. C.8 to C.14:
 adversarial images of seven attacks on CNN + MALADE; C.15 to C.18: three of them along the chain, with the classifier's
-decisions. A robust classifier gets the DAE's chain (MALA) unless there is an sDAE for it. Runs of more panels into one
-folder add up.
+decisions. Without a DAE there is no Magnet and no MALA. A robust classifier gets the DAE's chain unless there is an
+sDAE for it. Runs of more panels into one folder add up.
 """
 
 import argparse
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--checkpoint", required=True, help="the CNN")
     add("--sdae", required=True, help="its sDAE")
-    add("--dae", required=True)
+    add("--dae", help="the DAE of Magnet and MALA")
     add("--robust", help="an adversarially trained classifier")
     add("--robust_sdae", help="its sDAE")
     add("--output", type=Path, required=True)
@@ -196,16 +196,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = build(spec, catalogue(datamodules))
     x, y, index = data.dataset("test").__getitems__(list(range(options.images)))
     protected = Purified(network, MALADE(options.sdae, steps=10, **CHAIN))
-    mala = Purified(network, MALA(options.dae, steps=10, **CHAIN))
-    models: dict[str, nn.Module] = {"CNN": network, "CNN + Magnet": Purified(network, Magnet(options.dae))}
-    models["CNN + MALADE"] = protected
+    models: dict[str, nn.Module] = {"CNN": network, "CNN + MALADE": protected}
+    if options.dae:
+        models["CNN + Magnet"] = Purified(network, Magnet(options.dae))
     if options.robust:
-        robust, _ = load_network(options.robust)
-        models |= {"robust": robust, "robust + Magnet": Purified(robust, Magnet(options.dae))}
-        if options.robust_sdae:
-            models["robust + MALADE"] = Purified(robust, MALADE(options.robust_sdae, steps=10, **CHAIN))
-        else:
-            models["robust + MALA"] = Purified(robust, MALA(options.dae, steps=10, **CHAIN))
+        models["robust"], _ = load_network(options.robust)
+    if options.robust and options.dae:
+        models["robust + Magnet"] = Purified(models["robust"], Magnet(options.dae))
+    if options.robust and options.robust_sdae:
+        models["robust + MALADE"] = Purified(models["robust"], MALADE(options.robust_sdae, steps=10, **CHAIN))
+    elif options.robust and options.dae:
+        models["robust + MALA"] = Purified(models["robust"], MALA(options.dae, steps=10, **CHAIN))
     noise = Noise.keyed(0, index)
     options.output.mkdir(parents=True, exist_ok=True)
     figures, pictures = options.output / "figures.json", options.output / "pictures.npz"
@@ -219,8 +220,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         z = GrayBox(PGD(steps=40, step_size=0.02))(protected, x, y, noise.fork("attacker"))
     if "3" in options.panels:
         one = slice(0, 1)
-        pairs = (("MALADE", protected), ("MALA", mala))
-        found["fig3"] = {n: per_step(m, z[one], y[one], noise[one]) for n, m in pairs}
+        found["fig3"] = {"MALADE": per_step(protected, z[one], y[one], noise[one])}
+        if options.dae:
+            mala = Purified(network, MALA(options.dae))
+            found["fig3"]["MALA"] = per_step(mala, z[one], y[one], noise[one])
     if "5" in options.panels:
         accuracy = {name: curve(model, x, y, index, options) for name, model in models.items()}
         found["fig5"] = {"eps": options.eps, "accuracy": accuracy}
@@ -237,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(found["fig6"])
     if "7" in options.panels:
         found["fig7"] = {}
-        for name in ("CNN + MALADE", "CNN + Magnet"):
+        for name in (name for name in ("CNN + MALADE", "CNN + Magnet") if name in models):
             with torch.no_grad():
                 detector = ScoreNorm(network, models[name].purifier.denoiser)
                 clean, adversarial = (detector.score(v).tolist() for v in (x, z))
