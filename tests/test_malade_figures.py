@@ -12,6 +12,7 @@ from small import save_network
 from test_evaluation import save, trained
 
 from datamodules import Digits
+from defenses import Magnet, Purified
 from evaluation.identity import digest_weights
 from networks import ConvAutoencoder, Denoiser
 
@@ -66,6 +67,20 @@ def test_a_detector_turns_clean_images_away_and_counts_as_defence(run: tuple[Pat
             assert curves[low]["strict"][0] >= curves[high]["strict"][0] == curves[high]["paper"][0]
             assert all(a <= b for a, b in zip(curves[low]["paper"][1:], curves[high]["paper"][1:], strict=True))
         assert all(c["strict"][k] <= c["paper"][k] for c in curves.values() for k in range(2))
+
+
+def test_who_is_turned_away_counts_in_both_accountings() -> None:
+    from argparse import Namespace
+
+    import malade_figures
+
+    torch.manual_seed(0)
+    model = Purified(trained(), Magnet(Denoiser(ConvAutoencoder(width=2, mean_pixel=0.3), 0.15)))
+    options = Namespace(eps=[0.0, 0.5], steps=1, samples=1, weights=[1.0])
+    batch = Digits(size=8).dataset("test").__getitems__(list(range(6)))
+    found = malade_figures.guarded_curve(model, {"all": -1.0, "none": float("inf")}, *batch, options)
+    assert found["all"] == {"paper": [0.0, 1.0], "strict": [0.0, 0.0]}
+    assert found["none"]["paper"] == found["none"]["strict"] and found["none"]["paper"][1] < 1
 
 
 def test_the_search_reads_held_out_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
