@@ -1,6 +1,6 @@
 """What MALADE's chain costs: against N forwards of r, EOT in one batch against one by one, memory of the full gradient.
 
-python benchmarks/malade_chain.py [--rounds 5]
+python benchmarks/malade_chain.py [--rounds 5] [--only chain eot memory]
 """
 
 import argparse
@@ -47,6 +47,10 @@ def gradient(batch: int, steps: int, samples: int, bpda: bool, at_once: int) -> 
     return run
 
 
+def times(n: int, run: Callable[[], object]) -> Callable[[], object]:
+    return lambda: [run() for _ in range(n)]
+
+
 def chain(steps: int, noise_std: float) -> Callable[[], object]:
     model, x, _ = setting(64, steps, noise_std)
 
@@ -71,6 +75,8 @@ def forwards(steps: int) -> Callable[[], object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parts = ["chain", "eot", "memory"]
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)  # a child process: peak memory for this N
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -78,31 +84,45 @@ def main() -> None:
         gradient(256, options.memory_of, 1, False, 2**16)()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
+    if "chain" in options.only:
+        contestants = {
+            "10 forwards of r": forwards(10),
+            "chain without noise": chain(10, 0.0),
+            "chain": chain(10, 0.05),
+        }
+        rows = ratios(contestants, options.rounds)
+        print(table(rows, {"chain without noise": "<= 1.05", "chain": "<= 1.05"}) + "\n")
+    if "eot" in options.only:
+        eot(options.rounds)
+    if "memory" in options.only:
+        memory()
 
-    rows = ratios(
-        {"10 forwards of r": forwards(10), "chain without noise": chain(10, 0.0), "chain": chain(10, 0.05)},
-        options.rounds,
-    )
-    print(table(rows, {"chain without noise": "<= 1.05", "chain": "<= 1.05 and the noise"}))
+
+def eot(rounds: int) -> None:
+    """EOT together and one by one, and the floor of batching: as many different images, without EOT's machinery."""
     for bpda in (True, False):
         for batch in (1, 16):
-            together, apart = gradient(batch, 5, 30, bpda, 2**16), gradient(batch, 5, 30, bpda, 0)
+            many, size = 30 * batch, min(80, 30 * batch)
             name = f"EOT-30, batch {batch}, {'BPDA' if bpda else 'full gradient'}"
-            found = ratios({"in one batch": together, f"{name}: one by one": apart}, max(2, options.rounds // 2))
-            print("\n" + table(found, {f"{name}: one by one": ">= 4, or the floor"}))
-    # The floor: what a batch of 480 costs beside 30 batches of 16, without any chain.
-    net, x = MadryCNN().eval(), torch.rand(480, 1, 28, 28)
-    with torch.no_grad():
-        found = ratios(
-            {"480 images": lambda: net(x), "30 x 16 images": lambda: [net(part) for part in x.chunk(30)]},
-            options.rounds,
-        )
-    print("\n" + table(found, {"30 x 16 images": "the floor of batching, classifier only"}))
+            found = ratios(
+                {
+                    f"{name}: together": gradient(batch, 5, 30, bpda, 2**16),
+                    f"{name}: one by one": gradient(batch, 5, 30, bpda, 0),
+                    f"{many} images, {size} at a time": times(many // size, gradient(size, 5, 1, bpda, 0)),
+                    f"{many} images, {batch} at a time": times(30, gradient(batch, 5, 1, bpda, 0)),
+                },
+                rounds,
+            )
+            print(table(found, {f"{name}: one by one": ">= 4, or the ratio of the two below"}) + "\n")
+
+
+def memory() -> None:
+    """Peak memory of the full gradient, each chain in a process of its own."""
     peaks = []
     for steps in (0, 1, 25):
         words = [sys.executable, __file__, "--memory-of", str(steps)]
         peaks.append(int(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
-    print(f"\npeak memory of the full gradient at batch 256, N 25 over N 1: {peaks[2] / peaks[1]:.3f} (target <= 1.5)")
+    print(f"peak memory of the full gradient at batch 256, N 25 over N 1: {peaks[2] / peaks[1]:.3f} (target <= 1.5)")
     above = (peaks[2] - peaks[0]) / max(1, peaks[1] - peaks[0])
     print(f"above that without a chain: {above:.2f} ({', '.join(f'{p / 1024:.0f} MiB' for p in peaks)} at N 0, 1, 25)")
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def record(training: Path, evaluation: Path, folder: Path, note: str) -> None:
     config = [
         line for line in (training / "config.yaml").read_text().splitlines() if not line.strip().startswith("root:")
     ]
-    (folder / "config.yaml").write_text("\n".join(config).replace(str(training), f"runs/{folder.name}") + "\n")
+    whole_path = rf"(?<!\w){re.escape(str(training))}(?!\w)"  # rb is no part of verbose
+    (folder / "config.yaml").write_text(re.sub(whole_path, f"runs/{folder.name}", "\n".join(config)) + "\n")
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     run = {**about(note), "epoch": checkpoint["epoch"]}
     (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")

@@ -1,16 +1,16 @@
 """Step size, length and noise of a MALADE (or MALA) chain, chosen on held-out images by the attacks made for it.
 
-python benchmarks/select_malade.py --checkpoint CKPT --denoiser CKPT --output FILE.json [--images 100 300 1000] [...]
+python -m benchmarks.select_malade --checkpoint CKPT --denoiser CKPT --output FILE.json [--images '[100, 300, 1000]']
+python -m benchmarks.select_malade --config FILE.yaml   (the same options by name; --print_config writes such a file)
 
 Every candidate is attacked by BPDA + EOT and by the full gradient through ITS chain; its score is the lower accuracy
 (scored by BPDA alone, chains that mask gradients win). A candidate whose clean accuracy falls more than --points below
 that of the bare classifier is out. The best third goes on to more images; ties go to the shorter chain, then to the
-smaller step. The table of all candidates is written; test images are never read.
+smaller step. The table of all candidates is written, with how many images each was judged on; only images that the
+classifier's training held out (and chose its checkpoint by) are read, never test images.
 """
 
-import argparse
 import itertools
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from record import record_benchmark  # noqa: E402
 
 import datamodules  # noqa: E402
 from attacks import BPDA, PGD, Noise  # noqa: E402
-from defenses import MALA, MALADE, Purified  # noqa: E402
+from defenses import MALA, MALADE, Purified, obligations  # noqa: E402
 from evaluation import build, catalogue, load_network  # noqa: E402
 from evaluation.outcome import predict  # noqa: E402
 from networks import Denoiser  # noqa: E402
@@ -84,16 +87,16 @@ def measure(
     noise = Noise.keyed(options.seed, index)
 
     def accuracy(model: nn.Module, z: Tensor, rows: slice) -> float:
-        draws = [noise[rows].fork("defender").fork(k) for k in range(options.draws)]
-        _, right = predict(model, z, y[rows], draws)  # one bit a draw
-        return float(torch.stack([(right >> k & 1).float() for k in range(options.draws)]).mean())
+        count = options.draws if obligations(model)["eot"] else 1
+        _, right = predict(model, z, y[rows], [noise[rows].fork("defender").fork(k) for k in range(count)])
+        return float(torch.stack([(right >> k & 1).float() for k in range(count)]).mean())  # one bit a draw
 
     def judge(candidate: Candidate, n: int) -> Score:
         rows, alpha = slice(0, n), candidate.pull * denoiser.sigma2
         kind = MALA if denoiser.trained_for is None else MALADE
         purifier = kind(denoiser, alpha, candidate.steps, candidate.noise * (2 * alpha) ** 0.5, candidate.annealing)
-        model, bare = Purified(network, purifier), accuracy(network, x[rows], rows)
-        clean = accuracy(model, x[rows], rows)
+        model, known = Purified(network, purifier), slice(0, max(n, options.clean))
+        bare, clean = accuracy(network, x[known], known), accuracy(model, x[known], known)
         if clean < bare - options.points / 100 - 1e-9:
             return Score(n, clean)
         left = []
@@ -108,16 +111,18 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog="select_malade", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", required=True, help="the classifier's .ckpt")
-    add("--denoiser", required=True, help="the .ckpt of its sDAE, or of a DAE")
+    add("--config", action="config", help="YAML file with these options")
+    add("--checkpoint", type=str, required=True, help="the classifier's .ckpt")
+    add("--denoiser", type=str, required=True, help="the .ckpt of its sDAE, or of a DAE")
     add("--output", type=Path, required=True, help="JSON file: the table of candidates")
-    add("--images", type=int, nargs="+", default=[100, 300, 1000], help="held-out images of each round")
-    add("--pull", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2, 0.5, 1.0], help="alpha / sigma2")
-    add("--length", type=int, nargs="+", default=[1, 5, 10, 25, 50], help="N")
-    add("--noise", type=float, nargs="+", default=[0.0, 0.1, 0.3, 1.0], help="delta / sqrt(2 alpha)")
-    add("--annealing", type=float, nargs="+", default=[1.0, 0.95], help="gamma")
+    add("--images", type=list[int], default=[100, 300, 1000], help="held-out images of each round")
+    add("--clean", type=int, default=0, help="judge clean accuracy, which is cheap, on at least so many of them")
+    add("--pull", type=list[float], default=[0.02, 0.05, 0.1, 0.2, 0.5, 1.0], help="alpha / sigma2")
+    add("--length", type=list[int], default=[1, 5, 10, 25, 50], help="N")
+    add("--noise", type=list[float], default=[0.0, 0.1, 0.3, 1.0], help="delta / sqrt(2 alpha)")
+    add("--annealing", type=list[float], default=[1.0, 0.95], help="gamma")
     add("--eps", type=float, default=0.3, help="linf radius")
     add("--steps", type=int, default=40, help="of the attacks")
     add("--samples", type=int, default=10, help="EOT")
@@ -125,29 +130,31 @@ def main() -> None:
     add("--points", type=float, default=2.0, help="clean accuracy that may be lost, in percent")
     add("--batch", type=int, default=100)
     add("--seed", type=int, default=0)
+    add("--note", type=str, default="", help="what a reader of the table must know")
     options = parser.parse_args()
     network, spec = load_network(options.checkpoint)
     denoiser, _ = load_network(options.denoiser)
-    data = build(spec, catalogue(datamodules))
-    held_out = data.dataset("val")
-    if max(options.images) > len(held_out):
-        raise SystemExit(f"only {len(held_out)} images were held out: lower --images")
-    images = held_out.__getitems__(list(range(max(options.images))))
+    held_out = build(spec, catalogue(datamodules)).dataset("val")
+    wanted = max(*options.images, options.clean)
+    if wanted > len(held_out):
+        raise SystemExit(f"only {len(held_out)} images were held out: lower --images and --clean to that")
+    images = held_out.__getitems__(list(range(wanted)))
     grid = itertools.product(options.pull, options.length, options.noise, options.annealing)
     candidates = [Candidate(*values) for values in grid if values[1] > 1 or values[3] == 1]  # one step anneals nothing
     rows = halve(candidates, measure(network, denoiser, images, options), options.images)
-    table = [{**asdict(c), **asdict(s), "robust": s.robust} for c, s in rows]
     winner, score = rows[-1]
-    settings = {
-        name: value for name, value in vars(options).items() if name not in ("output", "checkpoint", "denoiser")
-    }
-    text = json.dumps({"settings": settings, "winner": asdict(winner), "candidates": table}, indent=2)
-    options.output.write_text(text + "\n")
     alpha = winner.pull * denoiser.sigma2
-    print(
-        f"step_size: {alpha:g}, steps: {winner.steps}, noise_std: {winner.noise * (2 * alpha) ** 0.5:.4g}, "
-        f"annealing: {winner.annealing:g}  # {score}"
+    chain = {"step_size": alpha, "steps": winner.steps, "noise_std": winner.noise * (2 * alpha) ** 0.5}
+    chain["annealing"] = winner.annealing
+    apart = ("config", "checkpoint", "denoiser", "output", "note")
+    record_benchmark(
+        options.output,
+        {name: Path(options[name]) for name in ("checkpoint", "denoiser")},
+        {name: value for name, value in options.as_dict().items() if name not in apart} | {"split": "val"},
+        {"winner": chain, "candidates": [{**asdict(c), **asdict(s), "robust": s.robust} for c, s in rows]},
+        options.note,
     )
+    print(", ".join(f"{name}: {value:.4g}" for name, value in chain.items()), f"# {score}")
 
 
 if __name__ == "__main__":

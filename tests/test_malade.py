@@ -22,7 +22,7 @@ from evaluation.checkpoint import describe, load_network
 from evaluation.identity import digest_weights
 from evaluation.outcome import evaluate_batch
 from lightning_modules import Cosine, DenoisingAutoencoder, Standard
-from lightning_modules.denoising_autoencoder import class_weights, supervised_objective
+from lightning_modules.denoising_autoencoder import class_weights, supervised_objective, supervised_share
 from networks import MLP, ConvAutoencoder, Denoiser, FCDenseNet, MagnetAutoencoder
 
 MNIST = Path("data/MNIST/raw/t10k-images-idx3-ubyte")
@@ -171,6 +171,35 @@ def test_reweighting_makes_classes_count_alike() -> None:
     assert torch.allclose(supervised_objective(error, cross_entropy, 0.15, weight=weights[labels]), expected)
 
 
+def test_reweighting_of_the_second_term_leaves_the_first_alone() -> None:
+    module = DenoisingAutoencoder(ConvAutoencoder(width=2), Bare(), 0.15, reweight="ce_only")
+    module._weights = torch.tensor([0.5, 2.0])
+    terms = {"reconstruction": torch.tensor([1.0, 3.0]), "cross_entropy": torch.tensor([10.0, 30.0])}
+    found = module.objective(terms, torch.tensor([1, 0]))
+    assert float(found) == pytest.approx(((1 + 0.3 * 2 * 10) + (3 + 0.3 * 0.5 * 30)) / 2)
+
+
+def test_the_supervised_share_is_the_classifier_s_pull_over_the_score_s() -> None:
+    """The posterior is taken at the noisy image, the gradient at the restored one."""
+    x, r = torch.linspace(-1, 2, 10, dtype=torch.float64), torch.linspace(1.5, -0.5, 10, dtype=torch.float64)
+    p, q = (torch.sigmoid(Logistic.slope * (v - Logistic.boundary)) for v in (x, r))
+    expected = 0.15 * (Logistic.slope * (p - q)).abs() / (r - x).abs()
+    images = [v.view(-1, 1, 1, 1) for v in (x, r)]
+    assert torch.allclose(supervised_share(Logistic(), *images, 0.15), expected)
+
+
+@pytest.mark.parametrize("corruption", ["once", "fresh"])
+def test_magnets_noise_is_drawn_once_and_clipped(corruption: str, tmp_path: Path) -> None:
+    """As its public code does; the theory wants new noise in each step, as it falls."""
+    network, seen = ConvAutoencoder(width=2), []
+    network.register_forward_pre_hook(lambda net, args: seen.append(args[0].detach()) if net.training else None)
+    module = DenoisingAutoencoder(network, corruption=corruption, optimizer=adam)  # type: ignore[arg-type]
+    trainer(tmp_path, epochs=2).fit(module, digits(train_limit=16, batch_size=16))
+    first, second = (batch[batch.flatten(1).sum(1).argsort()] for batch in seen)  # epochs are shuffled
+    assert torch.equal(first, second) == (corruption == "once")
+    assert (first.min() >= 0 and first.max() <= 1) == (corruption == "once")
+
+
 def test_fit_chooses_restores_and_leaves_the_classifier_alone(tmp_path: Path) -> None:
     """Trained on real digits: no collapse to black, the classifier bit for bit the same, and noted."""
     data = digits(train_limit=400)
@@ -274,6 +303,13 @@ def test_annealing_and_clipping() -> None:
     for t in range(3):
         z = (1 - c * 0.5**t) * z + c * 0.5**t * denoiser(z)
     assert torch.allclose(MALADE(denoiser, steps=3, noise_std=0, annealing=0.5)(x), z.clamp(0, 1))
+    drawn, z = keyed(3), x
+    for t in range(3):
+        z = z + 0.2 * 0.5 ** (t / 2) * drawn.normal(x)  # delta^2 shrinks like alpha
+    still = MALADE(denoiser, step_size=0, steps=3, noise_std=0.2, annealing=0.5, clip="none")
+    with drawing(still, keyed(3)):
+        assert torch.allclose(still(x), z)
+    assert torch.allclose(Magnet(Denoiser(Pull(0.5, 3.0), 0.15))(x), (3 * x - 1).clamp(0, 1), atol=1e-6)
     noisy = {clip: MALADE(denoiser, noise_std=0.5, clip=clip) for clip in ("none", "final", "each")}
     out = {}
     for clip, chain in noisy.items():
