@@ -77,6 +77,8 @@ def options() -> ArgumentParser:
 def evaluate(argv: list[str], here: Place) -> int:
     """Do this process's share, or start the processes that do; write the report once all is there."""
     parser = options()
+    if any(a.startswith("--data.") for a in argv) and not any(a.split("=")[0] == "--data" for a in argv):
+        raise ValueError("--data.… changes a data file: name it before, for example --data configs/data/digits.yaml")
     settings = parser.parse_args(argv)
     if not 0 <= settings.fpr <= 1:
         raise ValueError(f"--fpr is a share between 0 and 1, not {settings.fpr}")

@@ -236,6 +236,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "limit": ({"limit": 0}, SUITE, "0 samples were asked for"),
     "batch size": ({"batch_size": "many"}, SUITE, "Expected a <class 'int'>"),
     "seed of no kind": ({"seed": "x"}, SUITE, "Expected a <class 'int'>"),
+    "data without a file": ({"data.init_args.root": "x"}, SUITE, "--data.… changes a data file: name it before"),
     "no gpu": ({"accelerator": "cuda"}, SUITE, "--accelerator cuda: torch sees no GPU"),
 }
 
