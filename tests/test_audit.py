@@ -290,6 +290,14 @@ def test_what_is_wrong_with_the_rows_is_seen(case: str, recorded: Inquiry) -> No
     assert fails - ({"C9 linf 0.05"} if "beat" in case or "row" in case else set()) == ({key} if key else set())
 
 
+def test_attacks_in_a_smaller_ball_are_not_compared(tmp_path: Path) -> None:
+    """They count for the larger one, but what they leave standing there says nothing about gradients."""
+    suite = {"fgsm": FGSM(eps=0.05), "square": Square(eps=0.05, queries=5), "pgd": PGD(eps=0.001, steps=5)}
+    questions = inquire(honest("standard"), suite, tmp_path).questions()
+    checks = [questions[f"{key} recorded linf 0.05"]() for key in ("C3", "C6")]
+    assert [check.verdict for check in checks] == ["not applicable", "pass"] and "pgd" not in checks[1].sentence
+
+
 def test_the_level_of_confidence() -> None:
     for k, n in ((0, 64), (1, 10), (3, 64), (64, 64)):
         interval = binomtest(k, n).proportion_ci(0.99, method="exact")

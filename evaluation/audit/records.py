@@ -71,10 +71,16 @@ def _split(cascade: Cascade, claim: Claim, ours: list[str], theirs: list[str]) -
     return int((saw & fell[0] & ~fell[1]).sum()), int((saw & fell[1] & ~fell[0]).sum())
 
 
+def _whole(claim: Claim) -> dict[str, Attack]:
+    """The attacks that had the claim's whole ball: one that was kept to a smaller one is no match for them."""
+    return {name: attack for name, attack in claim.attacks.items() if threat(attack)[1] in (None, claim.eps)}
+
+
 def iterative_beats_single_step(cascade: Cascade, claim: Claim) -> Check:
     """C3: recorded iterative attacks fell no fewer samples than recorded single steps."""
-    steps = {name: [setting(leaf, "steps") for leaf in leaves(attack)] for name, attack in claim.attacks.items()}
-    single = [n for n in steps if {type(leaf).__name__ for leaf in leaves(claim.attacks[n])} == {"FGSM"}]
+    whole = _whole(claim)
+    steps = {name: [setting(leaf, "steps") for leaf in leaves(attack)] for name, attack in whole.items()}
+    single = [n for n in steps if {type(leaf).__name__ for leaf in leaves(whole[n])} == {"FGSM"}]
     many = [n for n, counts in steps.items() if any(isinstance(c, int) and c > 1 for c in counts)]
     name = f"recorded iterative attacks beat single steps, {claim.title}"
     if not single or not many:
@@ -90,8 +96,9 @@ def iterative_beats_single_step(cascade: Cascade, claim: Claim) -> Check:
 
 def gradients_beat_queries(cascade: Cascade, claim: Claim) -> Check:
     """C6: recorded attacks without gradients fell no sample that the gradient attacks saw and left standing."""
-    white = [n for n, attack in claim.attacks.items() if any(leaf.knowledge == "white-box" for leaf in leaves(attack))]
-    black = [n for n in claim.attacks if n not in white]
+    whole = _whole(claim)
+    white = [n for n, attack in whole.items() if any(leaf.knowledge == "white-box" for leaf in leaves(attack))]
+    black = [n for n in whole if n not in white]
     name = f"recorded gradient attacks beat queries, {claim.title}"
     if not black or not white:
         return unasked("C6", name, 0.002, "The suite does not hold both kinds.")
