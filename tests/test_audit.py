@@ -355,16 +355,17 @@ def test_costs_are_as_stated(tmp_path: Path) -> None:
 
 
 def test_a_brief_audit_of_a_stochastic_defense_is_cheap_and_sees_gross_failures(tmp_path: Path) -> None:
-    """Up to 2,500 forwards and 1,500 backwards for each of 8 samples, where the suite takes 400 of both."""
+    """Up to 2,000 forwards and 1,000 backwards for each of 8 samples, where the suite takes 100 of both."""
+    fair: dict[str, Attack] = {"apgd": APGD(eps=EPS, steps=20, loss="margin", samples=5)}
     cases = {
-        "fair": (Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), EOT),
+        "fair": (Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), fair),
         "false": (Purified(honest("standard"), DeclaredRipples()), NAIVE),
     }
     for name, (model, suite) in cases.items():
         campaign = evaluated(model, suite, tmp_path / name, n=60, draws=20)
         with counting(model) as passes:
             checks = audit(campaign, model, merge(campaign), obligations=obligations(model), level="brief")
-        assert passes.forwards < 2500 * 8 and passes.backwards < 1500 * 8
+        assert passes.forwards < 2000 * 8 and passes.backwards < 1000 * 8
         assert bool(ids(checks) & {"C6", "C8", "C10", "C15"}) == (name == "false"), [c.sentence for c in failed(checks)]
 
 
