@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -11,6 +12,7 @@ from torchvision.utils import make_grid
 
 from attacks import Attack, HighConfidence, Noise, guard
 from callbacks.adversarial_images import caption
+from callbacks.due import due
 from lightning_modules.base import Classifier, global_seed
 
 
@@ -81,12 +83,11 @@ class AttackGrids(pl.Callback):
         self.every_n_epochs = every_n_epochs
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data = getattr(trainer, "datamodule", None)
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or trainer.current_epoch + 1 == trainer.max_epochs
-        if trainer.sanity_checking or not (trainer.is_global_zero and loggers and due and data is not None):
+        if not loggers or not due(trainer, self.every_n_epochs):
             return
         assert isinstance(pl_module, Classifier)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         network, images = pl_module.network, data.dataset("val")
         firsts = [(images.labels == k).nonzero()[:1, 0] for k in range(data.num_classes)]
         x, y, _ = images.__getitems__(torch.cat(firsts).tolist())

@@ -9,6 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from attacks import Noise, guard
+from callbacks.due import due
 from lightning_modules.base import global_seed
 from lightning_modules.er_classifier import sliced_w1
 
@@ -66,16 +67,14 @@ class EmbeddingPrior(pl.Callback):
         self.limit, self.every_n_epochs = limit, every_n_epochs
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data = getattr(trainer, "datamodule", None)
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or trainer.current_epoch + 1 == trainer.max_epochs
-        if trainer.sanity_checking or not (trainer.is_global_zero and trainer.loggers and due and data is not None):
+        if not due(trainer, self.every_n_epochs):
             return
         if not isinstance(pl_module, Regularised):
             raise ValueError(
                 "EmbeddingPrior looks at codes drawn to a prior, such as those of lightning_modules.ERClassifier, "
                 f"not of {type(pl_module).__name__}"
             )
-        images = data.dataset("val")
+        images = trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
         rows = torch.arange(min(self.limit, len(images))).split(256)
         with guard(pl_module):
             encode = pl_module.network.encoder

@@ -5,6 +5,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from attacks import Attack, Noise
+from callbacks.due import due
 from evaluation.report.views import views
 from lightning_modules.base import Classifier, global_seed
 
@@ -27,13 +28,11 @@ class NetworkPictures(pl.Callback):
         self.attack, self.limit, self.every_n_epochs = attack, limit, every_n_epochs
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data = getattr(trainer, "datamodule", None)
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or trainer.current_epoch + 1 == trainer.max_epochs
-        if trainer.sanity_checking or not (trainer.is_global_zero and loggers and due and data is not None):
+        if not loggers or not due(trainer, self.every_n_epochs):
             return
         assert isinstance(pl_module, Classifier)
-        images = data.dataset("val")
+        images = trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
         rows = torch.arange(min(self.limit, len(images)))
         x, y, index = (t.to(pl_module.device) for t in images.__getitems__(rows.tolist()))
         noise, prior = Noise.keyed(global_seed(), index), getattr(pl_module, "prior", None)
