@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
+WORKERS ?= 2
 
 help:  ## Show this help.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -26,8 +27,8 @@ quickstart: .venv/.installed  ## Train ATENT and a standard classifier on digits
 	@echo 'Reports:     $(RUN)/compare.html, $(RUN)/evaluation/{standard,atent}/report.html (the same as .md)'
 	@echo 'TensorBoard: $(BIN)/tensorboard --logdir $(RUN), then open http://localhost:6006'
 
-test: .venv/.installed  ## Run all tests.
-	$(BIN)/python -m pytest
+test: .venv/.installed  ## Run all tests, on WORKERS processes.
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: .venv/.installed  ## Style, types, and the arrows between the rooms.
 	$(BIN)/ruff check .
