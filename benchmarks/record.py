@@ -80,7 +80,7 @@ if __name__ == "__main__":
     parser.add_argument("--training", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--evaluation", type=Path, required=True, help="--output of evaluate.py")
     parser.add_argument("--table", required=True, help="folder under results/")
-    parser.add_argument("--name", required=True, help="row of the table")
+    parser.add_argument("--name", required=True, help="row of the table; NAME/seed_1 is another training of NAME")
     parser.add_argument("--note", default="", help="what a reader must know about this run")
     options = parser.parse_args()
     record(options.training, options.evaluation, RESULTS / options.table / options.name, options.note)

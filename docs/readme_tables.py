@@ -9,6 +9,8 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -97,37 +99,59 @@ def defense_table() -> list[str]:
     return table(["purifier", "what it is", "differentiable", "stochastic", "file"], rows)
 
 
+Figures = dict[str, tuple[float, int]]  # row of a table -> value and decimals
+
+
+def figures(r: dict[str, Any]) -> tuple[Figures, Figures, Figures]:
+    """What results.json says: accuracies in percent, rho, worst cases in percent."""
+    accuracy, rho = {"clean": (100 * r["clean_accuracy"], 1)}, {}
+    for a in r["attacks"]:
+        radius = "at any length" if a["eps"] is None else f"{a['eps']:g}"
+        size = f" ({a['norm']} {radius}, {a['restarts']} x)" if a["norm"] else ""
+        accuracy[a["name"] + size] = (100 * a["robust_accuracy"], 1)
+        if a.get("relative_norm") is not None:
+            rho[f"rho under {a['name']}"] = (a["relative_norm"], 3)
+    worst = {f"**worst case** ({c['norm']} {c['eps']:g})": (100 * c["robust_accuracy"], 1) for c in r["worst_case"]}
+    return accuracy, rho, worst
+
+
+def cell(found: list[tuple[float, int]]) -> str:
+    """A figure, or mean and standard deviation of the same figure over seeds of training."""
+    values, digits = [value for value, _ in found], found[0][1]
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
+
+
 def results() -> list[str]:
-    """One table for each folder of results/: models across, attacks down, every figure as evaluate.py wrote it."""
+    """One table for each folder of results/: models across, attacks down, every figure as evaluate.py wrote it.
+
+    Where a model has folders seed_* of its own, they are further trainings: mean and standard deviation stand there.
+    """
     lines: list[str] = []
     for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir() and any(p.glob("*/results.json"))):
-        runs = {p.parent.name: json.loads(p.read_text()) for p in sorted(folder.glob("*/results.json"))}
-        about = {name: json.loads((folder / name / "run.json").read_text()) for name in runs}
-        order = sorted(runs, key=lambda name: (name != "standard", name))
-        rows: dict[str, dict[str, str]] = {}
-        for name in order:
-            r = runs[name]
-            rows.setdefault("clean", {})[name] = f"{100 * r['clean_accuracy']:.1f}"
-            for a in r["attacks"]:
-                radius = "at any length" if a["eps"] is None else f"{a['eps']:g}"
-                size = f" ({a['norm']} {radius}, {a['restarts']} x)" if a["norm"] else ""
-                rows.setdefault(a["name"] + size, {})[name] = f"{100 * a['robust_accuracy']:.1f}"
-        for name in order:
-            for a in runs[name]["attacks"]:
-                if a.get("relative_norm") is not None:
-                    rows.setdefault(f"rho under {a['name']}", {})[name] = f"{a['relative_norm']:.3f}"
-        for name in order:
-            for c in runs[name]["worst_case"]:
-                rows.setdefault(f"**worst case** ({c['norm']} {c['eps']:g})", {})[name] = (
-                    f"{100 * c['robust_accuracy']:.1f}"
-                )
+        names = [p.parent.name for p in sorted(folder.glob("*/results.json"))]
+        order = sorted(names, key=lambda name: (name != "standard", name))
+        paths = {name: [folder / name, *sorted((folder / name).glob("seed_*"))] for name in order}
+        runs = {name: [json.loads((p / "results.json").read_text()) for p in paths[name]] for name in order}
+        about = {name: [json.loads((p / "run.json").read_text()) for p in paths[name]] for name in order}
+        columns = {name: [figures(r) for r in runs[name]] for name in order}
+        rows = []
+        for group in range(3):
+            for label in dict.fromkeys(label for name in order for label in columns[name][0][group]):
+                found = [[c[group][label] for c in columns[name] if label in c[group]] for name in order]
+                rows.append([label, *(cell(values) if values else "" for values in found)])
         lines += [f"### {folder.name}", ""]
-        lines += table(["accuracy, %", *order], [[label, *(v.get(n, "") for n in order)] for label, v in rows.items()])
-        facts = sorted(
-            {f"n = {runs[n]['n']}, seed {runs[n]['seed']}, {about[n]['machine']}, {about[n]['date']}" for n in order}
-        )
-        lines += ["", "; ".join(facts) + "."]
-        lines += [f"{name}: {about[name]['note']}" for name in order if about[name]["note"]]
+        lines += table(["accuracy, %", *order], rows)
+        facts = {
+            f"n = {r['n']}, seed {r['seed']}, {a['machine']}, {a['date']}"
+            for n in order
+            for r, a in zip(runs[n], about[n], strict=True)
+        }
+        lines += ["", "; ".join(sorted(facts)) + "."]
+        seeds = {name: len(runs[name]) for name in order if len(runs[name]) > 1}
+        if seeds:
+            lines += ["±: standard deviation over trainings, " + ", ".join(f"{n} {k}" for n, k in seeds.items()) + "."]
+        lines += [f"{name}: {about[name][0]['note']}" for name in order if about[name][0]["note"]]
         lines.append("")
     return lines
 

@@ -56,7 +56,7 @@ def test_links_and_named_files_exist(document: str) -> None:
 
 def test_recorded_results_are_complete() -> None:
     """Every recorded run has its configuration, figures, seed, machine kind and date, and no path of a machine."""
-    folders = [p.parent for p in (ROOT / "results").glob("*/*/results.json")]
+    folders = [p.parent for p in (ROOT / "results").rglob("results.json")]
     assert folders
     for folder in folders:
         results = json.loads((folder / "results.json").read_text())
@@ -66,6 +66,24 @@ def test_recorded_results_are_complete() -> None:
         assert {"date", "machine", "versions", "epoch", "note"} == set(about)
         assert re.search(r"^seed_everything: \d+", config, re.M)
         assert not re.search(r"[: ]/\w", config + json.dumps(results["data"]))
+
+
+def test_seeds_of_a_row_stand_as_mean_and_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = generator()
+    monkeypatch.setattr(documents, "RESULTS", tmp_path)
+    attack = {"name": "pgd", "norm": "linf", "eps": 0.1, "restarts": 1, "relative_norm": None}
+    for name, accuracy in (("vat", 0.6), ("vat/seed_1", 0.7), ("vat/seed_2", 0.8), ("at", 0.5)):
+        r = {"clean_accuracy": 1.0, "n": 9, "seed": 0, "worst_case": []}
+        r["attacks"] = [{**attack, "robust_accuracy": accuracy, "relative_norm": accuracy}]
+        folder = tmp_path / "thesis" / name
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(r))
+        (folder / "run.json").write_text(json.dumps({"machine": "m", "date": "d", "note": f"about {name}"}))
+    text = "\n".join(documents.results())
+    rows = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines()[2:7]}
+    assert rows["pgd (linf 0.1, 1 x)"] == ["50.0", "70.0 ± 10.0"]
+    assert rows["rho under pgd"] == ["0.500", "0.700 ± 0.100"]
+    assert "over trainings, vat 3." in text and "vat: about vat\n" in text and "seed_1" not in text
 
 
 def test_pgd_is_explained_in_250_lines() -> None:
