@@ -31,9 +31,9 @@ from attacks.deepfool import relative_robustness  # noqa: E402
 from attacks.gradient import input_gradient  # noqa: E402
 from attacks.norms import NORMS  # noqa: E402
 from attacks.objectives import ce  # noqa: E402
-from callbacks.attack_grids import confidence_grid, target_grid  # noqa: E402
 from datamodules import MNIST  # noqa: E402
 from evaluation.checkpoint import load_network  # noqa: E402
+from evaluation.report.grids import confidence_grid, target_grid  # noqa: E402
 
 
 def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: int = 50) -> dict[str, Any]:

@@ -2,23 +2,15 @@
 
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from PIL import Image, ImageDraw
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from attacks import Attack, Noise, guard
+from evaluation.report.grids import caption
 from lightning_modules.base import Batch, Classifier, global_seed
-
-
-def caption(text: str, width: int, height: int = 12) -> Tensor:
-    """A strip (3, height, width) in [0, 1] with `text` in small white letters on black."""
-    image = Image.new("L", (width, height))
-    ImageDraw.Draw(image).text((1, 0), text, fill=255)
-    return torch.from_numpy(np.array(image)).float().div(255).expand(3, -1, -1)
 
 
 def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What stands in front of a classifier at test time: purifiers, images -> images, and the BPDA contract."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,11 @@ class Purifier(nn.Module):
     def surrogate(self, x: Tensor) -> Tensor:
         """A differentiable stand-in, used backwards where the purifier is not differentiable; default identity."""
         return x
+
+    def states(self, x: Tensor) -> Iterator[Tensor]:
+        """The images on their way, the given ones first and the purified ones last: for people to look at."""
+        yield x
+        yield self(x)
 
     def draws(self, x: Tensor) -> Noise:
         """The noise for this batch; fresh from torch's global generator where nobody set one."""

@@ -1,5 +1,6 @@
 """MALADE and MALA: Langevin dynamics from the input towards where the data are dense (Srinivasan et al. 2021)."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -75,11 +76,17 @@ class Chain(Purifier):
         self.trained_for = self.denoiser.trained_for
 
     def forward(self, x: Tensor) -> Tensor:
+        for state in self.states(x):
+            x = state
+        return x
+
+    def states(self, x: Tensor) -> Iterator[Tensor]:
         noise = self.draws(x) if self.stochastic else Noise.keyed(0, torch.zeros(len(x), dtype=torch.int64))
         for t in range(self.steps):
+            yield x
             x = unroll(partial(self.step, t), x, noise, 1)
         x = broken_to_nan(x)
-        return x.clamp(0, 1) if self.clip == "final" else x
+        yield x.clamp(0, 1) if self.clip == "final" else x
 
     def step(self, t: int, x: Tensor, noise: Noise) -> Tensor:
         """x_{t+1} of x_t (B, C, H, W): Eqs. 7 and 11. Without noise nothing is drawn."""

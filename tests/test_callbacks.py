@@ -25,8 +25,8 @@ from callbacks import (
     TrainingCollapsed,
 )
 from callbacks.attack_evaluation import gather
-from callbacks.attack_grids import confidence_grid, target_grid
 from evaluation.outcome import Outcome
+from evaluation.report.grids import confidence_grid, target_grid
 from lightning_modules import AdversarialTraining, ERClassifier, Standard
 from networks import Whiten
 

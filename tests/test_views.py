@@ -1,5 +1,6 @@
 """Pictures of what a network makes of images: in reports, in TensorBoard during training, from benchmarks."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_evaluation import finish
 from torch import Tensor, nn
 
-from attacks import CW, FGSM, PGD, Attack, Noise, Square
+from attacks import CW, FGSM, PGD, Attack, HighConfidence, Noise, Square, drawing
 from callbacks import NetworkPictures
 from datamodules import Digits
+from defenses import MALA, Magnet, Purified, Purifier
 from detectors import Guarded, MaxProbability
 from evaluation import Campaign, write_report
+from evaluation.report import steps as steps_module
 from evaluation.report import views as module
+from evaluation.report.grids import grids
+from evaluation.report.pictures import EACH, Gallery
 from evaluation.report.views import draw_codes, encode, flatten, rademacher, surface, viewed, views
 from lightning_modules import ERClassifier, Standard
+from networks import ConvAutoencoder, Denoiser
 
 
 class Rounded(nn.Module):
@@ -198,3 +204,75 @@ def test_the_prior_drawn_is_that_of_the_module(quick: None, monkeypatch: pytest.
     assert list(seen[0]) == ["clean", "attacked", "N(0, 1)"] and list(seen[1]) == ["clean", "attacked", "the prior"]
     assert torch.equal(seen[1]["the prior"], prior(Noise.keyed(0, index).fork("prior"), seen[1]["clean"]))
     assert torch.equal(seen[0]["N(0, 1)"], Noise.keyed(0, index).fork("prior").normal(seen[0]["clean"]))
+
+
+class Halves(Purifier):
+    """Halves the image in two steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        *_, end = self.states(x)
+        return end
+
+    def states(self, x: Tensor) -> Iterator[Tensor]:
+        yield from (x, 0.75 * x, 0.5 * x)
+
+
+def test_adversarial_images_are_followed_through_the_purifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples of the page, easy and hard ones; below each what the classifier alone says of that state."""
+    facts = {"checkpoint": {"path": "a.ckpt", "sha256": "0"}, "data": {"class_path": "Digits", "init_args": {}}}
+    seen: list[tuple[Any, ...]] = []
+    draw = steps_module.draw_steps
+    monkeypatch.setattr(steps_module, "draw_steps", lambda *args: seen.append(args) or draw(*args))
+    torch.manual_seed(2)
+    net = Purified(Bare(), Halves())
+    c = finished(tmp_path, {"fgsm": FGSM(eps=0.3)}, net)
+    nothing = {"bpda": False, "eot": False}
+    write_report(c, **facts, defenses=[], obligations=nothing, command="", model=net)  # type: ignore[arg-type]
+    assert '<section id="steps">' in (tmp_path / "report.html").read_text()
+    ((name, heading, examples, states, p),) = seen
+    assert (name, heading) == ("steps/linf 0.3", "ℓ∞ ≤ 0.3") and 1 <= len(examples) <= EACH
+    x = torch.stack([e.attacked for e in examples])
+    assert all(torch.equal(state, share * x) for state, share in zip(states, (1, 0.75, 0.5), strict=True))
+    with torch.no_grad():
+        assert torch.allclose(p[1], net.classifier(0.75 * x).softmax(1))
+        assert [e.outcome.adversarial for e in examples] == p[2].argmax(1).tolist()
+    panels = draw(name, heading, examples, states, p).figure.axes
+    assert len(panels) == 4 * len(examples)
+    assert [float(v) for v in panels[3].lines[0].get_ydata()] == p[:, 0, examples[0].outcome.label].tolist()
+    shots = [Gallery("linf 0.3", "", {"fallen": examples})]
+    assert steps_module.steps(c, net.classifier, shots, 1e3) == steps_module.steps(c, net, [], 1e3) == ([], [])
+    assert steps_module.steps(c, net, shots, 0.0)[1] == ["The purifier's steps are left out: they would take too long."]
+
+
+def test_a_chain_shows_its_steps() -> None:
+    denoiser = Denoiser(ConvAutoencoder(width=4))
+    for chain, n in ((MALA(denoiser, 0.03, 3, 0.1), 4), (MALA(denoiser, 0.03, 0, 0.1), 1), (Magnet(denoiser), 2)):
+        x = torch.rand(2, 1, 28, 28)
+        with torch.no_grad(), drawing(chain, Noise.keyed(0, torch.arange(2))):
+            found = list(chain.states(x))
+        with torch.no_grad(), drawing(chain, Noise.keyed(0, torch.arange(2))):
+            assert len(found) == n and torch.equal(found[0], x) and torch.equal(found[-1], chain(x))
+
+
+def test_images_are_turned_into_other_classes_where_the_suite_does_so(tmp_path: Path) -> None:
+    """As many sources as the allowance is enough for; nothing without the high-confidence attack."""
+    torch.manual_seed(2)
+    net = Bare()
+    own = HighConfidence(steps=5, max_step=0.5)
+    c = finished(tmp_path / "a", {"own": own, "fgsm": FGSM(eps=0.1)}, net)
+    drawn, left_out = grids(c, net, 1e3)
+    classes = sorted(set(c.table(c.units("clean")[0])["label"].tolist()))
+    assert [d.name for d in drawn] == ["grids/targets", "grids/confidence"] and not left_out
+    assert drawn[0].pixels().shape[:2] == (30 * len(classes) + 2, 30 * 10 + 2)
+    assert drawn[1].pixels().shape[:2] == (4 * (60 + 12), 58 * len(classes) + 2)
+    x, y, _ = c.data.__getitems__(list(range(12)))
+    first = x[int((y == classes[1]).nonzero()[0])]
+    cell = drawn[0].figure.axes[0].images[0].get_array()[32:60, 2 + 30 * classes[1] :][:, :28, 0]
+    assert np.allclose(cell, first[0].numpy())
+    each = float(np.mean(c.table(c.units("own")[0])["seconds"]))
+    assert grids(c, net, 13 * each * 3.5)[0][0].pixels().shape[0] == 30 * 3 + 2
+    assert grids(c, net, 13 * each * 1.5) == (
+        [],
+        ["Images attacked towards every class are left out: own would take too long."],
+    )
+    assert grids(finished(tmp_path / "b", {"fgsm": FGSM(eps=0.1)}, net), net, 1e3) == ([], [])

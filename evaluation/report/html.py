@@ -55,8 +55,8 @@ def report_page(
 ) -> str:
     """The report of one evaluation as HTML.
 
-    `results` as in results.json; `drawn` are figures by section (curves, lengths, scores, confusions, views);
-    `omitted` says which pictures are missing.
+    `results` as in results.json; `drawn` are figures by section (curves, lengths, scores, steps, grids, confusions,
+    views); `omitted` says which pictures are missing.
     """
     shortest = [a for a in results["attacks"] if a.get("curve")]
     detector = results.get("detection")
@@ -67,6 +67,8 @@ def report_page(
         "lengths": "shortest perturbations" if shortest else "",
         "detector": "detector" if detector else "",
         "examples": "examples" if galleries or omitted else "",
+        "steps": "through the purifier" if drawn["steps"] else "",
+        "grids": "into other classes" if drawn["grids"] else "",
         "confusion": "confusions" if drawn["confusions"] else "",
         "views": "what the network sees" if drawn["views"] else "",
         "audit": "audit",

@@ -15,9 +15,11 @@ from evaluation.report.comparison import compare, side_by_side, upgraded
 from evaluation.report.events import write_events
 from evaluation.report.fallen import gather
 from evaluation.report.figures import Drawn, confusion, curves, lengths, roc, scores
+from evaluation.report.grids import grids
 from evaluation.report.html import compare_page, report_page
 from evaluation.report.markdown import headlines, report_text
 from evaluation.report.pictures import Gallery, galleries
+from evaluation.report.steps import steps
 from evaluation.report.views import viewed
 from evaluation.statistics import Results
 
@@ -60,6 +62,8 @@ def write_report(
     records = gather(campaign)
     radii = {norm: [c["eps"] for c in shown["worst_case"] if c["norm"] == norm] for norm in words.SYMBOLS}
     drawn: dict[str, list[Drawn]] = {
+        "steps": [],
+        "grids": [],
         "views": [],
         "curves": curves(shown),
         "lengths": [lengths(norm, found, radii[norm]) for norm, found in records.lengths.items()],
@@ -73,9 +77,12 @@ def write_report(
     if model is not None:
         allowance = max(_ALLOWANCE[0], _ALLOWANCE[1] * sum(a["seconds"] for a in shown["attacks"]))
         shots, omitted = galleries(campaign, model, records.cases, allowance)
-        if not any(obligations.values()):  # plain gradients say what they seem to say
-            drawn["views"], left_out = viewed(campaign, model, allowance)
-            omitted += left_out
+        drawn["steps"], left_out = steps(campaign, model, shots, allowance)
+        omitted += left_out
+        for name, draw in (("grids", grids), ("views", viewed)):
+            if not any(obligations.values()):  # plain gradients say what they seem to say
+                drawn[name], left_out = draw(campaign, model, allowance)
+                omitted += left_out
     page = report_page(shown, command, drawn, galleries=shots, omitted=omitted)
     write_whole(campaign.folder / "report.html", page)
     images = {d.name: d.pixels() for figures in drawn.values() for d in figures}

@@ -1,0 +1,111 @@
+"""What targeted attacks turn images into: every class into every other, and with rising confidence (Matyasko 2020)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from attacks import Attack, HighConfidence, Noise, guard
+from evaluation.campaign import Campaign
+from evaluation.cascade import CLEAN
+from evaluation.report.figures import STYLE, Drawn
+
+CONFIDENCES = (0.35, 0.6, 0.98)  # the lowest is about the boundary of ten classes
+_LEAST, _MOST = 2, 10  # sources, and classes
+
+
+def caption(text: str, width: int, height: int = 12) -> Tensor:
+    """A strip (3, height, width) in [0, 1] with `text` in small white letters on black."""
+    image = Image.new("L", (width, height))
+    ImageDraw.Draw(image).text((1, 0), text, fill=255)
+    return torch.from_numpy(np.array(image)).float().div(255).expand(3, -1, -1)
+
+
+def target_grid(network: nn.Module, attack: Attack, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+    """A picture (3, H', W'): image i of `x` (N, C, H, W) in row i, attacked towards class j in column j (Fig. 4.2).
+
+    `attack` is targeted. Under the class y_i the image is shown as it is; an attack that failed leaves a blank.
+    """
+    with guard(network), torch.no_grad():
+        classes = network(x[:1]).shape[1]
+    sources, targets = x.repeat_interleave(classes, 0), torch.arange(classes, device=x.device).repeat(len(x))
+    own = y.repeat_interleave(classes) == targets
+    z = sources.clone()
+    noise = Noise.keyed(seed, torch.arange(len(z), device=x.device))
+    z[~own] = attack(network, sources[~own], targets[~own], noise[~own])
+    failed = ~own & (z == sources).flatten(1).all(1)
+    z[failed] = 0
+    grid: Tensor = make_grid(z.cpu(), nrow=classes, padding=2, pad_value=0.5)
+    return grid
+
+
+def confidence_grid(
+    network: nn.Module, attack: HighConfidence, x: Tensor, y: Tensor, confidences: Sequence[float]
+) -> Tensor:
+    """A picture (3, H', W'): a column for each of `x` (N, C, H, W), below it attacks of rising confidence (Fig. 4.4).
+
+    The number below each row is the mean confidence of its predictions. The target is that of `attack` at the image.
+    """
+    scale = max(1, -(-56 // x.shape[-1]))  # small images are enlarged so that the captions fit
+    strips = []
+    for confidence in (None, *confidences):
+        z = x if confidence is None else replace(attack, confidence=confidence)(network, x, y)
+        with guard(network), torch.no_grad():
+            reached = float(network(z).softmax(1).amax(1).mean())
+        big = z.cpu().expand(-1, 3, -1, -1).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+        row = make_grid(big, nrow=len(x), padding=2, pad_value=0.5)
+        text = f"{'images' if confidence is None else f'attacked to {confidence:.0%}'}: confidence {reached:.0%}"
+        strips += [row, caption(text, row.shape[2])]
+    return torch.cat(strips, 1)
+
+
+def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[Drawn], list[str]]:
+    """Both pictures for a finished campaign whose suite has the high-confidence attack; sentences on what is missing.
+
+    The first image of each class is the source, of as many classes as `allowance` seconds are enough for, by what the
+    ledgers say of that attack.
+    """
+    named = next(((n, a) for n, a in campaign.suite.items() if isinstance(a, HighConfidence)), None)
+    if named is None:
+        return [], []
+    name, attack = named
+    clean = campaign.table(campaign.units(CLEAN)[0])
+    known, position = np.unique(clean["label"], return_index=True)
+    where = {sample: at for at, sample in enumerate(campaign.samples)}
+    x, y, _ = campaign.data.__getitems__([where[int(sample)] for sample in clean["index"][position]])
+    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    with guard(model), torch.no_grad():
+        classes = model(x[:1].to(device)).shape[1]
+    each = float(np.mean(campaign.table(campaign.units(name)[0])["seconds"]))
+    n = min(len(known), int(allowance / ((classes + len(CONFIDENCES)) * each + 1e-12)))
+    if n < min(_LEAST, len(known)) or classes > _MOST:
+        return [], [f"Images attacked towards every class are left out: {name} would take too long."]
+    x, y = x[:n].to(device), y[:n].to(device)
+    targeted = replace(attack, confidence=0.95, targeted=True)
+    towards = "Images of one class a row, attacked until the model is 95 % sure of the class of the column; "
+    towards += "as they are under their own class, black where the attack failed."
+    rising = (
+        "Images, and below them the same attacked until the model is as sure of the nearest class as each row says."
+    )
+    return [
+        _drawn("targets", target_grid(model, targeted, x, y, campaign.seed), towards),
+        _drawn("confidence", confidence_grid(model, replace(attack, targeted=False), x, y, CONFIDENCES), rising),
+    ], []
+
+
+def _drawn(name: str, picture: Tensor, said: str) -> Drawn:
+    """A picture (3, H, W) in [0, 1] as a figure, a pixel a pixel."""
+    height, width = picture.shape[1:]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+        figure.patch.set_alpha(0)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+        axes.set_axis_off()
+    return Drawn(f"grids/{name}", figure, said, said)
