@@ -167,7 +167,8 @@ AUDITS: dict[str, tuple[dict[str, Any] | None, str]] = {
         "audit failed: F4 zero gradients; C6 black box",
     ),
 }
-NOTHING: dict[str, list[Drawn]] = {"curves": [], "lengths": [], "scores": [], "confusions": [], "views": []}
+SECTIONS = ("curves", "lengths", "scores", "steps", "grids", "confusions", "views")
+NOTHING: dict[str, list[Drawn]] = {name: [] for name in SECTIONS}
 
 
 @pytest.mark.parametrize("case", AUDITS)
