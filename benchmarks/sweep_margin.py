@@ -3,8 +3,9 @@
 python benchmarks/sweep_margin.py --output DIR [--network mlp|lenet] [--penalties 1 1e-1 ... 1e-6] [--seeds 3]
     [--epochs 100] [--train-limit N] [--images 1000] [--split val] [--data-root data]
 
-Every run's figures are kept in DIR/runs.json; the same command goes on where it was interrupted. Figures are of
-held-out training images by default, since a C may be chosen by them; --split test is for the figure itself.
+Every run's figures are kept in DIR/runs.json, settings and machine in DIR/sweep.json; the same command goes on where it
+was interrupted. Figures are of held-out training images by default, since a C may be chosen by them; --split test is
+for the figure itself.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from record import about  # noqa: E402
 from thesis_metrics import metrics  # noqa: E402
 
 from callbacks import CollapseGuard  # noqa: E402
@@ -80,6 +82,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--split", default="val", choices=["val", "test"])
     parser.add_argument("--data-root", default="data")
+    parser.add_argument("--note", default="")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     kept = options.output / "runs.json"
@@ -100,10 +103,13 @@ def main() -> None:
             runs.append({"C": penalty, "seed": seed, **figures})
             kept.write_text(json.dumps(runs, indent=2) + "\n")
             with SummaryWriter(str(options.output / f"C{penalty:g}_seed{seed}")) as board:
-                settings = {"C": penalty, "seed": seed, "q": options.q, "network": options.network}
-                board.add_hparams(settings, {f"hparam/{key}": value for key, value in figures.items()}, run_name=".")
+                hparams = {"C": penalty, "seed": seed, "q": options.q, "network": options.network}
+                board.add_hparams(hparams, {f"hparam/{key}": value for key, value in figures.items()}, run_name=".")
             print(f"C {penalty:g}, seed {seed}:", ", ".join(f"{k} {v:.4f}" for k, v in figures.items()), flush=True)
     draw(runs, options.output / "sweep.png")
+    settings = {name: value for name, value in vars(options).items() if name not in ("output", "data_root", "note")}
+    record = {**about(options.note), "settings": settings}
+    (options.output / "sweep.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
