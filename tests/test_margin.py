@@ -1,5 +1,6 @@
 """Margin maximization and VAT: section 10 of the specification, on closed forms first."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from small import Bare, adam, digits, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from victims import BatchNormNet
 
@@ -14,6 +16,7 @@ from attacks import DeepFool, Noise, guard
 from attacks.deepfool import relative_robustness
 from attacks.norms import NORMS
 from callbacks import CollapseGuard
+from datamodules import Digits
 from lightning_modules import VAT, MarginMaximization, Standard
 from lightning_modules.double_backward import pair_gradients
 from lightning_modules.margin_maximization import (
@@ -24,6 +27,8 @@ from lightning_modules.margin_maximization import (
 )
 from lightning_modules.vat import divergence, probabilities, virtual_perturbation
 from networks import MLP
+
+ROOT = Path(__file__).resolve().parent.parent
 
 ROUTES: list[Route] = ["full", "two_pass", "topk", "closest"]
 
@@ -361,3 +366,38 @@ def test_vat_is_its_formula() -> None:
     gradient = parameter_gradient(net, losses["divergence"])
     by_hand = parameter_gradient(net, -(p.detach() * net(x + r.detach()).log_softmax(1)).sum(1).mean())
     assert torch.allclose(gradient, by_hand)
+
+
+# --- the sweep over C (Figs. 3.4 and 3.5) ----------------------------------------------------------------------------
+
+
+def test_the_sweep_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run for each C and seed, kept as it ends; TensorBoard has its C."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import sweep_margin
+
+    trained: list[tuple[float, int]] = []
+
+    def train(network: nn.Module, penalty: float, *rest: Any) -> None:
+        trained.append((penalty, rest[0]))
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        fit(network, penalty, *rest)
+
+    fit = sweep_margin.train
+    monkeypatch.setattr(sweep_margin, "train", train)
+    monkeypatch.setattr(sweep_margin, "MNIST", lambda **_: Digits(batch_size=25))
+    words = "sweep --hidden 32 --penalties 0.1 1e-4 --seeds 2 --epochs 1 --images 60 --q 1 --output"
+    monkeypatch.setattr("sys.argv", [*words.split(), str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        sweep_margin.main()
+    assert len(json.loads((tmp_path / "runs.json").read_text())) == 2
+    sweep_margin.main()
+    runs = json.loads((tmp_path / "runs.json").read_text())
+    assert [(run["C"], run["seed"]) for run in runs] == [(0.1, 0), (1e-4, 0), (0.1, 1), (1e-4, 1)]
+    assert trained == [(0.1, 1), (1e-4, 1), (0.1, 1), (0.1, 1), (1e-4, 1)]
+    assert len({run["rho_correct"] for run in runs}) == 4
+    assert json.loads((tmp_path / "sweep.json").read_text())["settings"]["q"] == 1
+    assert (tmp_path / "sweep.png").stat().st_size > 1000
+    hparams = EventAccumulator(str(tmp_path / "C0.1_seed1")).Reload().Scalars("hparam/rho_correct")
+    assert hparams[0].value == pytest.approx(runs[2]["rho_correct"])
