@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attacks.base import Attack, Knowledge
 from attacks.checks import at_least, check_choices
 from attacks.compose import Combination
-from attacks.eot import part, straight_through
+from attacks.eot import part, purifiers, straight_through
 from attacks.noise import Noise
 from attacks.transfer import Surrogate
 
@@ -49,9 +49,8 @@ class BPDA(Combination):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         part(model, "purifier")  # refuses a model without one
         with ExitStack() as stack:
-            for m in model.modules():
-                if isinstance(purifier := getattr(m, "purifier", None), nn.Module):
-                    stack.enter_context(straight_through(purifier, self.surrogate(purifier)))
+            for purifier in purifiers(model):
+                stack.enter_context(straight_through(purifier, self.surrogate(purifier)))
             return self.attack.perturb(model, x, y, noise)
 
     def surrogate(self, purifier: Any) -> Callable[[Tensor], Tensor] | None:

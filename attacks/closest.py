@@ -5,7 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attacks.eot import stochastic
 from attacks.norms import column
+
+LOOKS = 10  # draws by whose majority a stochastic model is said to be wrong
 
 
 def fools(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
@@ -14,18 +17,35 @@ def fools(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     return (predicted == y if targeted else predicted != y) & logits.isfinite().all(1)
 
 
+def fools_mostly(model: nn.Module, x: Tensor, y: Tensor, targeted: bool, looks: int | None = None) -> Tensor:
+    """Whether each row `fools` the model in more than half of `looks` (none: one, or `LOOKS` of a stochastic model)."""
+    looks = looks or (LOOKS if stochastic(model) else 1)
+    with torch.no_grad():
+        fooled = sum(fools(model(x), y, targeted).int() for _ in range(looks))
+    return 2 * torch.as_tensor(fooled) > looks
+
+
 class Closest:
     """Keeps, row by row, the nearest point to `x` among those offered that fool; `x` itself where none did.
 
     `distance` measures perturbations, (B, ...) -> (B,). `x` counts as offered: a row that is adversarial without an
-    attack is returned unchanged, and `length` (B,) is 0 there; it is infinite where nothing was found.
+    attack is returned unchanged, and `length` (B,) is 0 there; it is infinite where nothing was found. A stochastic
+    model is looked at several times (`looks`), and must be fooled by `x` in most of them: a row that is wrong by bad
+    luck once is attacked.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, distance: Callable[[Tensor], Tensor], targeted: bool):
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        distance: Callable[[Tensor], Tensor],
+        targeted: bool,
+        looks: int | None = None,
+    ) -> None:
         self.x, self.y, self.distance, self.targeted = x, y, distance, targeted
         self.point = x.clone()
-        with torch.no_grad():
-            self.done = fools(model(x), y, targeted)  # rows that need no attack
+        self.done = fools_mostly(model, x, y, targeted, looks)  # rows that need no attack
         self.length = torch.where(self.done, 0.0, torch.inf).to(x.dtype)
 
     @property

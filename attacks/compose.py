@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, Kind, Knowledge
 from attacks.checks import at_least
-from attacks.closest import fools
+from attacks.closest import LOOKS, fools
+from attacks.eot import stochastic
 from attacks.noise import Noise
 from attacks.norms import column, distance
 from attacks.objectives import ce, margin
@@ -52,13 +53,14 @@ def strongest(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor,
     """For each row the best result; the first of equals.
 
     Of budget attacks that with the largest margin (for targeted ones, the smallest to the target), of minimum-norm
-    attacks the nearest that fools.
+    attacks the nearest that fools; of a stochastic model the mean margin and the majority of `LOOKS` draws.
     """
+    looks = LOOKS if stochastic(model) else 1
     best, best_score = x, x.new_full((len(x),), -torch.inf)
     for attack, noise in zip(attacks, noises, strict=True):
         z = attack.perturb(model, x, y, noise).detach().clamp(0, 1)
         with torch.no_grad():
-            value = _score(attack, model(z), z - x, y)
+            value = _score(attack, torch.stack([model(z) for _ in range(looks)]), z - x, y)
         better = value > best_score
         best = torch.where(column(better, x), z, best)
         best_score = torch.where(better, value, best_score)
@@ -66,12 +68,14 @@ def strongest(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor,
 
 
 def _score(attack: Attack, logits: Tensor, d: Tensor, y: Tensor) -> Tensor:
+    """How good each row of the perturbations `d` is by the `logits` (draws, B, K) at it."""
     if attack.kind == "minimum-norm":
         length = distance(str(threat(attack)[0]), d).to(logits.dtype)
-        return torch.where(fools(logits, y, attack.targeted), -length, -torch.inf)
-    value = margin(logits, y) if y.ndim == 1 else ce(logits, y)
+        fooled = torch.stack([fools(draw, y, attack.targeted) for draw in logits]).double().mean(0)
+        return torch.where(fooled > 0.5, -length, -torch.inf)
     # Where the model breaks is no success, but nearer to one than where it stands.
-    return (-value if attack.targeted else value).nan_to_num(nan=0.0)
+    values = torch.stack([margin(draw, y) if y.ndim == 1 else ce(draw, y) for draw in logits]).nan_to_num(nan=0.0)
+    return -values.mean(0) if attack.targeted else values.mean(0)
 
 
 def _check(attacks: Sequence[Attack]) -> None:

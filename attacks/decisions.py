@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attacks.checks import at_least
 from attacks.closest import Closest
+from attacks.eot import stochastic
 from attacks.noise import Noise, drawing
 from attacks.norms import NORMS, column
 
@@ -57,9 +58,9 @@ class Decisions:
     ) -> None:
         self.model, self.noise, self.queries, self.votes = Majority(model, votes), noise.fork("queries"), queries, votes
         with drawing(self.model, self.noise.fork("clean")):
-            self.closest = Closest(self.model, x, y, distance, targeted)
+            self.closest = Closest(self.model, x, y, distance, targeted, looks=1)
         self.used = torch.full_like(self.noise.key, votes)
-        self.stochastic = any(getattr(m, "stochastic", False) for m in model.modules())
+        self.stochastic = stochastic(model)
 
     @property
     def open(self) -> Tensor:

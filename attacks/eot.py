@@ -28,6 +28,17 @@ def part(model: nn.Module, name: str) -> Any:
     )
 
 
+def purifiers(model: nn.Module) -> list[nn.Module]:
+    """Every ``purifier`` inside `model`, the outermost first."""
+    found = (getattr(m, "purifier", None) for m in model.modules())
+    return [purifier for purifier in found if isinstance(purifier, nn.Module)]
+
+
+def stochastic(model: nn.Module) -> bool:
+    """Whether `model` or a part of it says that it draws random numbers (its attribute ``stochastic``)."""
+    return any(getattr(m, "stochastic", False) for m in model.modules())
+
+
 @contextmanager
 def straight_through(module: Any, surrogate: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
     """BPDA on demand (Athalye et al. 2018): in this context `module` is `surrogate` backwards, and itself forwards.

@@ -1,6 +1,6 @@
 """R+PGD: PGD that also stays where a purifier changes little (reconstruction regularisation; MALADE's Table 2)."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attacks.base import Attack
 from attacks.checks import at_least, check_choices
-from attacks.eot import part, straight_through
+from attacks.eot import part, purifiers, straight_through
 from attacks.gradient import input_gradient
 from attacks.noise import Noise
 from attacks.norms import NORMS, NormName
@@ -47,7 +47,7 @@ class ReconstructionPGD(Attack):
         random_start: start at a random point of the ball instead of the image.
         reconstruction_weight: weight of the reconstruction error; 1 is the paper's sum.
         one_pass: rec is a single pass of the purifier's attribute ``denoiser``, where it has one, instead of all of d.
-        bpda: take the gradient of J with the identity for d; false: through d.
+        bpda: take the gradient of J with the identity for d, and for every other purifier; false: through them.
         loss: objective J.
         targeted: decrease J for the target `y` instead.
         samples: gradients averaged in each step (EOT), for stochastic models.
@@ -81,7 +81,9 @@ class ReconstructionPGD(Attack):
 
         z = (x + norm.random(x, self.eps, noise)).clamp_(0, 1) if self.random_start else x
         for _ in range(self.steps):
-            with straight_through(purifier) if self.bpda else nullcontext():
+            with ExitStack() as stack:
+                for one in purifiers(model) if self.bpda else []:
+                    stack.enter_context(straight_through(one))
                 gradient, _ = input_gradient(model, z, y, objective, self.samples)
             if self.targeted:
                 gradient = -gradient

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from attacks.base import Attack, Kind, Knowledge
 from attacks.checks import at_least, check_choices
 from attacks.closest import Closest
+from attacks.eot import stochastic
 from attacks.noise import Noise
 from attacks.norms import NORMS, distance
 from attacks.radius import Radius
@@ -55,7 +56,7 @@ def seeded(noise: Noise) -> Iterator[int]:
 
 def deterministic(model: nn.Module) -> None:
     """Raise ValueError for a stochastic `model`: its noise is keyed by row, and foreign attacks select rows."""
-    if any(getattr(m, "stochastic", False) for m in model.modules()):
+    if stochastic(model):
         raise ValueError("reference attacks run on deterministic models only: use our own attacks with samples (EOT)")
 
 

@@ -467,8 +467,9 @@ def test_eot_averages_gradients_and_its_variance_falls() -> None:
     assert 6.5 < ratio < 9.5
     pgd = ReconstructionPGD(eps=0.3, steps=3, step_size=0.1, reconstruction_weight=0)
     same = BPDA(PGD(eps=0.3, steps=3, step_size=0.1))
-    a, b = (attack(model, x[:4], y[:4], keyed(4)) for attack in (pgd, same))
-    assert torch.equal(a, b)
+    for victim in (model, Purified(model, MALA(Denoiser(Pull(share=0.5), 0.15), steps=2, noise_std=0.1))):
+        a, b = (attack(victim, x[:4], y[:4], keyed(4)) for attack in (pgd, same))
+        assert torch.equal(a, b)
 
     class Sign(nn.Module):  # logits saturate: the mean logit is flat where single draws are steep
         def forward(self, z: Tensor) -> Tensor:

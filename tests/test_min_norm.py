@@ -1,6 +1,6 @@
 """Minimum-norm attacks: the nearest adversarial point of victims for which it is known, and each paper's pieces."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from victims import BatchNormNet, Linear, at_distance
 
 from attacks.base import Attack, guard
 from attacks.closest import Closest
+from attacks.compose import strongest
 from attacks.cw import CW, ConstSearch, CWLinf, boxed, free, pull_back
 from attacks.ddn import DDN
 from attacks.deepfool import DeepFool, relative_robustness
@@ -17,7 +18,7 @@ from attacks.ead import EAD, shrink
 from attacks.fmn import FMN, keep_largest
 from attacks.high_confidence import HighConfidence, closest_target, confidence_step
 from attacks.jsma import JSMA, salient_pair
-from attacks.noise import Noise
+from attacks.noise import Noise, drawing
 from attacks.norms import NORMS, l0_distance
 from attacks.sparsefool import SparseFool, sparse_step
 
@@ -382,6 +383,55 @@ def test_closest_keeps_the_nearest_that_fools() -> None:
         z = x - length * side * w
         closest.offer(z, model(z))
     assert torch.allclose(closest.length, torch.tensor([0.2, 0.2])) and closest.found.all()
+
+
+@dataclass(frozen=True)
+class Shifted(Attack):
+    """Adds the same to every pixel."""
+
+    shift: float
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return x + self.shift
+
+
+class Coin(nn.Module):
+    """Says class 0 in `share` of its draws where the first pixel is below 0.5, always class 1 elsewhere."""
+
+    stochastic = True
+    noise: Noise | None = None
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.noise is not None
+        first = x.flatten(1)[:, :1]
+        zero = (self.noise.uniform(first) < self.share) & (first < 0.5)
+        return torch.cat([zero, ~zero], 1).to(x) + 0 * first
+
+
+def test_a_stochastic_model_that_is_wrong_once_is_attacked_all_the_same() -> None:
+    """Rows that the majority of ten draws calls right are not done; those that most draws call wrong are."""
+    x, y = torch.zeros(400, 1, 2, 2), torch.zeros(400, dtype=torch.int64)
+    for share, done in ((0.8, 0.006), (0.2, 0.967)):  # of P(more than 5 of 10 wrong)
+        model = Coin(share)
+        with drawing(model, keys(400)):
+            found = Closest(model, x, y, NORMS["l2"].distance, targeted=False).done.float().mean()
+            once = Closest(model, x, y, NORMS["l2"].distance, targeted=False, looks=1).done.float().mean()
+        assert abs(found - done) < 0.03 and abs(once - (1 - share)) < 0.06
+
+
+def test_the_strongest_of_a_stochastic_model_is_strong_on_average() -> None:
+    """The second attack moves over the edge, where every draw is wrong; the first only has luck in some draws."""
+    model, x, y = Coin(0.5), torch.zeros(200, 1, 2, 2), torch.zeros(200, dtype=torch.int64)
+    with drawing(model, keys(200)):
+        z = strongest([Shifted(0.3), Shifted(0.6)], model, x, y, [keys(200)] * 2)
+    assert (z == 0.6).all()
+    with drawing(model, keys(200)):
+        z = strongest([Shifted(0.6), Shifted(0.3)], model, x, y, [keys(200)] * 2)
+    assert (z == 0.6).all()
 
 
 def test_two_classes_and_stochastic_models_work() -> None:
