@@ -50,11 +50,12 @@ PANELS = ["3", "5", "6", "7", "c8", "c15"]
 def per_step(model: Purified, x: Tensor, y: Tensor, noise: Noise) -> dict[str, list[Any]]:
     """Fig. 3: predictions along one chain of the images `x` (B, C, H, W), which an attack on the bare net has made."""
     rows: dict[str, list[Any]] = {"steps": [0, 1, 10, 25], "true": [], "best_other": []}
-    for steps in rows["steps"]:
-        kind = type(model.purifier)
-        chain = kind(model.purifier.denoiser, steps=steps, **CHAIN)
-        with drawing(chain, noise), torch.no_grad():
-            p = model.classifier(chain(x)).softmax(1)
+    chain = type(model.purifier)(model.purifier.denoiser, steps=max(rows["steps"]), **CHAIN)
+    with drawing(chain, noise), torch.no_grad():
+        states = list(chain.states(x))
+    for step in rows["steps"]:
+        with torch.no_grad():
+            p = model.classifier(states[step].clamp(0, 1)).softmax(1)
         own = p.gather(1, y[:, None])[:, 0]
         rows["true"].append(own.tolist())
         rows["best_other"].append(p.scatter(1, y[:, None], 0.0).amax(1).tolist())

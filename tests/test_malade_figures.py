@@ -11,8 +11,9 @@ import torch
 from small import save_network
 from test_evaluation import save, trained
 
+from attacks import Noise, drawing
 from datamodules import Digits
-from defenses import Magnet, Purified
+from defenses import MALA, Magnet, Purified
 from evaluation.identity import digest_weights
 from networks import ConvAutoencoder, Denoiser
 
@@ -109,3 +110,18 @@ def test_the_search_reads_held_out_images_only(tmp_path: Path, monkeypatch: pyte
         assert (row["bpda"] is None) == (row["full"] is None) == (row["pull"] == 1.0)  # far off: clean accuracy is lost
     best = rows[-1]
     assert content["figures"]["winner"]["step_size"] == pytest.approx(0.15 * best["pull"]) and best["robust"] >= 0
+
+
+def test_figure_3_follows_one_chain() -> None:
+    from malade_figures import per_step
+
+    torch.manual_seed(0)
+    network = ConvAutoencoder(width=2, mean_pixel=0.3)
+    model = Purified(trained(), MALA(Denoiser(network, 0.15)))
+    x, y, index = Digits(size=8).dataset("test").__getitems__([0, 1])
+    found = per_step(model, x, y, Noise.keyed(0, index))
+    for row, step in enumerate(found["steps"]):
+        chain = MALA(Denoiser(network, 0.15), steps=step, step_size=0.03, noise_std=0.0735)
+        with drawing(chain, Noise.keyed(0, index)), torch.no_grad():
+            p = model.classifier(chain(x)).softmax(1)
+        assert found["true"][row] == pytest.approx(p.gather(1, y[:, None])[:, 0].tolist(), abs=1e-6)
