@@ -108,7 +108,7 @@ import sys, torch, pytorch_lightning as pl
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 from attacks import Langevin, PGD
 from callbacks import AttackEvaluation, CollapseGuard, EpsilonWarmup
-from lightning_modules import ATENT, AdversarialTraining, OneCycle
+from lightning_modules import ATENT, AdversarialTraining, MarginMaximization, OneCycle
 from small import Bare, adam, digits, trainer
 
 class Check(pl.Callback):
@@ -128,17 +128,20 @@ world, method = int(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)
 sampler = Langevin(eps=0.1, steps=3, step_size=0.05)
 net = Bare(batch_norm=method == "atent_bn")
-if method != "pgd_at":
+if method == "margin":
+    module = MarginMaximization(net, 0.01, optimizer=adam, schedule=OneCycle())
+elif method != "pgd_at":
     module = ATENT(net, sampler, tail_tol=0.0, optimizer=adam, schedule=OneCycle())
 else:
     module = AdversarialTraining(net, PGD(eps=0.1, steps=2), clean_weight=0.5, optimizer=adam, schedule=OneCycle())
-callbacks = [EpsilonWarmup(0.5), CollapseGuard(), AttackEvaluation({{"pgd": PGD(eps=0.05, steps=2)}}), Check()]
+callbacks = [CollapseGuard(), AttackEvaluation({{"pgd": PGD(eps=0.05, steps=2)}}), Check()]
+callbacks += [] if method == "margin" else [EpsilonWarmup(0.5)]
 run = trainer({folder!r}, 2, devices=world, strategy="ddp" if world > 1 else "auto", callbacks=callbacks)
 run.fit(module, digits(batch_size=32 // world, val_size=51))
 """
 
 
-@pytest.mark.parametrize("method", ["atent", "pgd_at"])
+@pytest.mark.parametrize("method", ["atent", "pgd_at", "margin"])
 def test_two_processes_train_to_the_weights_of_one(method: str, tmp_path: Path) -> None:
     """Both ranks end with the same bits, and with one process's weights on the joint batches up to rounding."""
     script = tmp_path / "run.py"
