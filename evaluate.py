@@ -57,6 +57,7 @@ def options() -> ArgumentParser:
     add("--defenses", type=list[Wrap], default=[], sub_configs=True, help="YAML list; first: next to the network")
     add("--detector", type=Detect | None, sub_configs=True, help="YAML file; turns away what looks adversarial")
     add("--fpr", type=float, default=0.05, help="share of clean images turned away; detector-aware attacks aim at it")
+    add("--calibrate", type=Literal["val", "test"], default="val", help="whose clean images give the threshold")
     add("--limit", type=int | None, help="only the first so many test images")
     add("--mode", type=Mode, default="full", help="worst_case: attack only what earlier attacks have left standing")
     add(
@@ -80,8 +81,8 @@ def evaluate(argv: list[str], here: Place) -> int:
     if any(a.startswith("--data.") for a in argv) and not any(a.split("=")[0] == "--data" for a in argv):
         raise ValueError("--data.… changes a data file: name it before, for example --data configs/data/digits.yaml")
     settings = parser.parse_args(argv)
-    if not 0 <= settings.fpr <= 1:
-        raise ValueError(f"--fpr is a share between 0 and 1, not {settings.fpr}")
+    if not 0 <= settings.fpr < 1:
+        raise ValueError(f"--fpr is a share of at least 0 and below 1, not {settings.fpr}")
     for name in ("devices", "batch_size", "draws"):
         if settings[name] is not None and settings[name] < 1:
             raise ValueError(f"--{name} must be at least 1, not {settings[name]}")
@@ -168,6 +169,7 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
         "limit": n,
         "detector": _spec(settings.detector),
         "fpr": settings.fpr if settings.detector else None,
+        **({"calibrate": settings.calibrate} if settings.calibrate != "val" else {}),
         "mode": settings.mode,
         "draws": draws,
         "haste": [settings.precision, settings.compile],
@@ -179,11 +181,13 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
         record(settings.output, imported)
 
     def calibrate() -> None:
-        """Set the detector's threshold from clean held-out images, never from test images."""
+        """Set the detector's threshold from clean held-out images; from test images only if told (MALADE's paper)."""
         if detector is not None:
-            held_out = partial(score_images, detector, data.dataset("val"), settings.batch_size, settings.seed)
+            held_out = images if settings.calibrate == "test" else data.dataset("val")
+            measure = partial(score_images, detector, held_out, settings.batch_size, settings.seed)
             about = {"detector": parts["detector"], "aimed_fpr": settings.fpr, "own_theta": detector.own_theta}
-            detector.theta = threshold(calibration(campaign.folder, held_out, about), settings.fpr)
+            about["split"] = settings.calibrate
+            detector.theta = threshold(calibration(campaign.folder, measure, about), settings.fpr)
 
     return model, campaign, parts, calibrate
 

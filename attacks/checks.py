@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -30,11 +30,24 @@ def check_choices(settings: Any) -> None:
     """Raise ValueError where a field of the dataclass `settings` that is a choice (`Literal`) has another value."""
     hints = get_type_hints(type(settings))
     for name in (f.name for f in fields(settings) if get_origin(hints[f.name]) is Literal):
-        allowed, value = get_args(hints[name]), getattr(settings, name)
-        if value not in allowed:
-            *most, last = map(str, allowed)
-            options = f"{', '.join(most)} or {last}" if most else last
-            raise ValueError(f"{name} of {type(settings).__name__} must be {options}, not {value!r}")
+        _check_choice(type(settings), name, get_args(hints[name]), getattr(settings, name))
+
+
+def check_arguments(cls: type, **values: Any) -> None:
+    """Raise ValueError where one of `values` is not among the choices (`Literal`) of that argument of `cls`."""
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    for name, value in values.items():
+        kinds = [hints[name], *get_args(hints[name])]  # a choice, or a choice among other kinds
+        allowed = [option for kind in kinds if get_origin(kind) is Literal for option in get_args(kind)]
+        if get_origin(hints[name]) is Literal or isinstance(value, str):
+            _check_choice(cls, name, allowed, value)
+
+
+def _check_choice(cls: type, name: str, allowed: Sequence[Any], value: Any) -> None:
+    if value not in allowed:
+        *most, last = map(str, allowed)
+        options = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(f"{name} of {cls.__name__} must be {options}, not {value!r}")
 
 
 def check_images(x: Tensor) -> None:

@@ -52,7 +52,8 @@ class HighConfidence(Attack):
 
     Args:
         norm: the norm made small.
-        confidence: the probability C; none: the model's own confidence in x, row by row (the thesis' tables).
+        confidence: the probability C, above 1/K; none: the model's own confidence in x, row by row, as in the thesis'
+            tables.
         steps: most steps taken.
         max_step: longest step, in l2 and pixels of [0, 1]; none: no limit.
         overshoot: share by which the result overshoots.
@@ -83,6 +84,8 @@ class HighConfidence(Attack):
         closest = Closest(model, x, y, NORMS["l2"].distance, self.targeted)
         with torch.no_grad():
             clean = model(x).softmax(1)
+        if self.confidence is not None and self.confidence <= 1 / clean.shape[1]:
+            raise ValueError(f"confidence must be above 1/K = {1 / clean.shape[1]:.3g}, not {self.confidence}")
         # Float32 rounds a probability to 1 where no attack could: the thesis' code has the same ceiling.
         confidence = clean.amax(1) if self.confidence is None else x.new_full((len(x),), self.confidence)
         confidence = confidence.clamp(1 / clean.shape[1] + 1e-3, 1 - 1e-4)

@@ -117,6 +117,8 @@ def judge(oracle: Oracle, network: nn.Module, x: Tensor, y: Tensor, pool: tuple[
     x, y, index = x[correct], y[correct], torch.arange(len(correct))[correct]
     z = torch.cat([HighConfidence()(network, *part) for part in zip(x.split(250), y.split(250), strict=True)])
     moved = (z != x).flatten(1).any(1)
+    if not moved.any():
+        raise SystemExit("no attack on a model succeeded: there is nothing to judge")
     x, y, z, index = x[moved], y[moved], z[moved], index[moved]
     with guard(network), torch.no_grad():
         target = network(z).argmax(1)

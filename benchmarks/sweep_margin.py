@@ -85,7 +85,12 @@ def main() -> None:
     parser.add_argument("--note", default="")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    kept = options.output / "runs.json"
+    given = ("output", "data_root", "note", "penalties", "seeds")  # what may change from one call to the next
+    settings = {name: value for name, value in vars(options).items() if name not in given}
+    about_file, kept = options.output / "sweep.json", options.output / "runs.json"
+    if about_file.exists() and (before := json.loads(about_file.read_text())["settings"]) != settings:
+        raise SystemExit(f"{options.output} holds runs with other settings, {before}: choose another --output")
+    about_file.write_text(json.dumps({**about(options.note), "settings": settings}, indent=2) + "\n")
     runs: list[dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else []
     data = MNIST(root=options.data_root, batch_size=100, val_size=10_000, train_limit=options.train_limit)
     x, y, _ = data.dataset(options.split).__getitems__(list(range(options.images)))
@@ -107,9 +112,6 @@ def main() -> None:
                 board.add_hparams(hparams, {f"hparam/{key}": value for key, value in figures.items()}, run_name=".")
             print(f"C {penalty:g}, seed {seed}:", ", ".join(f"{k} {v:.4f}" for k, v in figures.items()), flush=True)
     draw(runs, options.output / "sweep.png")
-    settings = {name: value for name, value in vars(options).items() if name not in ("output", "data_root", "note")}
-    record = {**about(options.note), "settings": settings}
-    (options.output / "sweep.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: i
                 free, clipped = (network(z).argmax(1) != y_ for z in (x_ + step, (x_ + step).clamp(0, 1)))
             parts.append((predicted == y_, free, clipped, r, found, away))
     correct, free, clipped, r, found, away = (torch.cat(column) for column in zip(*parts, strict=True))
-    each = NORMS["l2"].distance(r)[correct] / NORMS["l2"].distance(x)[correct].clamp_min(1e-12)
+    lit = correct & (NORMS["l2"].distance(x) > 0)  # of a black image there is no relative length
+    each = NORMS["l2"].distance(r)[lit] / NORMS["l2"].distance(x)[lit]
     return {
         "n": len(x),
         "error": float((~correct).float().mean()),

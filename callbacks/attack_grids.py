@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from attacks import Attack, HighConfidence
+from attacks.checks import between
 from callbacks.due import due
 from evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
 from lightning_modules.base import Classifier, global_seed
@@ -17,7 +18,8 @@ class AttackGrids(pl.Callback):
     """Logs both pictures of held-out images, the first of each class, after validation.
 
     Args:
-        targeted: makes the pictures of every class turned into every other; none: HighConfidence to 0.95.
+        targeted: makes the pictures of every class turned into every other; none: HighConfidence to 0.95 (the thesis
+            has C&W's).
         rising: makes those of rising confidence; none: HighConfidence as it is.
         confidences: of these, ascending, in (1/K, 1); the lowest is about the class boundary.
         every_n_epochs: epochs from one set of pictures to the next.
@@ -38,6 +40,7 @@ class AttackGrids(pl.Callback):
             raise ValueError(
                 f"every_n_epochs ({every_n_epochs}) must be at least 1 and confidences ({confidences}) must ascend"
             )
+        between(0, 1, **{f"confidences[{i}]": c for i, c in enumerate(confidences)})
         self.targeted, self.rising, self.confidences = targeted, rising, list(confidences)
         self.every_n_epochs = every_n_epochs
 

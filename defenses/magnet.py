@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from defenses.base import Purifier
-from defenses.malade import broken_to_nan, load_denoiser
+from defenses.malade import Denoising, broken_to_nan, load_denoiser
 from networks import Denoiser
 
 
-class Magnet(Purifier):
+class Magnet(Denoising, Purifier):
     """d(x) = r(x), clipped to [0, 1] (differentiable, deterministic): one step of MALA with alpha = sigma2, no noise.
 
     Its detector is `detectors.ReconstructionError`, in MALADE's paper `detectors.ScoreNorm`. The original's networks

@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from attacks.checks import at_least, check_arguments
 from attacks.eot import unroll
 from attacks.noise import Noise
 from defenses.base import Purifier
 from evaluation.checkpoint import load_network
 from networks import Denoiser
 
+Module = TypeVar("Module", bound="Denoising")
 Clip = Literal["none", "final", "each"]
 
 
@@ -40,7 +42,18 @@ def load_denoiser(denoiser: Denoiser | str) -> Denoiser:
     return denoiser.eval().requires_grad_(False)
 
 
-class Chain(Purifier):
+class Denoising(nn.Module):
+    """A module whose ``denoiser`` stays as it was trained: in eval mode, whatever mode the rest is put into."""
+
+    denoiser: Denoiser
+
+    def train(self: Module, mode: bool = True) -> Module:
+        super().train(mode)
+        self.denoiser.eval()
+        return self
+
+
+class Chain(Denoising, Purifier):
     """Abstract base of MALA and MALADE: N Langevin steps along the score of a denoiser, started at the input.
 
     Backwards the chain is recomputed step by step (`attacks.eot.unroll`): the full gradient costs one step's memory.
@@ -59,10 +72,10 @@ class Chain(Purifier):
         clip: Clip,
     ) -> None:
         super().__init__()
+        check_arguments(Chain, clip=clip)
         self.denoiser = load_denoiser(denoiser)
         sigma2 = self.denoiser.sigma2
-        if not (step_size >= 0 and noise_std >= 0 and steps >= 0):
-            raise ValueError(f"step_size ({step_size}), steps ({steps}) and noise_std ({noise_std}) must be at least 0")
+        at_least(0, step_size=step_size, steps=steps, noise_std=noise_std)
         if not 0 < annealing <= 1:
             raise ValueError(f"annealing must lie in (0, 1], not {annealing}")
         if step_size > 2 * sigma2:

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from attacks.checks import check_arguments
+
 
 class Voting(nn.Module):
     """The answer of `votes` passes through a stochastic model; in a list of defenses the last entry.
@@ -24,6 +26,7 @@ class Voting(nn.Module):
         self, classifier: nn.Module, votes: int = 10, mode: Literal["vote", "mean_logits", "mean_probs"] = "vote"
     ) -> None:
         super().__init__()
+        check_arguments(Voting, mode=mode)
         if votes < 1:
             raise ValueError(f"votes must be at least 1, not {votes}")
         self.classifier, self.votes, self.mode = classifier, votes, mode

@@ -3,12 +3,12 @@
 from torch import Tensor, linalg, nn
 
 from defenses.base import check_meant_for
-from defenses.malade import load_denoiser
+from defenses.malade import Denoising, load_denoiser
 from detectors.base import Detector
 from networks import Denoiser
 
 
-class ScoreNorm(Detector):
+class ScoreNorm(Denoising, Detector):
     """||(r(x) - x) / sigma2||_2 at the image itself, before any purifier (Eqs. 12 and 13).
 
     With an sDAE it is MALADE's detector, with a DAE Magnet's. The paper does not name the norm.

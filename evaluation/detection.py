@@ -141,7 +141,7 @@ def account(clean: Columns, attacked: Columns, thresholds: Mapping[float | None,
 def calibration(folder: Path, measure: Callable[[], Scores], about: Mapping[str, Any]) -> Scores:
     """The scores of clean held-out images, measured by the first process that asks and kept in calibration.json.
 
-    `about` (detector, aimed_fpr, own_theta) is kept beside them. Raises ValueError where the file is damaged.
+    `about` (detector, aimed_fpr, own_theta, split) is kept beside them. Raises ValueError where the file is damaged.
     """
     path = folder / "calibration.json"
     with FileLock(folder / "calibration.lock"):
@@ -149,7 +149,7 @@ def calibration(folder: Path, measure: Callable[[], Scores], about: Mapping[str,
             scores = _numbers(measure())
             invalid = int(np.isposinf(scores).sum())
             kept = [None if math.isinf(score) else score for score in scores.tolist()]
-            facts = {**about, "split": "val", "n": len(kept), "invalid": invalid, "scores": kept}
+            facts = {"split": "val", **about, "n": len(kept), "invalid": invalid, "scores": kept}
             write_whole(path, json.dumps(facts) + "\n")
     return calibrated(folder)[0]
 

@@ -10,6 +10,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from attacks import Noise, drawing
+from attacks.checks import check_arguments
 from lightning_modules.base import Batch, Classifier, expects_unused
 from lightning_modules.differentiable_attack import Choice, choose_target, high_confidence
 from lightning_modules.double_backward import check_logits, check_network, check_trainer
@@ -167,6 +168,7 @@ class AdversaryCritic(Classifier):
         critic_schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)
+        check_arguments(AdversaryCritic, confidence=confidence, target=target, game=game, cycle=cycle)
         positive = {"steps": steps, "critic_steps": critic_steps}
         weights = {"weight": weight, "cycle_weight": cycle_weight, "slope_weight": slope_weight, "slope": slope}
         weights |= {"overshoot": overshoot, "pretrain_epochs": pretrain_epochs, "pretrain_decay": pretrain_decay}

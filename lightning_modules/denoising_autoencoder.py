@@ -1,5 +1,6 @@
 """DAE and sDAE: denoisers that estimate the score of the data, also of a class (MALADE, Srinivasan et al. 2021)."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from attacks import Noise, guard
+from attacks.checks import check_arguments
 from attacks.gradient import input_gradient
 from attacks.objectives import ce
 from evaluation.checkpoint import check_fit, load_network
@@ -65,8 +67,8 @@ class DenoisingAutoencoder(Method):
 
     Args:
         network: images -> images, such as `networks.ConvAutoencoder`.
-        classifier: the classifier that the images are restored for, a checkpoint file or a network: an sDAE. None: a
-            DAE.
+        classifier: the classifier that the images are restored for, a checkpoint file or a network (of timm or
+            torchvision: `networks.TimmClassifier`, `networks.TorchvisionClassifier`): an sDAE. None: a DAE.
         sigma2: variance of the noise, in squares of pixels of [0, 1].
         ce_scale: factor on the second term, for ablations; the theory fixes 1, and 0 trains a DAE.
         reweight: let all classes count alike (loss: in both terms, ce_only: in the second), for unbalanced data.
@@ -89,6 +91,7 @@ class DenoisingAutoencoder(Method):
     ) -> None:
         super().__init__(Denoiser(network, sigma2), optimizer, schedule)
         self.network: Denoiser
+        check_arguments(DenoisingAutoencoder, reweight=reweight, corruption=corruption)
         if not ce_scale >= 0:
             raise ValueError(f"ce_scale must be at least 0, not {ce_scale}")
         if reweight == "ce_only" and classifier is None:
@@ -106,6 +109,11 @@ class DenoisingAutoencoder(Method):
             check_images_come_back(self.network, tuple(data.image_shape))
         if self._classifier:
             given = self._classifier[0]
+            if isinstance(given, str) and not Path(given).is_file():
+                raise ValueError(
+                    f"classifier must be the .ckpt file of a training run, and there is no file {given!r}; a network "
+                    f"of torchvision is {{class_path: networks.TorchvisionClassifier, init_args: {{name: {given}}}}}"
+                )
             classifier = load_network(given)[0] if isinstance(given, str) else given
             if data is not None:
                 check_fit(classifier, data)

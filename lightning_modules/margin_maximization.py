@@ -9,6 +9,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from attacks import Noise
+from attacks.checks import check_arguments
 from attacks.objectives import margin
 from lightning_modules.base import LossClassifier
 from lightning_modules.double_backward import (
@@ -123,6 +124,7 @@ class MarginMaximization(LossClassifier):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)
+        check_arguments(MarginMaximization, loss=loss, route=route, penalty_mode=penalty_mode)
         if not penalty >= 0:
             raise ValueError(f"penalty must be at least 0, not {penalty}: a negative one would reward small margins")
         if q not in (1, 2):

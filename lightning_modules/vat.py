@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from attacks import Noise
 from attacks.norms import NORMS, column
 from lightning_modules.base import LossClassifier
+from lightning_modules.double_backward import check_logits
 from lightning_modules.schedules import Schedule
 
 
@@ -77,9 +78,13 @@ class VAT(LossClassifier):
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, not {iterations}: without any, r is random")
         self.eps, self.weight, self.xi, self.iterations = eps, weight, xi, iterations
+        self.checked = False
 
     def losses(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
         logits = self(x)
+        if not self.checked:
+            check_logits(logits, "VAT")
+            self.checked = True
         data = F.cross_entropy(logits, y)
         p = probabilities(logits)
         r = virtual_perturbation(self.network, x, p, noise, self.eps, self.xi, self.iterations)

@@ -72,6 +72,8 @@ class FCDenseNet(nn.Module):
         self, channels: int = 3, variant: Literal[56, 67, 103] = 56, dropout: float = 0.0, recompute: bool = True
     ) -> None:
         super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(map(str, VARIANTS))}, not {variant}")
         self.channels, self.variant, self.dropout, self.recompute = channels, variant, dropout, recompute
         growth, down, bottom, up = VARIANTS[variant]
         self.first = nn.Conv2d(channels, 48, 3, padding=1)

@@ -20,7 +20,7 @@ from victims import BatchNormNet
 
 from attacks import DeepFool, HighConfidence, Noise
 from attacks.norms import NORMS
-from callbacks import CollapseGuard
+from callbacks import AttackGrids, CollapseGuard
 from evaluation.checkpoint import load_network
 from lightning_modules import AdversaryCritic, OneCycle, Standard
 from lightning_modules.adversary_critic import GAMES, mean_where, running_confidence, slope_penalty
@@ -576,6 +576,12 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
         (lambda: module(momentum=1.0), "momentum"),
         (lambda: module(confidence=0.25), "between 1/K = 0.25 and 1"),
         (lambda: module(confidence=1), "between 1/K"),
+        (lambda: module(confidence="runing_mean"), "must be running_mean or same, not 'runing_mean'"),
+        (lambda: module(target="closets"), "target of AdversaryCritic"),
+        (lambda: module(cycle="l3"), "cycle of AdversaryCritic"),
+        (lambda: module(game="wgan"), "game of AdversaryCritic"),
+        (lambda: HighConfidence(confidence=0.05)(Bare(), torch.rand(1, 1, 28, 28), torch.zeros(1).long()), "above 1/K"),
+        (lambda: AttackGrids(confidences=(0.5, 1.5)), "confidences"),
         (lambda: AdversaryCritic(Bare(7), quiet()), "critic.num_classes to 7"),
         (lambda: module(linear(3)).goal(images()[0], noise()), "critic.num_classes to 3"),
         (lambda: module(nn.Sequential(smooth(), nn.Softmax(1))).goal(images()[0], noise()), "probabilities"),

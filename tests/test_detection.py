@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 from test_evaluation import Threshold, campaign, save, trained
 from torch import Tensor, nn
 
@@ -324,12 +325,35 @@ def test_evaluate_with_a_detector_on_one_process_and_on_two(
         assert results["detection"]["detector"]["class_path"] == "detectors.MaxProbability"
         assert results["detection"]["calibration"]["n"] == 200  # the held-out training images
         levels = results["detection"]["clean"]["levels"]
-        assert [level["fpr"] for level in levels] == [0.0, 0.01, 0.05, 0.1] and levels[2]["realised_fpr"] < 0.2
+        assert [level["fpr"] for level in levels] == [0.0, 0.01, 0.05, 0.1]
+        for level in levels:  # on test images, which no threshold has seen
+            low, high = binom.interval(0.99, 60, level["fpr"])
+            assert low <= 60 * level["realised_fpr"] <= high
     pgd, aware = (a["detection"] for a in one["attacks"])
     five = [{level["fpr"]: level for level in entry["levels"]}[0.05] for entry in (pgd, aware)]
     assert five[1]["malade"]["robust_error"] > five[0]["malade"]["robust_error"]  # it knows the threshold
     assert aware["auroc_succeeded"] < pgd["auroc_succeeded"]
     assert pgd == two["attacks"][0]["detection"] and aware == two["attacks"][1]["detection"]
+
+
+def test_a_threshold_from_test_images_is_exact_there_and_said_to_be(
+    tmp_path: Path, handler: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MALADE's paper calibrates so; by default no test image is looked at. A rate of 1 turns everything away."""
+    save(tmp_path / "a.ckpt")
+    (tmp_path / "suite.yaml").write_text("fgsm: {class_path: attacks.FGSM, init_args: {eps: 0.1}}")
+    (tmp_path / "detector.yaml").write_text("class_path: detectors.MaxProbability")
+    argv = ["--checkpoint", tmp_path / "a.ckpt", "--suite", tmp_path / "suite.yaml", "--calibrate", "test"]
+    argv += ["--detector", tmp_path / "detector.yaml", "--accelerator", "cpu", "--audit", "none", "--output", tmp_path]
+    assert evaluate.main([*map(str, argv)]) == 0
+    detection = json.loads((tmp_path / "results.json").read_text())["detection"]
+    found = {level["fpr"]: level["realised_fpr"] for level in detection["clean"]["levels"]}
+    n = detection["calibration"]["n"]
+    assert detection["calibration"]["split"] == "test" and "images (test)" in (tmp_path / "report.html").read_text()
+    assert n == len(Digits().dataset("test"))
+    assert [found[fpr] for fpr in (0.01, 0.05, 0.1)] == pytest.approx([int(fpr * n) / n for fpr in (0.01, 0.05, 0.1)])
+    assert evaluate.main([*map(str, argv[:-1]), str(tmp_path / "x"), "--fpr", "1"]) == 2
+    assert "--fpr is a share" in capsys.readouterr().err
 
 
 def test_the_aware_attack_needs_a_detector(tmp_path: Path) -> None:

@@ -536,6 +536,12 @@ def test_salt_and_pepper_has_the_lengths_of_figure_c14_on_mnist() -> None:
         (lambda: MALADE(autoencoder(), step_size=-0.1), "step_size"),
         (lambda: MALADE(autoencoder(), steps=-1), "steps"),
         (lambda: MALADE(autoencoder(), noise_std=math.nan), "noise_std"),
+        (lambda: MALADE(autoencoder(), noise_std=math.inf), "noise_std"),
+        (lambda: MALADE(autoencoder(), clip="ech"), "clip of Chain must be none, final or each"),  # type: ignore[arg-type]
+        (lambda: DenoisingAutoencoder(ConvAutoencoder(), reweight="los"), "reweight"),  # type: ignore[arg-type]
+        (lambda: DenoisingAutoencoder(ConvAutoencoder(), corruption="twice"), "corruption"),  # type: ignore[arg-type]
+        (lambda: Voting(MLP(), mode="votes"), "mode of Voting"),  # type: ignore[arg-type]
+        (lambda: FCDenseNet(variant=57), "variant must be one of 56, 67, 103"),  # type: ignore[arg-type]
         (lambda: MALADE(autoencoder(), annealing=0), "annealing"),
         (lambda: MALADE(autoencoder(), step_size=0.31), r"diverge above 2 times: choose at most 0\.3"),
         (lambda: MALADE("no.ckpt"), "no file 'no.ckpt'"),
@@ -560,6 +566,8 @@ def test_an_autoencoder_that_does_not_fit_the_data_is_named(tmp_path: Path) -> N
         trainer(tmp_path).fit(DenoisingAutoencoder(ConvAutoencoder(channels=3), optimizer=adam), digits())
     with pytest.raises(ValueError, match="num_classes to 10"):
         trainer(tmp_path).fit(DenoisingAutoencoder(ConvAutoencoder(), Bare(7), optimizer=adam), digits())
+    with pytest.raises(ValueError, match="no file 'resnet152'.*TorchvisionClassifier.*name: resnet152"):
+        trainer(tmp_path).fit(DenoisingAutoencoder(ConvAutoencoder(), "resnet152", optimizer=adam), digits())
 
 
 def test_selection_goes_on_with_the_best_third_and_breaks_ties_by_cost() -> None:
@@ -619,3 +627,13 @@ def test_the_score_norm_is_the_length_of_the_score_and_belongs_to_its_classifier
     assert torch.allclose(guarded.score(x[:2]), mine.score(x[:2]).flatten(1).norm(dim=1))
     with pytest.raises(ValueError, match="of ScoreNorm was trained for another classifier"):
         ScoreNorm(BatchNormNet(), mine)
+
+
+def test_a_denoiser_stays_in_eval_mode() -> None:
+    """FC-DenseNet has batch norm: a classifier that is put into train mode must not change its purifier."""
+    denoiser = autoencoder(trained_for=None)
+    for user in (MALA(denoiser), Magnet(denoiser), ScoreNorm(MLP(), denoiser)):
+        user.train()
+        assert user.training and not any(m.training for m in user.denoiser.modules())
+        user.eval()
+        assert not user.training

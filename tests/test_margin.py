@@ -278,6 +278,10 @@ class Softmax(nn.Module):
         (lambda: MarginMaximization(Softmax()).losses(*images(), None), "probabilities"),  # type: ignore[arg-type]
         (lambda: MarginMaximization(Softmax(), 0.0).losses(*images(), None), "probabilities"),  # type: ignore[arg-type]
         (lambda: MarginMaximization(compiled()).losses(*images(), None), "torch.compile"),  # type: ignore[arg-type]
+        (lambda: MarginMaximization(Bare(), loss="hinges"), "loss of MarginMaximization must be hinge or ce"),  # type: ignore[arg-type]
+        (lambda: MarginMaximization(Bare(), route="ful"), "route"),  # type: ignore[arg-type]
+        (lambda: MarginMaximization(Bare(), penalty_mode="evl"), "penalty_mode"),  # type: ignore[arg-type]
+        (lambda: VAT(Softmax()).losses(*images(), Noise.keyed(0, torch.arange(5))), "probabilities"),
         (lambda: VAT(Bare(), eps=0.0), "eps"),
         (lambda: VAT(Bare(), iterations=0), "iterations"),
     ],

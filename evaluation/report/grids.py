@@ -28,9 +28,10 @@ def caption(text: str, width: int, height: int = 12) -> Tensor:
 
 
 def target_grid(network: nn.Module, attack: Attack, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
-    """A picture (3, H', W'): image i of `x` (N, C, H, W) in row i, attacked towards class j in column j (Fig. 4.2).
+    """A picture (3, H', W'): image i of `x` (N, C, H, W) in row i, attacked towards class j in column j.
 
-    `attack` is targeted. Under the class y_i the image is shown as it is; an attack that failed leaves a blank.
+    As Fig. 4.2, which shows C&W's images. `attack` is targeted. Under the class y_i the image is shown as it is; an
+    attack that failed leaves a blank.
     """
     with guard(network), torch.no_grad():
         classes = network(x[:1]).shape[1]
@@ -48,8 +49,9 @@ def target_grid(network: nn.Module, attack: Attack, x: Tensor, y: Tensor, seed: 
 def confidence_grid(
     network: nn.Module, attack: HighConfidence, x: Tensor, y: Tensor, confidences: Sequence[float]
 ) -> Tensor:
-    """A picture (3, H', W'): a column for each of `x` (N, C, H, W), below it attacks of rising confidence (Fig. 4.4).
+    """A picture (3, H', W'): a column for each of `x` (N, C, H, W), below it attacks of rising confidence.
 
+    As Fig. 4.4, which shows C&W's images.
     The number below each row is the mean confidence of its predictions. The target is that of `attack` at the image.
     """
     scale = max(1, -(-56 // x.shape[-1]))  # small images are enlarged so that the captions fit
@@ -87,6 +89,7 @@ def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[
     if n < min(_LEAST, len(known)) or classes > _MOST:
         return [], [f"Images attacked towards every class are left out: {name} would take too long."]
     x, y = x[:n].to(device), y[:n].to(device)
+    confidences = [c for c in CONFIDENCES if c > 1 / classes]
     targeted = replace(attack, confidence=0.95, targeted=True)
     towards = "Images of one class a row, attacked until the model is 95 % sure of the class of the column; "
     towards += "as they are under their own class, black where the attack failed."
@@ -95,7 +98,7 @@ def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[
     )
     return [
         _drawn("targets", target_grid(model, targeted, x, y, campaign.seed), towards),
-        _drawn("confidence", confidence_grid(model, replace(attack, targeted=False), x, y, CONFIDENCES), rising),
+        _drawn("confidence", confidence_grid(model, replace(attack, targeted=False), x, y, confidences), rising),
     ], []
 
 
