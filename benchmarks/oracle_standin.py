@@ -125,7 +125,8 @@ def judge(oracle: Oracle, network: nn.Module, x: Tensor, y: Tensor, pool: tuple[
     noise = Noise.keyed(SEED + 1, index).normal(x)
     size = NORMS["l2"].distance(z - x) / NORMS["l2"].distance(noise)
     noisy = (x + size.view(-1, 1, 1, 1) * noise).clamp(0, 1)
-    real = torch.stack([pool[0][(pool[1] == t).nonzero()[i % 50, 0]] for i, t in enumerate(target)])
+    rows = {int(t): (pool[1] == t).nonzero()[:, 0] for t in target.unique()}
+    real = torch.stack([pool[0][rows[t][i % len(rows[t])]] for i, t in enumerate(target.tolist())])
     length = (NORMS["l2"].distance(z - x) / NORMS["l2"].distance(x)).mean()
     return {
         "attacked": shares(oracle.label(z, index), target, y),
@@ -165,7 +166,7 @@ def main() -> None:
     data = MNIST(root=options.data_root, val_size=10_000, train_limit=options.train_limit)
     train, val, test = (data.dataset(split) for split in ("train", "val", "test"))  # type: ignore[arg-type]
     x, y, _ = train.__getitems__(list(range(len(train))))
-    pool_x, pool_y, _ = val.__getitems__(list(range(2000)))
+    pool_x, pool_y, _ = val.__getitems__(list(range(len(val))))
     images, labels, index = test.__getitems__(list(range(options.images)))
     oracle = Oracle(trained(options, x, y), x, y)
     clean = shares(oracle.label(images, index), torch.full_like(labels, -2), labels)
