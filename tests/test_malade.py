@@ -566,7 +566,7 @@ def test_an_autoencoder_that_does_not_fit_the_data_is_named(tmp_path: Path) -> N
         trainer(tmp_path).fit(DenoisingAutoencoder(ConvAutoencoder(channels=3), optimizer=adam), digits())
     with pytest.raises(ValueError, match="num_classes to 10"):
         trainer(tmp_path).fit(DenoisingAutoencoder(ConvAutoencoder(), Bare(7), optimizer=adam), digits())
-    with pytest.raises(ValueError, match="no file 'resnet152'.*TorchvisionClassifier.*name: resnet152"):
+    with pytest.raises(ValueError, match=r"no file 'resnet152'.*TorchvisionClassifier.*name: resnet152"):
         trainer(tmp_path).fit(DenoisingAutoencoder(ConvAutoencoder(), "resnet152", optimizer=adam), digits())
 
 
