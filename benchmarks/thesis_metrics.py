@@ -1,15 +1,17 @@
-"""The thesis' own figures for checkpoints (Matyasko 2020, Table 3.1), the histogram of Fig. 3.6 and pictures.
+"""The thesis' own figures for checkpoints (Matyasko 2020, Tables 3.1 and 3.2), the histogram of Fig. 3.6 and pictures.
 
-python benchmarks/thesis_metrics.py NAME=CKPT ... --output DIR [--images 1000] [--split test] [--data-root data]
+python benchmarks/thesis_metrics.py NAME=CKPT ... --output DIR [--images 1000] [--split test] [--eps 0.2]
+    [--space input|preprocessed] [--data-root DIR]
 
 evaluate.py is what robust accuracies come from. Here are the definitions that it does not share: FGSM without clipping,
-rho of perturbations that may leave [0, 1], and its three averages.
+rho of perturbations that may leave [0, 1], its three averages, and attacks on images that were preprocessed beforehand
+(Table 3.2, whitened: --space preprocessed --eps 0.05). The images are those that the first checkpoint names.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,20 @@ import torch
 from scipy.stats import gaussian_kde
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import datamodules  # noqa: E402
 from attacks import DeepFool, HighConfidence, guard  # noqa: E402
 from attacks.deepfool import relative_robustness  # noqa: E402
 from attacks.gradient import input_gradient  # noqa: E402
 from attacks.norms import NORMS  # noqa: E402
 from attacks.objectives import ce  # noqa: E402
-from datamodules import MNIST  # noqa: E402
-from evaluation.checkpoint import load_network  # noqa: E402
+from evaluation import build, catalogue, load_network  # noqa: E402
 from evaluation.report.grids import confidence_grid, target_grid  # noqa: E402
+from networks import Whiten  # noqa: E402
 
 
 def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: int = 50) -> dict[str, Any]:
@@ -70,6 +74,22 @@ def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: i
     }
 
 
+def whitened(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """What is left of a network behind its whitening, and the whitened images. ValueError for one without."""
+    layers = getattr(network, "layers", None)
+    if not isinstance(layers, nn.Sequential) or not isinstance(layers[0], Whiten):
+        raise ValueError(f"{type(network).__name__} does not start with networks.Whiten: use --space input")
+    with torch.no_grad():
+        return nn.Sequential(*layers[1:]), torch.cat([layers[0](part) for part in x.split(250)])
+
+
+def examples(networks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+    """Figs. 3.1 and 3.7, (3, H', W'): the images `x`, and below them what DeepFool makes of them for each network."""
+    attack = DeepFool(steps=50, max_step=0.5)
+    grid: Tensor = make_grid(torch.cat([x, *(attack(network, x, y) for network in networks)]), nrow=len(x))
+    return grid
+
+
 def histogram(rho: Mapping[str, list[float]], path: Path) -> None:
     """Kernel densities of rho, one line a model (Fig. 3.6)."""
     figure, axes = plt.subplots(figsize=(6, 4))
@@ -89,29 +109,39 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--split", default="test", choices=["test", "val"])
-    parser.add_argument("--data-root", default="data")
+    parser.add_argument("--eps", type=float, default=0.2, help="of FGSM")
+    parser.add_argument("--space", default="input", choices=["input", "preprocessed"])
+    parser.add_argument("--data-root")
     options = parser.parse_args()
-    images = MNIST(root=options.data_root, val_size=10_000).dataset(options.split)
+    loaded = {name: load_network(path) for name, _, path in (model.partition("=") for model in options.models)}
+    spec = next(iter(loaded.values()))[1]
+    if spec is None:
+        raise SystemExit("the first checkpoint does not say which data it was trained on")
+    if options.data_root:
+        spec["init_args"]["root"] = options.data_root
+    images = build(spec, catalogue(datamodules)).dataset(options.split)
     x, y, _ = images.__getitems__(list(range(options.images)))
-    firsts = torch.stack([(y == k).nonzero()[0, 0] for k in range(10) if (y == k).any()])
+    firsts = torch.stack([(y == k).nonzero()[0, 0] for k in y.unique()])
     options.output.mkdir(parents=True, exist_ok=True)
     board = SummaryWriter(str(options.output))
     rows: dict[str, dict[str, Any]] = {}
     names = ("error", "fgsm_error_unclipped", "fgsm_error_clipped", "rho_correct", "rho_all", "rho_predicted", "found")
     print("| model |", " | ".join(names), "|\n|---" + "|---" * len(names) + "|")
-    for model in options.models:
-        name, _, path = model.partition("=")
-        network, _ = load_network(path)
-        rows[name] = metrics(network, x, y)
+    pictures = {"examples": examples([network for network, _ in loaded.values()], x[firsts], y[firsts])}
+    for name, (network, _) in loaded.items():
+        behind = whitened(network, x) if options.space == "preprocessed" else (network, x)
+        rows[name] = metrics(*behind, y, options.eps)
         print(f"| {name} |", " | ".join(f"{rows[name][key]:.4f}" for key in names), "|", flush=True)
-        pictures = {
-            "targets": target_grid(network, HighConfidence(confidence=0.95, targeted=True), x[firsts], y[firsts]),
-            "confidence": confidence_grid(network, HighConfidence(), x[firsts], y[firsts], (0.35, 0.6, 0.98)),
-        }
-        for kind, picture in pictures.items():
-            board.add_image(f"{name}/{kind}", picture)
-            plt.imsave(options.output / f"{name}_{kind}.png", picture.permute(1, 2, 0).numpy())
+        pictures[f"{name}/targets"] = target_grid(
+            network, HighConfidence(confidence=0.95, targeted=True), x[firsts], y[firsts]
+        )
+        pictures[f"{name}/confidence"] = confidence_grid(
+            network, HighConfidence(), x[firsts], y[firsts], (0.35, 0.6, 0.98)
+        )
         board.add_histogram(f"{name}/rho", torch.tensor(rows[name]["each"]))
+    for kind, picture in pictures.items():
+        board.add_image(kind, picture)
+        plt.imsave(options.output / f"{kind.replace('/', '_')}.png", picture.permute(1, 2, 0).numpy())
     histogram({name: row["each"] for name, row in rows.items()}, options.output / "rho.png")
     figures = {name: {key: value for key, value in row.items() if key != "each"} for name, row in rows.items()}
     (options.output / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -25,7 +25,7 @@ from evaluation.checkpoint import load_network
 from lightning_modules import AdversaryCritic, OneCycle, Standard
 from lightning_modules.adversary_critic import GAMES, mean_where, running_confidence, slope_penalty
 from lightning_modules.differentiable_attack import choose_target, high_confidence, straight_through
-from networks import Critic
+from networks import Critic, Whiten
 
 
 def linear(k: int = 4, n: int = 6, dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -683,3 +683,27 @@ def test_metrics_of_the_thesis_on_a_linear_network(monkeypatch: pytest.MonkeyPat
     fooled = (s.abs() < 0.05 * w.abs().sum()).float()
     assert found["fgsm_error_unclipped"] == pytest.approx((float(fooled[1:].sum()) + 1) / 12)
     assert found["fgsm_error_clipped"] <= found["fgsm_error_unclipped"]
+
+
+def test_whitened_images_are_attacked_behind_the_whitening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 3.2: rho of a linear network in its own space; a network without whitening is refused."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from thesis_metrics import examples, metrics, whitened
+
+    x, y = images(12, torch.float32)
+    net = Bare(2)
+    net.layers = nn.Sequential(Whiten(6), nn.Flatten(), nn.Linear(6, 2))
+    net.layers[0].fit(x)
+    rest, z = whitened(net, x)
+    with torch.no_grad():
+        assert torch.allclose(rest(z), net.layers(x)) and not torch.allclose(z, x)
+    w = (net.layers[2].weight[1] - net.layers[2].weight[0]).detach()
+    s = z.flatten(1) @ w + (net.layers[2].bias[1] - net.layers[2].bias[0]).detach()
+    rho = 1.02 * (s.abs() / w.norm() + 1e-4) / z.flatten(1).norm(dim=1)
+    assert metrics(rest, z, (s > 0).long())["rho_correct"] == pytest.approx(float(rho.mean()), rel=1e-3)
+    with pytest.raises(ValueError, match="does not start with"):
+        whitened(Bare(2), x)
+    net = linear(4).float()
+    grid = examples([net, net], x[:3], y[:3])
+    assert grid.shape == (3, 3 * 4 + 2, 3 * 5 + 2) and torch.equal(grid[:, 2:4, 2:5], x[0].expand(3, -1, -1))
+    assert torch.equal(grid[:, 6:8], grid[:, 10:12]) and not torch.equal(grid[:, 2:4], grid[:, 6:8])
