@@ -378,6 +378,7 @@ def test_vat_is_its_formula() -> None:
 def test_the_sweep_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run for each C and seed, kept as it ends; TensorBoard has its C."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # which the sweep changes: put back afterwards
     import sweep_margin
 
     trained: list[tuple[float, int]] = []
@@ -403,5 +404,8 @@ def test_the_sweep_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch:
     assert len({run["rho_correct"] for run in runs}) == 4
     assert json.loads((tmp_path / "sweep.json").read_text())["settings"]["q"] == 1
     assert (tmp_path / "sweep.png").stat().st_size > 1000
+    with pytest.raises(SystemExit, match="other settings"):
+        monkeypatch.setattr("sys.argv", [*words.replace("--q 1", "--q 2").split(), str(tmp_path)])
+        sweep_margin.main()
     hparams = EventAccumulator(str(tmp_path / "C0.1_seed1")).Reload().Scalars("hparam/rho_correct")
     assert hparams[0].value == pytest.approx(runs[2]["rho_correct"])
