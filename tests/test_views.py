@@ -276,3 +276,7 @@ def test_images_are_turned_into_other_classes_where_the_suite_does_so(tmp_path: 
         ["Images attacked towards every class are left out: own would take too long."],
     )
     assert grids(finished(tmp_path / "b", {"fgsm": FGSM(eps=0.1)}, net), net, 1e3) == ([], [])
+    with torch.no_grad():  # a class that none of the images has: nothing is right, and nothing is attacked
+        net.layers[4].weight.zero_()
+        net.layers[4].bias.copy_(10.0 * (torch.arange(10) == next(k for k in range(10) if k not in classes)))
+    assert grids(finished(tmp_path / "c", {"own": own}, net), net, 1e3) == ([], [])

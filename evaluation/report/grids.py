@@ -84,7 +84,10 @@ def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[
     device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     with guard(model), torch.no_grad():
         classes = model(x[:1].to(device)).shape[1]
-    each = float(np.mean(campaign.table(campaign.units(name)[0])["seconds"]))
+    spent = campaign.table(campaign.units(name)[0])["seconds"]
+    if not len(spent):  # the model is right about nothing, and nothing was attacked
+        return [], []
+    each = float(np.mean(spent))
     n = min(len(known), int(allowance / ((classes + len(CONFIDENCES)) * each + 1e-12)))
     if n < min(_LEAST, len(known)) or classes > _MOST:
         return [], [f"Images attacked towards every class are left out: {name} would take too long."]
