@@ -29,13 +29,14 @@ class Whiten(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Compute mean and W from training images (N, C, H, W) in [0, 1]. Raises ValueError for fewer than 2."""
+        """Compute mean and W from training images (N, C, H, W) in [0, 1], or bytes. ValueError for fewer than 2."""
         if len(x) < 2:
             raise ValueError(f"whitening needs at least 2 training images, not {len(x)}")
         total = torch.zeros_like(self.mean, dtype=torch.float64)
         moment = torch.zeros_like(self.matrix, dtype=torch.float64)
         for part in x.split(1000):
-            u = self.contrast(part.to(self.mean.device)).double()
+            part = part.to(self.mean.device)
+            u = self.contrast(part if part.is_floating_point() else part.float() / 255).double()
             total += u.sum(0)
             moment += u.T @ u
         mean = total / len(x)

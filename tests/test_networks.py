@@ -454,6 +454,15 @@ def test_critic_reads_the_class_and_draws_noise_by_sample(label: str) -> None:
         Critic(1)
 
 
+def test_whitening_is_that_of_the_same_images_in_bytes() -> None:
+    """As data modules of files give them."""
+    x = (torch.rand(20, 1, 4, 4) * 255).round()
+    floats, pixels = Whiten(16), Whiten(16)
+    floats.fit(x / 255)
+    pixels.fit(x.byte())
+    assert torch.equal(floats.matrix, pixels.matrix) and torch.equal(floats.mean, pixels.mean)
+
+
 def test_whitening() -> None:
     """Fitted on training images: covariance eigenvalues s / (s + 0.1); images of one colour stay finite; reloads."""
     torch.manual_seed(0)
