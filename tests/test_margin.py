@@ -47,6 +47,10 @@ def conv() -> nn.Sequential:
     return nn.Sequential(*layers).double()
 
 
+def dense() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), MLP(4, 36, [8, 8])).double()
+
+
 def sensitivity(net: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Any:
     x = x.clone().requires_grad_()
     return margin_sensitivity(net(x), x, y, **settings)
@@ -136,8 +140,9 @@ def test_hinge_punishes_errors(logits: list[float], expected: float) -> None:
 
 
 @pytest.mark.parametrize("q", [1, 2])
-@pytest.mark.parametrize("net", [conv(), nn.Sequential(nn.Flatten(), MLP(4, 36, [8, 8])).double()], ids=["conv", "mlp"])
-def test_routes_agree_with_a_loop(net: nn.Module, q: Any) -> None:
+@pytest.mark.parametrize("make", [conv, dense])
+def test_routes_agree_with_a_loop(make: Callable[[], nn.Module], q: Any) -> None:
+    net = make()
     x, y = images(shape=(1, 6, 6))
     reference = []
     for i in range(len(x)):  # one sample, one class at a time
@@ -163,9 +168,10 @@ def test_routes_agree_with_a_loop(net: nn.Module, q: Any) -> None:
             return logits[:, order]
 
     renamed = sensitivity(Renamed(), x, order.argsort()[y], q=q)
-    assert torch.allclose(renamed.value, expected) and torch.equal(
-        order[renamed.rival], sensitivity(net, x, y, q=q).rival
-    )
+    assert torch.allclose(renamed.value, expected)
+    alive = expected > 0  # where no unit is active all classes tie
+    rivals = sensitivity(net, x, y, q=q).rival
+    assert alive.sum() >= 3 and torch.equal(order[renamed.rival][alive], rivals[alive])
 
 
 def test_penalty_differentiates_like_finite_differences() -> None:
