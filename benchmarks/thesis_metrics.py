@@ -36,7 +36,7 @@ from attacks.gradient import input_gradient  # noqa: E402
 from attacks.norms import NORMS  # noqa: E402
 from attacks.objectives import ce  # noqa: E402
 from evaluation import build, catalogue, load_network  # noqa: E402
-from evaluation.report.grids import confidence_grid, target_grid  # noqa: E402
+from evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid  # noqa: E402
 from networks import Whiten  # noqa: E402
 
 
@@ -135,9 +135,7 @@ def main() -> None:
         pictures[f"{name}/targets"] = target_grid(
             network, HighConfidence(confidence=0.95, targeted=True), x[firsts], y[firsts]
         )
-        pictures[f"{name}/confidence"] = confidence_grid(
-            network, HighConfidence(), x[firsts], y[firsts], (0.35, 0.6, 0.98)
-        )
+        pictures[f"{name}/confidence"] = confidence_grid(network, HighConfidence(), x[firsts], y[firsts], CONFIDENCES)
         board.add_histogram(f"{name}/rho", torch.tensor(rows[name]["each"]))
     for kind, picture in pictures.items():
         board.add_image(kind, picture)

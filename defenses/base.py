@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from attacks.eot import stochastic
 from attacks.noise import Noise
 from evaluation.identity import digest_weights
 
@@ -84,5 +85,5 @@ def obligations(model: nn.Module) -> dict[str, bool]:
     purifiers = [m for m in model.modules() if isinstance(m, Purifier)]
     return {
         "bpda": any(not p.differentiable for p in purifiers),
-        "eot": any(getattr(m, "stochastic", False) for m in model.modules()),  # also in the classifier itself
+        "eot": stochastic(model),  # also in the classifier itself
     }
