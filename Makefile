@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 WORKERS ?= 2
+ROOMS := attacks callbacks configs datamodules defenses detectors evaluation lightning_modules networks
 
 help:  ## Show this help.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,11 +19,11 @@ install: .venv/.installed  ## Create .venv and install the project with its test
 
 quickstart: .venv/.installed  ## Train ATENT and a standard classifier on digits, attack both, print one table.
 	rm -rf $(RUN)
-	$(BIN)/lightning fit --config configs/experiments/quickstart_standard.yaml
-	$(BIN)/lightning fit --config configs/experiments/quickstart.yaml
-	$(BIN)/python evaluate.py --checkpoint $(RUN)/standard/checkpoints/best.ckpt --suite configs/suites/quick.yaml --output $(RUN)/evaluation/standard
-	$(BIN)/python evaluate.py --checkpoint $(RUN)/atent/checkpoints/best.ckpt --suite configs/suites/quick.yaml --output $(RUN)/evaluation/atent
-	@$(BIN)/python evaluate.py compare $(RUN)/evaluation/standard $(RUN)/evaluation/atent --output $(RUN)
+	$(BIN)/lightning fit --config quickstart_standard
+	$(BIN)/lightning fit --config quickstart
+	$(BIN)/lightning evaluate --checkpoint $(RUN)/standard/checkpoints/best.ckpt --suite quick --output $(RUN)/evaluation/standard
+	$(BIN)/lightning evaluate --checkpoint $(RUN)/atent/checkpoints/best.ckpt --suite quick --output $(RUN)/evaluation/atent
+	@$(BIN)/lightning compare $(RUN)/evaluation/standard $(RUN)/evaluation/atent --output $(RUN)
 	@echo
 	@echo 'Reports:     $(RUN)/compare.html, $(RUN)/evaluation/{standard,atent}/report.html (the same as .md)'
 	@echo 'TensorBoard: $(BIN)/tensorboard --logdir $(RUN), then open http://localhost:6006'
@@ -30,14 +31,25 @@ quickstart: .venv/.installed  ## Train ATENT and a standard classifier on digits
 test: .venv/.installed  ## Run all tests, on WORKERS processes.
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-lint: .venv/.installed  ## Style, types, and the arrows between the rooms.
+# A copy of the rooms as one package, for tools that follow folders: mypy and import-linter.
+NAMESPACE := build/namespace
+namespace:
+	@rm -rf $(NAMESPACE) && mkdir -p $(NAMESPACE)
+	@cp -rp adversarial_lightning $(NAMESPACE)/ && cp -rp $(ROOMS) $(NAMESPACE)/adversarial_lightning/
+
+lint: .venv/.installed  ## Style, types, and who may import whom.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory types arrows
+
+types: .venv/.installed namespace  ## Types.
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+
+arrows: .venv/.installed namespace  ## Who may import whom.
+	cd $(NAMESPACE) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/setup.cfg
 
 readme: .venv/.installed  ## Write the README's tables anew from catalogues and results.
 	$(BIN)/python docs/readme_tables.py
 
-.PHONY: help install quickstart test lint readme
+.PHONY: help install namespace types arrows quickstart test lint readme
 .DEFAULT_GOAL := help

@@ -1,87 +1,14 @@
-"""How anything is run: ``lightning fit|validate|test|predict --config …``, or ``python train.py …`` alike."""
+"""How is anything run? ``python train.py fit|validate|test|predict --config …``, the same as ``lightning …``."""
 
 import sys
-import warnings
-from pathlib import Path
-from typing import Any
 
-from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import SIGTERMException
-
-import attacks  # noqa: F401  (the catalogues are imported before parsing, so that short class names are known)
-import callbacks  # noqa: F401
-import datamodules  # noqa: F401
-import defenses  # noqa: F401
-import lightning_modules  # noqa: F401
-import networks  # noqa: F401
-from evaluation.checkpoint import load_checkpoint
-from evaluation.errors import exits
-
-# Lightning 2.6 on torch 2.15 says this once an epoch; it concerns neither us nor our users.
-warnings.filterwarnings("ignore", message=".*LeafSpec")
-
-BASE = Path(__file__).parent / "configs" / "base.yaml"
-
-
-class CLI(LightningCLI):
-    """One folder a run (`trainer.default_root_dir`): config.yaml, checkpoints/{best,last}.ckpt, TensorBoard logs."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # Two callbacks: one that monitors writes `last` only where the best improves, and `best` on exceptions too.
-        parser.add_lightning_class_args(ModelCheckpoint, "best")
-        parser.add_lightning_class_args(ModelCheckpoint, "last")
-
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would let the checkpoint's hyper-parameters override what the command line says."""
-
-    def before_instantiate_classes(self) -> None:
-        config, fit = self.config[self.subcommand], self.subcommand == "fit"
-        root = Path(config.trainer.default_root_dir)
-        used = root / "checkpoints" / "last.ckpt"
-        if fit and rank_zero_only.rank == 0 and used.exists() and not (config.ckpt_path or config.trainer.fast_dev_run):
-            raise ValueError(
-                f"{root} holds the checkpoints of an earlier run. Continue it with --ckpt_path last, choose another "
-                "folder with --trainer.default_root_dir, or remove it"
-            )
-        if config.trainer.logger in (None, True):
-            where = {"save_dir": str(root), "name": "", "version": "", "default_hp_metric": False}
-            config.trainer.logger = {"class_path": "pytorch_lightning.loggers.TensorBoardLogger", "init_args": where}
-        config.weights_only = True  # explicit: wins over the environment, which may allow code in checkpoints
-        if config.ckpt_path not in (None, "last", "best", "hpc"):
-            load_checkpoint(config.ckpt_path)  # for its errors: Lightning's are tracebacks
-        for checkpoint in (config.best, config.last):
-            checkpoint.dirpath = checkpoint.dirpath or str(root / "checkpoints")
-        filename = "config.yaml" if fit else f"{self.subcommand}.yaml"
-        self.save_config_kwargs = {"overwrite": True, "config_filename": filename}
-
-
-def main(args: list[str] | None = None) -> CLI:
-    """Run the command line; raises what goes wrong (`run` turns it into a message and a status)."""
-    kwargs: dict[str, Any] = {name: {"default_config_files": [str(BASE)]} for name in CLI.subcommands()}
-    for parser in (kwargs, *list(kwargs.values())):
-        parser["exit_on_error"] = False
-    return CLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        parser_kwargs=kwargs,
-        seed_everything_default=0,
-        args=args,
+try:
+    from adversarial_lightning.cli import (
+        main,
+        train,  # noqa: F401  (is everything installed?)
     )
-
-
-def run() -> None:
-    """The command: a user's mistake becomes one paragraph and status 2, SIGTERM status 143, after a checkpoint."""
-    try:
-        sys.exit(exits(main))
-    except SIGTERMException:
-        sys.exit(143)
-
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}. Install the project first: make install, then .venv/bin/python train.py ...")
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

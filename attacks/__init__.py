@@ -1,43 +1,43 @@
 """What a model must withstand: ``x_adv = attack(model, x, y, noise)``. This file is the catalogue."""
 
-from attacks.apgd import APGD
-from attacks.autoattack import AutoAttack
-from attacks.base import Attack, guard
-from attacks.boundary import Boundary
-from attacks.bypass import BPDA, GrayBox
-from attacks.checks import check_images
-from attacks.choose import choose_step_size
-from attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
-from attacks.corruptions import GaussianNoise, SaltAndPepper
-from attacks.cw import CW, CWLinf
-from attacks.daa import DAA
-from attacks.ddn import DDN
-from attacks.deepfool import DeepFool
-from attacks.detector_apgd import DetectorAwareAPGD
-from attacks.detector_pgd import DetectorAwarePGD
-from attacks.ead import EAD
-from attacks.fab import FAB
-from attacks.feature_adversary import FeatureAdversary
-from attacks.fgsm import FGSM
-from attacks.fmn import FMN
-from attacks.high_confidence import HighConfidence
-from attacks.hop_skip_jump import HopSkipJump
-from attacks.joint import Joint
-from attacks.jsma import JSMA
-from attacks.langevin import Langevin
-from attacks.logit_eot import LogitEOT
-from attacks.noise import Noise, drawing
-from attacks.one_pixel import OnePixel
-from attacks.pdpgd import PDGD, PDPGD
-from attacks.pgd import PGD
-from attacks.radius import Radius
-from attacks.rays import RayS
-from attacks.reconstruction_pgd import ReconstructionPGD
-from attacks.salt_pepper_search import SaltAndPepperSearch
-from attacks.sparsefool import SparseFool
-from attacks.square import Square
-from attacks.targeted import Targeted
-from attacks.transfer import Surrogate, Transfer
+from adversarial_lightning.attacks.apgd import APGD
+from adversarial_lightning.attacks.autoattack import AutoAttack
+from adversarial_lightning.attacks.base import Attack, guard
+from adversarial_lightning.attacks.boundary import Boundary
+from adversarial_lightning.attacks.bypass import BPDA, GrayBox
+from adversarial_lightning.attacks.checks import check_images
+from adversarial_lightning.attacks.choose import choose_step_size
+from adversarial_lightning.attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
+from adversarial_lightning.attacks.corruptions import GaussianNoise, SaltAndPepper
+from adversarial_lightning.attacks.cw import CW, CWLinf
+from adversarial_lightning.attacks.daa import DAA
+from adversarial_lightning.attacks.ddn import DDN
+from adversarial_lightning.attacks.deepfool import DeepFool
+from adversarial_lightning.attacks.detector_apgd import DetectorAwareAPGD
+from adversarial_lightning.attacks.detector_pgd import DetectorAwarePGD
+from adversarial_lightning.attacks.ead import EAD
+from adversarial_lightning.attacks.fab import FAB
+from adversarial_lightning.attacks.feature_adversary import FeatureAdversary
+from adversarial_lightning.attacks.fgsm import FGSM
+from adversarial_lightning.attacks.fmn import FMN
+from adversarial_lightning.attacks.high_confidence import HighConfidence
+from adversarial_lightning.attacks.hop_skip_jump import HopSkipJump
+from adversarial_lightning.attacks.joint import Joint
+from adversarial_lightning.attacks.jsma import JSMA
+from adversarial_lightning.attacks.langevin import Langevin
+from adversarial_lightning.attacks.logit_eot import LogitEOT
+from adversarial_lightning.attacks.noise import Noise, drawing
+from adversarial_lightning.attacks.one_pixel import OnePixel
+from adversarial_lightning.attacks.pdpgd import PDGD, PDPGD
+from adversarial_lightning.attacks.pgd import PGD
+from adversarial_lightning.attacks.radius import Radius
+from adversarial_lightning.attacks.rays import RayS
+from adversarial_lightning.attacks.reconstruction_pgd import ReconstructionPGD
+from adversarial_lightning.attacks.salt_pepper_search import SaltAndPepperSearch
+from adversarial_lightning.attacks.sparsefool import SparseFool
+from adversarial_lightning.attacks.square import Square
+from adversarial_lightning.attacks.targeted import Targeted
+from adversarial_lightning.attacks.transfer import Surrogate, Transfer
 
 __all__ = [
     "APGD",

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from adversarial_lightning.attacks.base import Attack
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.closest import fools
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, NormName, column, project_l1_box
+from adversarial_lightning.attacks.objectives import OBJECTIVES, dlr_targeted
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.base import Attack
-from attacks.checks import at_least, check_choices
-from attacks.closest import fools
-from attacks.gradient import input_gradient
-from attacks.noise import Noise
-from attacks.norms import NORMS, NormName, column, project_l1_box
-from attacks.objectives import OBJECTIVES, dlr_targeted
-from attacks.radius import Radius
 
 Look = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 

@@ -4,19 +4,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from adversarial_lightning.attacks.apgd import APGD
+from adversarial_lightning.attacks.base import Attack
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.closest import fools
+from adversarial_lightning.attacks.fab import FAB
+from adversarial_lightning.attacks.noise import Noise, drawing
+from adversarial_lightning.attacks.norms import NORMS, NormName, column
+from adversarial_lightning.attacks.objectives import margin
+from adversarial_lightning.attacks.radius import Radius
+from adversarial_lightning.attacks.square import Square
+from adversarial_lightning.attacks.targeted import Targeted
 from torch import Tensor, nn
-
-from attacks.apgd import APGD
-from attacks.base import Attack
-from attacks.checks import at_least, check_choices
-from attacks.closest import fools
-from attacks.fab import FAB
-from attacks.noise import Noise, drawing
-from attacks.norms import NORMS, NormName, column
-from attacks.objectives import margin
-from attacks.radius import Radius
-from attacks.square import Square
-from attacks.targeted import Targeted
 
 
 @dataclass(frozen=True)

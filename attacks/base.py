@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from typing import ClassVar, Literal
 
 import torch
+from adversarial_lightning.attacks.checks import check_images, checked_logits
+from adversarial_lightning.attacks.noise import Noise, drawing
 from torch import Tensor, nn
-
-from attacks.checks import check_images, checked_logits
-from attacks.noise import Noise, drawing
 
 
 @contextmanager

@@ -5,12 +5,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from adversarial_lightning.attacks.base import Attack, guard
+from adversarial_lightning.attacks.compose import threat
+from adversarial_lightning.attacks.noise import Noise, drawing
+from adversarial_lightning.attacks.norms import distance
 from torch import Tensor, nn
-
-from attacks.base import Attack, guard
-from attacks.compose import threat
-from attacks.noise import Noise, drawing
-from attacks.norms import distance
 
 A = TypeVar("A", bound=Attack)
 GRID = (0.01, 0.05, 0.1, 0.5, 1.0)

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 
 import torch
+from adversarial_lightning.attacks.eot import stochastic
+from adversarial_lightning.attacks.norms import column
 from torch import Tensor, nn
-
-from attacks.eot import stochastic
-from attacks.norms import column
 
 LOOKS = 10  # draws by whose majority a stochastic model is said to be wrong
 

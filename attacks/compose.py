@@ -5,16 +5,15 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, get_args
 
 import torch
+from adversarial_lightning.attacks.base import Attack, Kind, Knowledge
+from adversarial_lightning.attacks.checks import at_least
+from adversarial_lightning.attacks.closest import LOOKS, fools
+from adversarial_lightning.attacks.eot import stochastic
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import column, distance
+from adversarial_lightning.attacks.objectives import ce, margin
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind, Knowledge
-from attacks.checks import at_least
-from attacks.closest import LOOKS, fools
-from attacks.eot import stochastic
-from attacks.noise import Noise
-from attacks.norms import column, distance
-from attacks.objectives import ce, margin
-from attacks.radius import Radius
 
 
 def threat(attack: Attack) -> tuple[str | None, float | None]:

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from adversarial_lightning.attacks.base import Attack, Kind, Knowledge
+from adversarial_lightning.attacks.checks import at_least
+from adversarial_lightning.attacks.noise import Noise
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind, Knowledge
-from attacks.checks import at_least
-from attacks.noise import Noise
 
 
 @dataclass(frozen=True)

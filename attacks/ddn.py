@@ -4,16 +4,15 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from adversarial_lightning.attacks.base import Attack, Kind
+from adversarial_lightning.attacks.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.closest import Closest
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, column
+from adversarial_lightning.attacks.objectives import OBJECTIVES
+from adversarial_lightning.attacks.queries import gradient_and_logits
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn, no_grad, where
-
-from attacks.base import Attack, Kind
-from attacks.checks import at_least, between, check_choices
-from attacks.closest import Closest
-from attacks.noise import Noise
-from attacks.norms import NORMS, column
-from attacks.objectives import OBJECTIVES
-from attacks.queries import gradient_and_logits
-from attacks.radius import Radius
 
 
 @dataclass(frozen=True)

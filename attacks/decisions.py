@@ -10,13 +10,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from adversarial_lightning.attacks.checks import at_least
+from adversarial_lightning.attacks.closest import Closest
+from adversarial_lightning.attacks.eot import stochastic
+from adversarial_lightning.attacks.noise import Noise, drawing
+from adversarial_lightning.attacks.norms import NORMS, column
 from torch import Tensor, nn
-
-from attacks.checks import at_least
-from attacks.closest import Closest
-from attacks.eot import stochastic
-from attacks.noise import Noise, drawing
-from attacks.norms import NORMS, column
 
 
 class Majority(nn.Module):

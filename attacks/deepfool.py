@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from adversarial_lightning.attacks.base import Attack, Kind
+from adversarial_lightning.attacks.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.closest import Closest, fools
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, column
+from adversarial_lightning.attacks.objectives import margin
+from adversarial_lightning.attacks.queries import jacobian
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind
-from attacks.checks import at_least, between, check_choices
-from attacks.closest import Closest, fools
-from attacks.noise import Noise
-from attacks.norms import NORMS, column
-from attacks.objectives import margin
-from attacks.queries import jacobian
-from attacks.radius import Radius
 
 _NUDGE = 1e-4  # added to every step (in its norm): a row on the boundary would otherwise stay there
 

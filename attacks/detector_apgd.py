@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 
 import torch
+from adversarial_lightning.attacks.apgd import APGD
+from adversarial_lightning.attacks.base import Attack
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.detector_pgd import classify, score_gradient, watching
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NormName, column
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.apgd import APGD
-from attacks.base import Attack
-from attacks.checks import at_least, check_choices
-from attacks.detector_pgd import classify, score_gradient, watching
-from attacks.noise import Noise
-from attacks.norms import NormName, column
-from attacks.radius import Radius
 
 _NO_NUMBER = 1e3  # how far over the threshold a score counts that is none: dear, but the margin is still seen beside it
 

@@ -4,17 +4,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from adversarial_lightning.attacks.base import Attack
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.closest import fools
+from adversarial_lightning.attacks.eot import part
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, NormName, column
+from adversarial_lightning.attacks.objectives import OBJECTIVES, ObjectiveName, margin
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.base import Attack
-from attacks.checks import at_least, check_choices
-from attacks.closest import fools
-from attacks.eot import part
-from attacks.gradient import input_gradient
-from attacks.noise import Noise
-from attacks.norms import NORMS, NormName, column
-from attacks.objectives import OBJECTIVES, ObjectiveName, margin
-from attacks.radius import Radius
 
 
 def without(a: Tensor, b: Tensor) -> Tensor:

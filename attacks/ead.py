@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from adversarial_lightning.attacks.base import Attack, Kind
+from adversarial_lightning.attacks.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.closest import Closest
+from adversarial_lightning.attacks.cw import ConstSearch, hinge
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, column
+from adversarial_lightning.attacks.queries import gradient_and_logits
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind
-from attacks.checks import at_least, between, check_choices
-from attacks.closest import Closest
-from attacks.cw import ConstSearch, hinge
-from attacks.noise import Noise
-from attacks.norms import NORMS, column
-from attacks.queries import gradient_and_logits
 
 
 def shrink(z: Tensor, x: Tensor, threshold: float) -> Tensor:

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks.noise import Noise
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-
-from attacks.noise import Noise
 
 
 def part(model: nn.Module, name: str) -> Any:

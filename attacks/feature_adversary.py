@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from adversarial_lightning.attacks.base import Attack
+from adversarial_lightning.attacks.checks import at_least, check_choices, check_images
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, NormName
+from adversarial_lightning.attacks.radius import Radius
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from attacks.base import Attack
-from attacks.checks import at_least, check_choices, check_images
-from attacks.gradient import input_gradient
-from attacks.noise import Noise
-from attacks.norms import NORMS, NormName
-from attacks.radius import Radius
 
 
 class Representation(nn.Module):

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
+from adversarial_lightning.attacks.base import Attack
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, NormName
+from adversarial_lightning.attacks.objectives import OBJECTIVES, ObjectiveName
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.base import Attack
-from attacks.checks import at_least, check_choices
-from attacks.gradient import input_gradient
-from attacks.noise import Noise
-from attacks.norms import NORMS, NormName
-from attacks.objectives import OBJECTIVES, ObjectiveName
-from attacks.radius import Radius
 
 
 @dataclass(frozen=True)

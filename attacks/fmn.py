@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from adversarial_lightning.attacks.base import Attack, Kind
+from adversarial_lightning.attacks.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.closest import Closest
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, column, l0_distance
+from adversarial_lightning.attacks.objectives import margin
+from adversarial_lightning.attacks.queries import gradient_and_logits
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind
-from attacks.checks import at_least, between, check_choices
-from attacks.closest import Closest
-from attacks.noise import Noise
-from attacks.norms import NORMS, column, l0_distance
-from attacks.objectives import margin
-from attacks.queries import gradient_and_logits
-from attacks.radius import Radius
 
 
 def cosine(first: float, last: float, k: int, steps: int) -> float:

@@ -1,10 +1,9 @@
 """The gradient with respect to the input: taken here and nowhere else, so every gradient attack has EOT."""
 
 import torch
+from adversarial_lightning.attacks.eot import side_by_side
+from adversarial_lightning.attacks.objectives import Objective
 from torch import Tensor, nn
-
-from attacks.eot import side_by_side
-from attacks.objectives import Objective
 
 # Values of a batch above which copies of it gain nothing on a CPU: 83 images of MNIST. (benchmarks/malade_chain.py)
 _AT_ONCE = 2**16

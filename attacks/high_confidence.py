@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from adversarial_lightning.attacks.base import Attack, Kind
+from adversarial_lightning.attacks.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.closest import Closest
+from adversarial_lightning.attacks.deepfool import nearest_boundary, rivals
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, column
+from adversarial_lightning.attacks.queries import gradient_and_logits, jacobian
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind
-from attacks.checks import at_least, between, check_choices
-from attacks.closest import Closest
-from attacks.deepfool import nearest_boundary, rivals
-from attacks.noise import Noise
-from attacks.norms import NORMS, column
-from attacks.queries import gradient_and_logits, jacobian
-from attacks.radius import Radius
 
 
 def confidence_step(log_p: Tensor, w: Tensor, confidence: Tensor, max_step: float = math.inf) -> Tensor:

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from adversarial_lightning.attacks.base import Attack
+from adversarial_lightning.attacks.checks import at_least
+from adversarial_lightning.attacks.closest import fools
+from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.detector_pgd import watching
+from adversarial_lightning.attacks.noise import Noise, drawing
 from torch import Tensor, nn
-
-from attacks.base import Attack
-from attacks.checks import at_least
-from attacks.closest import fools
-from attacks.compose import Combination
-from attacks.detector_pgd import watching
-from attacks.noise import Noise, drawing
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from adversarial_lightning.attacks.base import Attack, Kind
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.closest import Closest, fools
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import column, l0_distance
+from adversarial_lightning.attacks.queries import jacobian
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind
-from attacks.checks import at_least, check_choices
-from attacks.closest import Closest, fools
-from attacks.noise import Noise
-from attacks.norms import column, l0_distance
-from attacks.queries import jacobian
-from attacks.radius import Radius
 
 
 def frontier(u: Tensor, v: Tensor) -> Tensor:

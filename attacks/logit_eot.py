@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
+from adversarial_lightning.attacks.base import Attack
+from adversarial_lightning.attacks.checks import at_least
+from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.noise import Noise
 from torch import Tensor, nn
-
-from attacks.base import Attack
-from attacks.checks import at_least
-from attacks.compose import Combination
-from attacks.noise import Noise
 
 
 class MeanLogits(nn.Module):

@@ -7,9 +7,8 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
+from adversarial_lightning.attacks.noise import Noise
 from torch import Tensor
-
-from attacks.noise import Noise
 
 NormName = Literal["linf", "l2", "l1"]
 

@@ -6,13 +6,12 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks.base import Attack, Kind, Knowledge
+from adversarial_lightning.attacks.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.closest import fools
+from adversarial_lightning.attacks.noise import Noise, drawing
 from scipy.optimize import differential_evolution
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind, Knowledge
-from attacks.checks import at_least, between, check_choices
-from attacks.closest import fools
-from attacks.noise import Noise, drawing
 
 
 @dataclass(frozen=True)

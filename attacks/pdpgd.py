@@ -22,16 +22,15 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks.base import Attack, Kind
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.closest import Closest
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, column
+from adversarial_lightning.attacks.objectives import margin
+from adversarial_lightning.attacks.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind
-from attacks.checks import at_least, check_choices
-from attacks.closest import Closest
-from attacks.gradient import input_gradient
-from attacks.noise import Noise
-from attacks.norms import NORMS, column
-from attacks.objectives import margin
-from attacks.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty
 
 FLOOR = math.log(1e-6)  # of the multipliers' logarithms
 PENALTIES: dict[str, Penalty] = {

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.norms import NORMS, column, l0_distance
 from torch import Tensor
-
-from attacks.checks import at_least, check_choices
-from attacks.norms import NORMS, column, l0_distance
 
 
 class Penalty(ABC):

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 
 import torch
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.objectives import Objective
 from torch import Tensor, nn
-
-from attacks.gradient import input_gradient
-from attacks.objectives import Objective
 
 
 def gradient_and_logits(

@@ -15,15 +15,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from adversarial_lightning.attacks.base import Attack, Kind, Knowledge
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.closest import Closest
+from adversarial_lightning.attacks.eot import stochastic
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, distance
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind, Knowledge
-from attacks.checks import at_least, check_choices
-from attacks.closest import Closest
-from attacks.eot import stochastic
-from attacks.noise import Noise
-from attacks.norms import NORMS, distance
-from attacks.radius import Radius
 
 
 def foreign(module: str, package: str) -> Any:

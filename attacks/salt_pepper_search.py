@@ -6,13 +6,12 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
+from adversarial_lightning.attacks.base import Attack, Kind, Knowledge
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.decisions import Decisions, check_budget
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import column, distance
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind, Knowledge
-from attacks.checks import at_least, check_choices
-from attacks.decisions import Decisions, check_budget
-from attacks.noise import Noise
-from attacks.norms import column, distance
 
 
 @dataclass(frozen=True)

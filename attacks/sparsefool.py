@@ -5,16 +5,15 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
+from adversarial_lightning.attacks.base import Attack, Kind
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.closest import Closest
+from adversarial_lightning.attacks.deepfool import DeepFool
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import column, distance
+from adversarial_lightning.attacks.objectives import margin
+from adversarial_lightning.attacks.queries import jacobian
 from torch import Tensor, nn
-
-from attacks.base import Attack, Kind
-from attacks.checks import at_least, check_choices
-from attacks.closest import Closest
-from attacks.deepfool import DeepFool
-from attacks.noise import Noise
-from attacks.norms import column, distance
-from attacks.objectives import margin
-from attacks.queries import jacobian
 
 
 def sparse_step(z: Tensor, normal: Tensor, anchor: Tensor) -> Tensor:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from adversarial_lightning.attacks.base import Attack, Knowledge
+from adversarial_lightning.attacks.checks import at_least, check_choices
+from adversarial_lightning.attacks.noise import Noise, drawing
+from adversarial_lightning.attacks.norms import NORMS, column, project_l1_box
+from adversarial_lightning.attacks.objectives import OBJECTIVES
+from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
-
-from attacks.base import Attack, Knowledge
-from attacks.checks import at_least, check_choices
-from attacks.noise import Noise, drawing
-from attacks.norms import NORMS, column, project_l1_box
-from attacks.objectives import OBJECTIVES
-from attacks.radius import Radius
 
 # Queries of 10,000 after which the share of pixels in a window is halved (section 5.1 of the paper).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

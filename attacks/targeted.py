@@ -4,15 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from adversarial_lightning.attacks.base import Attack
+from adversarial_lightning.attacks.checks import at_least
+from adversarial_lightning.attacks.closest import fools
+from adversarial_lightning.attacks.compose import Combination, threat
+from adversarial_lightning.attacks.noise import Noise, drawing
+from adversarial_lightning.attacks.norms import distance
+from adversarial_lightning.attacks.objectives import margin
 from torch import Tensor, nn
-
-from attacks.base import Attack
-from attacks.checks import at_least
-from attacks.closest import fools
-from attacks.compose import Combination, threat
-from attacks.noise import Noise, drawing
-from attacks.norms import distance
-from attacks.objectives import margin
 
 
 @dataclass(frozen=True)

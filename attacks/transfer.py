@@ -4,10 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from adversarial_lightning.attacks.base import Attack, Knowledge
+from adversarial_lightning.attacks.noise import Noise
 from torch import Tensor, nn
-
-from attacks.base import Attack, Knowledge
-from attacks.noise import Noise
 
 
 class Surrogate(ABC):

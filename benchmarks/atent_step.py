@@ -8,20 +8,14 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import Langevin, Noise
+from adversarial_lightning.lightning_modules import ATENT
+from adversarial_lightning.networks import SmallCNN
+from timing import ratios, table
 from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from timing import ratios, table  # noqa: E402
-
-from attacks import Langevin, Noise  # noqa: E402
-from lightning_modules import ATENT  # noqa: E402
-from networks import SmallCNN  # noqa: E402
 
 
 class Alone:

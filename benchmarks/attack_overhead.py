@@ -6,18 +6,12 @@ torchattacks and adv-lib take part where they can be imported (pip install torch
 """
 
 import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from adversarial_lightning.attacks import PGD, Noise
+from adversarial_lightning.networks import SmallCNN
 from timing import ratios, table
-
-from attacks import PGD, Noise
-from networks import SmallCNN
 
 
 def contestants(batch: int, steps: int) -> dict[str, Callable[[], object]]:

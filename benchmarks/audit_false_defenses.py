@@ -9,28 +9,22 @@ once more by PGD-40 alone, whose failed checks are no false alarms where the oth
 
 import argparse
 import logging
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from adversarial_lightning.attacks import PGD, Attack, Restarts, scale_eps
+from adversarial_lightning.datamodules import MNIST, Digits
+from adversarial_lightning.defenses import obligations
+from adversarial_lightning.evaluation import Campaign
+from adversarial_lightning.evaluation.audit import Check, audit, failed
+from adversarial_lightning.evaluation.checkpoint import load_network
+from adversarial_lightning.evaluation.identity import settle, suite_part
+from adversarial_lightning.evaluation.merge import merge
 from fixtures.false_defenses import EPS, FALSE, HONEST, NAIVE, SUITE, false_defense, honest
-
-from attacks import PGD, Attack, Restarts, scale_eps
-from datamodules import MNIST, Digits
-from defenses import obligations
-from evaluation import Campaign
-from evaluation.audit import Check, audit, failed
-from evaluation.checkpoint import load_network
-from evaluation.identity import settle, suite_part
-from evaluation.merge import merge
+from torch import nn
 
 
 def judge(model: nn.Module, suite: Mapping[str, Attack], data: Any, n: int, level: Any) -> tuple[dict[str, Any], Any]:

@@ -17,16 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from adversarial_lightning.attacks import AutoAttack, Noise, guard
+from adversarial_lightning.datamodules import MNIST
+from adversarial_lightning.evaluation.checkpoint import load_network
+from adversarial_lightning.evaluation.outcome import counting
 from record import record_benchmark
-
-from attacks import AutoAttack, Noise, guard
-from datamodules import MNIST
-from evaluation.checkpoint import load_network
-from evaluation.outcome import counting
+from torch import Tensor, nn
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, labels, numbers of the images -> images
 

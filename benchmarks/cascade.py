@@ -7,22 +7,18 @@ for every image that it fools: what it costs are those that stand, in both modes
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from attacks import APGD, FAB, PGD, Attack, Noise, Square, Targeted, Within
-from datamodules import Digits
-from evaluation import Campaign
-from evaluation.cascade import Mode
-from evaluation.merge import merge
-from networks import MLP
+from adversarial_lightning.attacks import APGD, FAB, PGD, Attack, Noise, Square, Targeted, Within
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.evaluation import Campaign
+from adversarial_lightning.evaluation.cascade import Mode
+from adversarial_lightning.evaluation.merge import merge
+from adversarial_lightning.networks import MLP
 
 
 def robust_network(eps: float) -> MLP:

@@ -13,24 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from adversarial_lightning.attacks import PGD, Noise
+from adversarial_lightning.datamodules import ImageNet
+from adversarial_lightning.datamodules.augment import crop_and_flip
+from adversarial_lightning.datamodules.cache import cached
+from adversarial_lightning.datamodules.imagenet import wnids
+from adversarial_lightning.datamodules.images import TensorImages, as_float, ready
+from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader
+from adversarial_lightning.networks import SmallCNN
 from PIL import Image
+from timing import ratios
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import v2
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from timing import ratios
-
-from attacks import PGD, Noise
-from datamodules import ImageNet
-from datamodules.augment import crop_and_flip
-from datamodules.cache import cached
-from datamodules.imagenet import wnids
-from datamodules.images import TensorImages, as_float, ready
-from datamodules.samplers import EpochShuffle, ResumableLoader
-from networks import SmallCNN
 
 BATCH = 128
 

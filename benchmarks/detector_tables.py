@@ -11,7 +11,6 @@ images that were right before and wrong after. The joint attack aims at the thre
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,16 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from record import record_benchmark  # noqa: E402
-
-import datamodules  # noqa: E402
-from attacks import (  # noqa: E402
+from adversarial_lightning.attacks import (
     CW,
     FGSM,
     PGD,
@@ -40,12 +30,17 @@ from attacks import (  # noqa: E402
     Noise,
     Within,
 )
-from detectors import LID, ERDetector, FittedDetector, Guarded, KernelDensity, set_one, set_two  # noqa: E402
-from detectors.fitting import features, versions_of  # noqa: E402
-from evaluation import build, catalogue, load_network  # noqa: E402
-from evaluation.detection import auroc, criteria, flagged, score_images, threshold  # noqa: E402
-from evaluation.statistics import wilson  # noqa: E402
-from networks.features import bends  # noqa: E402
+from adversarial_lightning.detectors import LID, ERDetector, FittedDetector, Guarded, KernelDensity, set_one, set_two
+from adversarial_lightning.detectors.fitting import features, versions_of
+from adversarial_lightning.evaluation import build, catalogue, load_network
+from adversarial_lightning.evaluation.detection import auroc, criteria, flagged, score_images, threshold
+from adversarial_lightning.evaluation.statistics import wilson
+from adversarial_lightning.networks.features import bends
+from record import record_benchmark
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adversarial_lightning import datamodules
 
 Versions = dict[str, Any]
 SEED = 0

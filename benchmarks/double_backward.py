@@ -6,24 +6,18 @@ python benchmarks/double_backward.py [--batch 100] [--rounds 5] [--output result
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks import Noise
+from adversarial_lightning.lightning_modules import AdversaryCritic, MarginMaximization
+from adversarial_lightning.lightning_modules.margin_maximization import multiclass_hinge
+from adversarial_lightning.networks import Critic, LeNet5
+from record import record_benchmark
+from timing import ratios, table
 from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from record import record_benchmark  # noqa: E402
-from timing import ratios, table  # noqa: E402
-
-from attacks import Noise  # noqa: E402
-from lightning_modules import AdversaryCritic, MarginMaximization  # noqa: E402
-from lightning_modules.margin_maximization import multiclass_hinge  # noqa: E402
-from networks import Critic, LeNet5  # noqa: E402
 
 
 def saved(run: Callable[[], object]) -> float:

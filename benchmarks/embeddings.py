@@ -9,20 +9,15 @@ version, number, label, prediction, x, y, code) and embeddings.png; --tensorboar
 
 import argparse
 import csv
-import sys
 from pathlib import Path
 
 import torch
+from adversarial_lightning.attacks import PGD, Noise
+from adversarial_lightning.evaluation import build, catalogue, load_network
+from adversarial_lightning.evaluation.report.views import draw_embeddings, encode, flatten
+from pictures import keep
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from pictures import keep  # noqa: E402
-
-import datamodules  # noqa: E402
-from attacks import PGD, Noise  # noqa: E402
-from evaluation import build, catalogue, load_network  # noqa: E402
-from evaluation.report.views import draw_embeddings, encode, flatten  # noqa: E402
+from adversarial_lightning import datamodules
 
 
 def main() -> None:

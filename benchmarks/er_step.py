@@ -4,23 +4,16 @@ python benchmarks/er_step.py [--width 32] [--batch 100] [--steps 10] [--rounds 7
 """
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import PGD, Noise
+from adversarial_lightning.lightning_modules import ERClassifier
+from adversarial_lightning.networks import ERNet
+from small import alone
+from timing import ratios, table
 from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from small import alone  # noqa: E402
-from timing import ratios, table  # noqa: E402
-
-from attacks import PGD, Noise  # noqa: E402
-from lightning_modules import ERClassifier  # noqa: E402
-from networks import ERNet  # noqa: E402
 
 
 def contest(attack: PGD | None, options: Any) -> dict[str, Any]:

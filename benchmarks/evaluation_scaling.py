@@ -8,7 +8,6 @@ Targets: >= 1.8x and <= 3 %.
 
 import argparse
 import multiprocessing
-import sys
 import tempfile
 import time
 from multiprocessing.synchronize import Barrier
@@ -16,15 +15,12 @@ from pathlib import Path
 from statistics import median
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from attacks import PGD
-from datamodules.images import TensorImages
-from evaluation import Campaign, evaluate_batch
-from evaluation.ledger import Ledger
-from evaluation.processes import Place
-from networks import SmallCNN
+from adversarial_lightning.attacks import PGD
+from adversarial_lightning.datamodules.images import TensorImages
+from adversarial_lightning.evaluation import Campaign, evaluate_batch
+from adversarial_lightning.evaluation.ledger import Ledger
+from adversarial_lightning.evaluation.processes import Place
+from adversarial_lightning.networks import SmallCNN
 
 BATCH = 64
 

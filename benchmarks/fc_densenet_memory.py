@@ -11,16 +11,11 @@ import argparse
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from attacks import Noise  # noqa: E402
-from lightning_modules import DenoisingAutoencoder  # noqa: E402
-from networks import FCDenseNet, TorchvisionClassifier  # noqa: E402
+from adversarial_lightning.attacks import Noise
+from adversarial_lightning.lightning_modules import DenoisingAutoencoder
+from adversarial_lightning.networks import FCDenseNet, TorchvisionClassifier
 
 
 def step(batch: int, variant: int, recompute: bool) -> None:

@@ -7,19 +7,15 @@ Table 10 of the ER-Classifier paper has MNIST 13, CIFAR10 17, STL10 20, Tiny Ima
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Literal
 
 import torch
 import yaml
+from adversarial_lightning.evaluation import build, catalogue
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import datamodules  # noqa: E402
-from evaluation import build, catalogue  # noqa: E402
+from adversarial_lightning import datamodules
 
 
 def intrinsic_dimension(

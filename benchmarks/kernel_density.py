@@ -11,16 +11,11 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from detectors import LID  # noqa: E402
-from detectors.density import log_density  # noqa: E402
-from networks import ERBaseline  # noqa: E402
+from adversarial_lightning.detectors import LID
+from adversarial_lightning.detectors.density import log_density
+from adversarial_lightning.networks import ERBaseline
 
 
 def peak() -> int:

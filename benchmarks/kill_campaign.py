@@ -26,16 +26,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import yaml
+from adversarial_lightning.attacks import Attack, Noise
+from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.datamodules import Digits, ImageFolder
+from adversarial_lightning.evaluation import describe
+from adversarial_lightning.networks import MLP
 from PIL import Image
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from attacks import Attack, Noise
-from attacks.compose import Combination
-from datamodules import Digits, ImageFolder
-from evaluation import describe
-from networks import MLP
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH, LOG = 25, "KILL_CAMPAIGN_LOG"

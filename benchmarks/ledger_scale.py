@@ -8,7 +8,6 @@ Targets: merge and report of 1,000,000 rows in 60 s and 2 GB.
 import argparse
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,13 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from attacks import DDN, PGD, Attack
-from evaluation import Campaign, Outcome, write_report
-from evaluation.ledger import Effort, Ledger
-from evaluation.merge import merge
+from adversarial_lightning.attacks import DDN, PGD, Attack
+from adversarial_lightning.evaluation import Campaign, Outcome, write_report
+from adversarial_lightning.evaluation.ledger import Effort, Ledger
+from adversarial_lightning.evaluation.merge import merge
 
 RANKS, BATCH = 8, 128
 

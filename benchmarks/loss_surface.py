@@ -9,21 +9,16 @@ gradient. Writes loss_surface.json, then loss_surface.png: a row a model, a colu
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks import Noise
+from adversarial_lightning.evaluation import build, catalogue, load_network
+from adversarial_lightning.evaluation.report.views import draw_surfaces, rademacher, surface
+from pictures import keep
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from pictures import keep  # noqa: E402
-
-import datamodules  # noqa: E402
-from attacks import Noise  # noqa: E402
-from evaluation import build, catalogue, load_network  # noqa: E402
-from evaluation.report.views import draw_surfaces, rademacher, surface  # noqa: E402
+from adversarial_lightning import datamodules
 
 
 def main() -> None:

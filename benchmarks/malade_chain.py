@@ -9,22 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from timing import ratios, table  # noqa: E402
-
-from attacks import Noise, drawing, guard  # noqa: E402
-from attacks.eot import straight_through  # noqa: E402
-from attacks.gradient import input_gradient  # noqa: E402
-from attacks.objectives import ce  # noqa: E402
-from defenses import MALA, Purified  # noqa: E402
-from networks import ConvAutoencoder, Denoiser, MadryCNN  # noqa: E402
+from adversarial_lightning.attacks import Noise, drawing, guard
+from adversarial_lightning.attacks.eot import straight_through
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.objectives import ce
+from adversarial_lightning.defenses import MALA, Purified
+from adversarial_lightning.networks import ConvAutoencoder, Denoiser, MadryCNN
+from timing import ratios, table
 
 
 def setting(batch: int, steps: int, noise_std: float = 0.05) -> tuple[Purified, torch.Tensor, torch.Tensor]:
@@ -41,7 +35,7 @@ def gradient(batch: int, steps: int, samples: int, bpda: bool, at_once: int) -> 
     def run() -> None:
         way = straight_through(model.purifier) if bpda else nullcontext()
         draws = drawing(model, Noise.keyed(0, torch.arange(batch)))
-        with guard(model), draws, way, patch("attacks.gradient._AT_ONCE", at_once):
+        with guard(model), draws, way, patch("adversarial_lightning.attacks.gradient._AT_ONCE", at_once):
             input_gradient(model, x, y, ce, samples)
 
     return run

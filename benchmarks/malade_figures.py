@@ -16,7 +16,6 @@ sDAE for it. Runs of more panels into one folder add up.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,23 +23,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from adversarial_lightning.attacks import (
+    BPDA,
+    EAD,
+    PGD,
+    Boundary,
+    DetectorAwarePGD,
+    GrayBox,
+    Noise,
+    ReconstructionPGD,
+    drawing,
+)
+from adversarial_lightning.attacks.corruptions import SaltAndPepper
+from adversarial_lightning.attacks.norms import distances
+from adversarial_lightning.defenses import MALA, MALADE, Magnet, Purified
+from adversarial_lightning.detectors import Guarded, ScoreNorm
+from adversarial_lightning.evaluation import build, catalogue, load_network
+from adversarial_lightning.evaluation.detection import auroc, flagged, score_images, threshold
+from adversarial_lightning.evaluation.outcome import predict
+from malade_pictures import draw
+from record import record_benchmark
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from malade_pictures import draw  # noqa: E402
-from record import record_benchmark  # noqa: E402
-
-import datamodules  # noqa: E402
-from attacks import BPDA, EAD, PGD, Boundary, DetectorAwarePGD, GrayBox, Noise, ReconstructionPGD, drawing  # noqa: E402
-from attacks.corruptions import SaltAndPepper  # noqa: E402
-from attacks.norms import distances  # noqa: E402
-from defenses import MALA, MALADE, Magnet, Purified  # noqa: E402
-from detectors import Guarded, ScoreNorm  # noqa: E402
-from evaluation import build, catalogue, load_network  # noqa: E402
-from evaluation.detection import auroc, flagged, score_images, threshold  # noqa: E402
-from evaluation.outcome import predict  # noqa: E402
+from adversarial_lightning import datamodules
 
 CHAIN = {"step_size": 0.03, "noise_std": 0.0735}
 COLUMNS = [0, 1, 2, 5, 10]  # steps of the chain that C.15 to C.18 show

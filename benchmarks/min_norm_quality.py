@@ -13,7 +13,6 @@ figures on record as min_norm_quality.json and the curves as min_norm_curves.png
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,20 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks import DDN, FAB, FMN, PDGD, PDPGD, Attack, DeepFool, Noise
+from adversarial_lightning.attacks.base import guard
+from adversarial_lightning.attacks.norms import distances
+from adversarial_lightning.datamodules import MNIST
+from adversarial_lightning.evaluation.checkpoint import load_network
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from record import record_benchmark
 from timing import ratios, table
-
-from attacks import DDN, FAB, FMN, PDGD, PDPGD, Attack, DeepFool, Noise
-from attacks.base import guard
-from attacks.norms import distances
-from datamodules import MNIST
-from evaluation.checkpoint import load_network
+from torch import Tensor, nn
 
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
 NORMS = ["linf", "l2", "l1", "l0"]

@@ -15,7 +15,6 @@ one without a defense. Where a control fails, the oracle is unfit and the table 
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,21 +22,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import HighConfidence, Noise, guard
+from adversarial_lightning.attacks.norms import NORMS
+from adversarial_lightning.datamodules import MNIST
+from adversarial_lightning.evaluation.checkpoint import load_network
+from adversarial_lightning.evaluation.merge import wilson
+from adversarial_lightning.networks import MLP, LeNet5, SmallCNN
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 from torch import Tensor, nn
 from torchvision.transforms import v2
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from attacks import HighConfidence, Noise, guard  # noqa: E402
-from attacks.norms import NORMS  # noqa: E402
-from datamodules import MNIST  # noqa: E402
-from evaluation.checkpoint import load_network  # noqa: E402
-from evaluation.merge import wilson  # noqa: E402
-from networks import MLP, LeNet5, SmallCNN  # noqa: E402
 
 SEED = 20_001  # nothing that is evaluated has it
 UNKNOWN = -1

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
+from adversarial_lightning.evaluation.report.figures import Drawn
 from matplotlib.figure import Figure
 from PIL import Image
-
-from evaluation.report.figures import Drawn
 
 
 def keep(figure: Figure, path: Path, tensorboard: Path | None = None) -> None:

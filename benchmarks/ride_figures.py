@@ -13,7 +13,6 @@ BPDA through a complete fresh fit in each of 10 steps of eps / 5, from the image
 import argparse
 import csv
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from adversarial_lightning.attacks import FGSM, PGD, Attack, Noise, drawing
+from adversarial_lightning.defenses import RIDE, Median, Purified, Purifier, TVBregman, TVChambolle
+from adversarial_lightning.evaluation import build, catalogue, load_network
+from adversarial_lightning.evaluation.outcome import defender, predict
+from record import record_benchmark
+from ride_pictures import draw
 from torch import Tensor, nn
 
+from adversarial_lightning import datamodules
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from record import record_benchmark  # noqa: E402
-from ride_pictures import draw  # noqa: E402
-
-import datamodules  # noqa: E402
-from attacks import FGSM, PGD, Attack, Noise, drawing  # noqa: E402
-from defenses import RIDE, Median, Purified, Purifier, TVBregman, TVChambolle  # noqa: E402
-from evaluation import build, catalogue, load_network  # noqa: E402
-from evaluation.outcome import defender, predict  # noqa: E402
-
 SWEEPS: dict[str, tuple[type[Purifier], list[float]]] = {
     "median": (Median, [3, 5, 7, 9, 11]),
     "bregman": (TVBregman, [0.075, 0.125, 0.25, 0.5, 0.75, 1, 2, 5, 10, 20, 50]),

@@ -9,22 +9,16 @@ would take at that rate (140 s on a Titan X there). Images: a folder of class fo
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 import torch
+from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.datamodules import ImageFolder
+from adversarial_lightning.defenses import RIDE, MeanFilter, Median
+from adversarial_lightning.defenses.base import Purifier
+from record import record_benchmark
 from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from record import record_benchmark  # noqa: E402
-
-from attacks import Noise, drawing  # noqa: E402
-from datamodules import ImageFolder  # noqa: E402
-from defenses import RIDE, MeanFilter, Median  # noqa: E402
-from defenses.base import Purifier  # noqa: E402
 
 
 def psnr(a: Tensor, b: Tensor) -> float:

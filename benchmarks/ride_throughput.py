@@ -19,18 +19,13 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.defenses import RIDE, fitting
+from adversarial_lightning.defenses.fitting import Fit
+from adversarial_lightning.evaluation.progress import duration
+from record import record_benchmark
+from timing import ratios, table
 from torch import Tensor, nn
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from record import record_benchmark  # noqa: E402
-from timing import ratios, table  # noqa: E402
-
-from attacks import Noise, drawing  # noqa: E402
-from defenses import RIDE, fitting  # noqa: E402
-from defenses.fitting import Fit  # noqa: E402
-from evaluation.progress import duration  # noqa: E402
 
 NETWORKS: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
     "mnist": ((1, 16, 16, 16, 1), (2, 3), 28),

@@ -11,27 +11,22 @@ classifier's training held out (and chose its checkpoint by) are read, never tes
 """
 
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks import BPDA, PGD, Noise
+from adversarial_lightning.defenses import MALA, MALADE, Purified, obligations
+from adversarial_lightning.evaluation import build, catalogue, load_network
+from adversarial_lightning.evaluation.outcome import predict
+from adversarial_lightning.networks import Denoiser
 from jsonargparse import ArgumentParser
+from record import record_benchmark
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from record import record_benchmark  # noqa: E402
-
-import datamodules  # noqa: E402
-from attacks import BPDA, PGD, Noise  # noqa: E402
-from defenses import MALA, MALADE, Purified, obligations  # noqa: E402
-from evaluation import build, catalogue, load_network  # noqa: E402
-from evaluation.outcome import predict  # noqa: E402
-from networks import Denoiser  # noqa: E402
+from adversarial_lightning import datamodules
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ for the figure itself.
 
 import argparse
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -21,19 +20,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from adversarial_lightning.callbacks import CollapseGuard
+from adversarial_lightning.datamodules import MNIST
+from adversarial_lightning.lightning_modules import Exponential, MarginMaximization
+from adversarial_lightning.networks import MLP, LeNet5
+from record import about
+from thesis_metrics import metrics
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from record import about  # noqa: E402
-from thesis_metrics import metrics  # noqa: E402
-
-from callbacks import CollapseGuard  # noqa: E402
-from datamodules import MNIST  # noqa: E402
-from lightning_modules import Exponential, MarginMaximization  # noqa: E402
-from networks import MLP, LeNet5  # noqa: E402
 
 NETWORKS = {"mlp": partial(MLP, hidden=[1000, 1000, 1000], init="glorot"), "lenet": partial(LeNet5, init="glorot")}
 

@@ -10,7 +10,6 @@ rho of perturbations that may leave [0, 1], its three averages, and attacks on i
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,23 +20,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from adversarial_lightning.attacks import DeepFool, HighConfidence, guard
+from adversarial_lightning.attacks.deepfool import relative_robustness
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.norms import NORMS
+from adversarial_lightning.attacks.objectives import ce
+from adversarial_lightning.evaluation import build, catalogue, load_network
+from adversarial_lightning.evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
+from adversarial_lightning.networks import Whiten
 from scipy.stats import gaussian_kde
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import datamodules  # noqa: E402
-from attacks import DeepFool, HighConfidence, guard  # noqa: E402
-from attacks.deepfool import relative_robustness  # noqa: E402
-from attacks.gradient import input_gradient  # noqa: E402
-from attacks.norms import NORMS  # noqa: E402
-from attacks.objectives import ce  # noqa: E402
-from evaluation import build, catalogue, load_network  # noqa: E402
-from evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid  # noqa: E402
-from networks import Whiten  # noqa: E402
+from adversarial_lightning import datamodules
 
 
 def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: int = 50) -> dict[str, Any]:

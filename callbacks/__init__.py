@@ -1,14 +1,14 @@
 """What happens around the loop. This file is the catalogue."""
 
-from callbacks.adversarial_images import AdversarialImages
-from callbacks.attack_evaluation import AttackEvaluation
-from callbacks.attack_grids import AttackGrids
-from callbacks.collapse_guard import CollapseGuard, TrainingCollapsed
-from callbacks.embedding_prior import EmbeddingPrior
-from callbacks.epsilon_warmup import EpsilonWarmup
-from callbacks.fit_whitening import FitWhitening
-from callbacks.network_pictures import NetworkPictures
-from callbacks.predictions import Predictions
+from adversarial_lightning.callbacks.adversarial_images import AdversarialImages
+from adversarial_lightning.callbacks.attack_evaluation import AttackEvaluation
+from adversarial_lightning.callbacks.attack_grids import AttackGrids
+from adversarial_lightning.callbacks.collapse_guard import CollapseGuard, TrainingCollapsed
+from adversarial_lightning.callbacks.embedding_prior import EmbeddingPrior
+from adversarial_lightning.callbacks.epsilon_warmup import EpsilonWarmup
+from adversarial_lightning.callbacks.fit_whitening import FitWhitening
+from adversarial_lightning.callbacks.network_pictures import NetworkPictures
+from adversarial_lightning.callbacks.predictions import Predictions
 
 __all__ = [
     "AdversarialImages",

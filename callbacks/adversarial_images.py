@@ -4,13 +4,12 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from adversarial_lightning.attacks import Attack, Noise, guard
+from adversarial_lightning.evaluation.report.grids import caption
+from adversarial_lightning.lightning_modules.base import Batch, Classifier, global_seed
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
-
-from attacks import Attack, Noise, guard
-from evaluation.report.grids import caption
-from lightning_modules.base import Batch, Classifier, global_seed
 
 
 def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-
-from lightning_modules.base import Batch
+from adversarial_lightning.lightning_modules.base import Batch
 
 
 class TrainingCollapsed(RuntimeError):

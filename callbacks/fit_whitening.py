@@ -3,9 +3,8 @@
 from typing import cast
 
 import pytorch_lightning as pl
-
-from lightning_modules.base import Classifier
-from networks import Whiten
+from adversarial_lightning.lightning_modules.base import Classifier
+from adversarial_lightning.networks import Whiten
 
 
 class FitWhitening(pl.Callback):

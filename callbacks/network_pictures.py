@@ -2,12 +2,11 @@
 
 import pytorch_lightning as pl
 import torch
+from adversarial_lightning.attacks import Attack, Noise
+from adversarial_lightning.callbacks.due import due
+from adversarial_lightning.evaluation.report.views import views
+from adversarial_lightning.lightning_modules.base import Classifier, global_seed
 from pytorch_lightning.loggers import TensorBoardLogger
-
-from attacks import Attack, Noise
-from callbacks.due import due
-from evaluation.report.views import views
-from lightning_modules.base import Classifier, global_seed
 
 
 class NetworkPictures(pl.Callback):

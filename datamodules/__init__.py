@@ -8,14 +8,14 @@ training images that are functions of (seed, epoch), and loaders that resume in 
 `num_classes`, `image_shape` and `source`; see `digits.py`.
 """
 
-from datamodules.base import ImageData
-from datamodules.cifar import CIFAR10, CIFAR100
-from datamodules.digits import Digits
-from datamodules.image_folder import ImageFolder
-from datamodules.imagenet import NIPS2017, ImageNet
-from datamodules.mnist import MNIST, FashionMNIST
-from datamodules.stl10 import STL10
-from datamodules.tiny_imagenet import TinyImageNet
+from adversarial_lightning.datamodules.base import ImageData
+from adversarial_lightning.datamodules.cifar import CIFAR10, CIFAR100
+from adversarial_lightning.datamodules.digits import Digits
+from adversarial_lightning.datamodules.image_folder import ImageFolder
+from adversarial_lightning.datamodules.imagenet import NIPS2017, ImageNet
+from adversarial_lightning.datamodules.mnist import MNIST, FashionMNIST
+from adversarial_lightning.datamodules.stl10 import STL10
+from adversarial_lightning.datamodules.tiny_imagenet import TinyImageNet
 
 __all__ = [
     "CIFAR10",

@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
+from adversarial_lightning.datamodules.augment import crop_and_flip
+from adversarial_lightning.datamodules.files import FileImages
+from adversarial_lightning.datamodules.images import Batch, IndexedImages, as_float, ready
+from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader, Shard
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
-
-from datamodules.augment import crop_and_flip
-from datamodules.files import FileImages
-from datamodules.images import Batch, IndexedImages, as_float, ready
-from datamodules.samplers import EpochShuffle, ResumableLoader, Shard
 
 Split = Literal["train", "val", "test"]
 

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adversarial_lightning.datamodules import twins
+from adversarial_lightning.datamodules.cache import Pixels
+from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
+from adversarial_lightning.datamodules.published import Part, Published
 from torchvision import datasets
-
-from datamodules import twins
-from datamodules.cache import Pixels
-from datamodules.images import IndexedImages, TensorImages
-from datamodules.published import Part, Published
 
 
 class CIFAR10(Published):

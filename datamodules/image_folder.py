@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from adversarial_lightning.datamodules.archive import SUFFIXES, unpacked
+from adversarial_lightning.datamodules.base import ImageData
+from adversarial_lightning.datamodules.cache import cached, facts, stacked
+from adversarial_lightning.datamodules.files import FileImages
+from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
+from adversarial_lightning.datamodules.twins import image_folder, twin
 from torch import Tensor
 from torchvision import datasets
-
-from datamodules.archive import SUFFIXES, unpacked
-from datamodules.base import ImageData
-from datamodules.cache import cached, facts, stacked
-from datamodules.files import FileImages
-from datamodules.images import IndexedImages, TensorImages
-from datamodules.twins import image_folder, twin
 
 
 class ImageFolder(ImageData):

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from adversarial_lightning.datamodules.archive import SUFFIXES, unpacked
+from adversarial_lightning.datamodules.base import ImageData
+from adversarial_lightning.datamodules.cache import Pixels, cached, facts
+from adversarial_lightning.datamodules.download import digest, fetch
+from adversarial_lightning.datamodules.twins import twin
 from torchvision.datasets.utils import check_integrity
-
-from datamodules.archive import SUFFIXES, unpacked
-from datamodules.base import ImageData
-from datamodules.cache import Pixels, cached, facts
-from datamodules.download import digest, fetch
-from datamodules.twins import twin
 
 Part = Literal["train", "test"]
 

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import torch
-
-from datamodules import twins
-from datamodules.cache import Pixels, stacked
-from datamodules.files import FileImages
-from datamodules.images import IndexedImages, TensorImages
-from datamodules.published import Part, Published
+from adversarial_lightning.datamodules import twins
+from adversarial_lightning.datamodules.cache import Pixels, stacked
+from adversarial_lightning.datamodules.files import FileImages
+from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
+from adversarial_lightning.datamodules.published import Part, Published
 
 
 class TinyImageNet(Published):

@@ -1,12 +1,12 @@
 """What stands in front of a classifier at test time. This file is the catalogue."""
 
-from defenses.base import Purified, Purifier, obligations
-from defenses.filters import JPEG, BitDepth, MeanFilter, Median, RandomQuantizer
-from defenses.magnet import Magnet
-from defenses.malade import MALA, MALADE
-from defenses.ride import RIDE
-from defenses.total_variation import TVBregman, TVChambolle
-from defenses.voting import Voting
+from adversarial_lightning.defenses.base import Purified, Purifier, obligations
+from adversarial_lightning.defenses.filters import JPEG, BitDepth, MeanFilter, Median, RandomQuantizer
+from adversarial_lightning.defenses.magnet import Magnet
+from adversarial_lightning.defenses.malade import MALA, MALADE
+from adversarial_lightning.defenses.ride import RIDE
+from adversarial_lightning.defenses.total_variation import TVBregman, TVChambolle
+from adversarial_lightning.defenses.voting import Voting
 
 __all__ = [
     "JPEG",

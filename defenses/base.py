@@ -4,11 +4,10 @@ from abc import abstractmethod
 from collections.abc import Iterator
 
 import torch
+from adversarial_lightning.attacks.eot import stochastic
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.evaluation.identity import digest_weights
 from torch import Tensor, nn
-
-from attacks.eot import stochastic
-from attacks.noise import Noise
-from evaluation.identity import digest_weights
 
 
 class Purifier(nn.Module):

@@ -6,9 +6,8 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks.noise import Noise
 from torch import Tensor
-
-from attacks.noise import Noise
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
+from adversarial_lightning.attacks.checks import at_least, check_arguments
+from adversarial_lightning.attacks.eot import unroll
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.defenses.base import Purifier
+from adversarial_lightning.evaluation.checkpoint import load_network
+from adversarial_lightning.networks import Denoiser
 from torch import Tensor, nn
-
-from attacks.checks import at_least, check_arguments
-from attacks.eot import unroll
-from attacks.noise import Noise
-from defenses.base import Purifier
-from evaluation.checkpoint import load_network
-from networks import Denoiser
 
 Module = TypeVar("Module", bound="Denoising")
 Clip = Literal["none", "final", "each"]

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.defenses.base import Purifier
+from adversarial_lightning.defenses.fitting import Fit, Recipe
+from adversarial_lightning.defenses.unrolled import unrolled
+from adversarial_lightning.evaluation.progress import Watch
 from torch import Tensor
-
-from attacks.noise import Noise
-from defenses.base import Purifier
-from defenses.fitting import Fit, Recipe
-from defenses.unrolled import unrolled
-from evaluation.progress import Watch
 
 GIB = 2**30
 

@@ -5,11 +5,10 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks.checks import at_least, between
+from adversarial_lightning.defenses.base import Purifier
+from adversarial_lightning.defenses.filters import MeanFilter, refuse_nan
 from torch import Tensor
-
-from attacks.checks import at_least, between
-from defenses.base import Purifier
-from defenses.filters import MeanFilter, refuse_nan
 
 
 class TotalVariation(Purifier):

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.defenses.fitting import Fit, Recipe
 from torch import Tensor
-
-from attacks.noise import Noise
-from defenses.fitting import Fit, Recipe
 
 _BYTES = 2**30  # for the graphs of the images that are differentiated together
 _TINY = 1e-36  # under Adam's root, whose slope would be infinite where a gradient is zero

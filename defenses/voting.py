@@ -3,9 +3,8 @@
 from typing import Literal
 
 import torch
+from adversarial_lightning.attacks.checks import check_arguments
 from torch import Tensor, nn
-
-from attacks.checks import check_arguments
 
 
 class Voting(nn.Module):

@@ -1,14 +1,14 @@
 """What is turned away: detectors of adversarial images, ``score(x) -> (B,)``. This file is the catalogue."""
 
-from detectors.base import Detector, Guarded
-from detectors.er_detector import ERDetector
-from detectors.fitted import FittedDetector
-from detectors.fitting import fit, fit_on, set_one, set_two
-from detectors.kernel_density import KernelDensity
-from detectors.lid import LID
-from detectors.max_probability import MaxProbability
-from detectors.reconstruction_error import ReconstructionError
-from detectors.score_norm import ScoreNorm
+from adversarial_lightning.detectors.base import Detector, Guarded
+from adversarial_lightning.detectors.er_detector import ERDetector
+from adversarial_lightning.detectors.fitted import FittedDetector
+from adversarial_lightning.detectors.fitting import fit, fit_on, set_one, set_two
+from adversarial_lightning.detectors.kernel_density import KernelDensity
+from adversarial_lightning.detectors.lid import LID
+from adversarial_lightning.detectors.max_probability import MaxProbability
+from adversarial_lightning.detectors.reconstruction_error import ReconstructionError
+from adversarial_lightning.detectors.score_norm import ScoreNorm
 
 __all__ = [
     "LID",

@@ -3,13 +3,12 @@
 from typing import Any, Literal
 
 import torch
+from adversarial_lightning.attacks import guard
+from adversarial_lightning.detectors.density import ClassDensities
+from adversarial_lightning.detectors.fitted import FittedDetector
+from adversarial_lightning.detectors.kernel_density import fit_densities, width
+from adversarial_lightning.networks.features import bends, encoder_of, outputs
 from torch import Tensor, nn
-
-from attacks import guard
-from detectors.density import ClassDensities
-from detectors.fitted import FittedDetector
-from detectors.kernel_density import fit_densities, width
-from networks.features import bends, encoder_of, outputs
 
 
 class ERDetector(FittedDetector):

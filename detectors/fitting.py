@@ -4,16 +4,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from adversarial_lightning.attacks import Attack, Noise, drawing, guard, threat
+from adversarial_lightning.attacks.norms import distance
+from adversarial_lightning.detectors.base import Detector
+from adversarial_lightning.detectors.fitted import FittedDetector
+from adversarial_lightning.detectors.lid import CAP, LID
+from adversarial_lightning.detectors.noisy import noisy_twins
+from adversarial_lightning.evaluation.checkpoint import describe
+from adversarial_lightning.evaluation.detection import auroc
 from torch import Tensor, nn
-
-from attacks import Attack, Noise, drawing, guard, threat
-from attacks.norms import distance
-from detectors.base import Detector
-from detectors.fitted import FittedDetector
-from detectors.lid import CAP, LID
-from detectors.noisy import noisy_twins
-from evaluation.checkpoint import describe
-from evaluation.detection import auroc
 
 SHARE = 0.2  # of the test images is set I (Li et al. 2021, section 5)
 

@@ -6,12 +6,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks import Noise, guard
+from adversarial_lightning.detectors.density import ClassDensities
+from adversarial_lightning.detectors.fitted import FittedDetector
+from adversarial_lightning.networks.features import bends, outputs
 from torch import Tensor, nn
-
-from attacks import Noise, guard
-from detectors.density import ClassDensities
-from detectors.fitted import FittedDetector
-from networks.features import bends, outputs
 
 
 def width(sigma: float | None, h: float | None) -> float | None:

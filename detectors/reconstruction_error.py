@@ -2,12 +2,11 @@
 
 from typing import Literal
 
+from adversarial_lightning.defenses.base import check_meant_for
+from adversarial_lightning.defenses.malade import load_denoiser
+from adversarial_lightning.detectors.base import Detector
+from adversarial_lightning.networks import Denoiser
 from torch import Tensor, nn
-
-from defenses.base import check_meant_for
-from defenses.malade import load_denoiser
-from detectors.base import Detector
-from networks import Denoiser
 
 
 class ReconstructionError(Detector):

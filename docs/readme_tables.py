@@ -12,17 +12,19 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from adversarial_lightning.attacks import Attack
+from adversarial_lightning.evaluation.checkpoint import catalogue
+from adversarial_lightning.evaluation.report.words import table
+
+import adversarial_lightning
+from adversarial_lightning import (
+    attacks,
+    datamodules,
+    defenses,
+    lightning_modules,
+)
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import attacks  # noqa: E402
-import datamodules  # noqa: E402
-import defenses  # noqa: E402
-import lightning_modules  # noqa: E402
-from attacks import Attack  # noqa: E402
-from evaluation.checkpoint import catalogue  # noqa: E402
-from evaluation.report.words import table  # noqa: E402
-
 RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiments"
 
 
@@ -42,8 +44,8 @@ def named(path: Path, room: str) -> str:
     text, key = path.read_text(), {"lightning_modules": "model", "datamodules": "data"}[room]
     for fragment in re.findall(rf"^{key}: \.\./(\S+)", text, re.M):
         text += (ROOT / "configs" / fragment).read_text()
-    found = re.search(rf"class_path: {room}\.(\w+)\n", text)
-    return found[1] if found else ""
+    listed = getattr(adversarial_lightning, room).__all__
+    return next((name for name in re.findall(r"class_path: (\w+)\n", text) if name in listed), "")
 
 
 def used_in(cls: type, room: str) -> str:

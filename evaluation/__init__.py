@@ -1,9 +1,9 @@
 """What the outcomes say: per-sample records, ledgers, worst cases, reports. Nothing here imports defenses or data."""
 
-from evaluation.campaign import Campaign
-from evaluation.checkpoint import build, catalogue, describe, load_network
-from evaluation.outcome import Outcome, evaluate_batch, robust
-from evaluation.report import write_comparison, write_report
+from adversarial_lightning.evaluation.campaign import Campaign
+from adversarial_lightning.evaluation.checkpoint import build, catalogue, describe, load_network
+from adversarial_lightning.evaluation.outcome import Outcome, evaluate_batch, robust
+from adversarial_lightning.evaluation.report import write_comparison, write_report
 
 __all__ = [
     "Campaign",

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from adversarial_lightning.attacks import Attack
+from adversarial_lightning.evaluation.cascade import CLEAN, MOST_DRAWS, Cascade, Mode, Unit, units
+from adversarial_lightning.evaluation.haste import Around
+from adversarial_lightning.evaluation.ledger import Columns, Ledger, table
+from adversarial_lightning.evaluation.outcome import Outcome
+from adversarial_lightning.evaluation.processes import Place, Tell
+from adversarial_lightning.evaluation.share import Share
 from torch import nn
-
-from attacks import Attack
-from evaluation.cascade import CLEAN, MOST_DRAWS, Cascade, Mode, Unit, units
-from evaluation.haste import Around
-from evaluation.ledger import Columns, Ledger, table
-from evaluation.outcome import Outcome
-from evaluation.processes import Place, Tell
-from evaluation.share import Share
 
 Foretell = Callable[[float], None]  # seconds that this run will take from its start to its end
 

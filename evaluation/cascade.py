@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from adversarial_lightning.attacks import Attack, Restarts, threat
+from adversarial_lightning.evaluation.ledger import Columns
 from numpy.typing import NDArray
-
-from attacks import Attack, Restarts, threat
-from evaluation.ledger import Columns
 
 CLEAN = "clean"  # the name of the rows without an attack
 MOST_DRAWS = 62  # as many bits as fit beside the vote

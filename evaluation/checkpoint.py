@@ -15,12 +15,13 @@ from types import ModuleType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
+from adversarial_lightning.attacks import guard
 from torch import nn
 
-import networks
-from attacks import guard
+from adversarial_lightning import networks
 
 Spec = dict[str, Any]
+PACKAGE = "adversarial_lightning"
 
 
 def catalogue(room: ModuleType) -> list[type]:
@@ -51,13 +52,13 @@ def describe(obj: object) -> Spec:
     ``build(describe(obj), classes)`` is the inverse. Raises ValueError where an attribute is missing or no plain value.
     """
     cls = type(obj)
-    room = cls.__module__.partition(".")[0]
-    listed = getattr(sys.modules.get(room), cls.__name__, None) is cls
+    room = room_of(cls)
+    listed = getattr(sys.modules.get(f"{PACKAGE}.{room}"), cls.__name__, None) is cls
     try:
         parameters = list(inspect.signature(cls).parameters.values())
         if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY) for p in parameters):
             raise ValueError("its constructor takes arguments without names")
-        if room in ("builtins", "functools"):
+        if cls.__module__ in ("builtins", "functools"):
             raise ValueError("it is a function")
         init_args = {p.name: plain(getattr(obj, p.name)) for p in parameters}
     except (AttributeError, TypeError, ValueError) as error:
@@ -68,16 +69,27 @@ def describe(obj: object) -> Spec:
 def build(spec: object, classes: Iterable[type]) -> Any:
     """The object that `spec` describes, made of `classes` only.
 
-    `class_path` may be a class's room and name (``networks.SmallCNN``) or its full path. Raises ValueError, before
-    anything is imported or called, for every other name, for unknown arguments and for values that do not fit the
-    constructor's annotations: a string is never a module and nothing is a Callable.
+    `class_path` may be a class's room and name (``networks.SmallCNN``, which is what checkpoints record) or its full
+    path. Raises ValueError, before anything is imported or called, for every other name, for unknown arguments and for
+    values that do not fit the constructor's annotations: a string is never a module and nothing is a Callable.
     """
-    known = {path: cls for cls in classes for path in (_short(cls), f"{cls.__module__}.{cls.__qualname__}")}
+    known = {}
+    for cls in classes:
+        known[_short(cls)] = known[f"{cls.__module__}.{cls.__qualname__}"] = cls
+        if room := room_of(cls):
+            known[f"{PACKAGE}.{room}.{cls.__name__}"] = cls
     return _build(spec, known)
 
 
+def room_of(cls: type) -> str:
+    """The room (attacks, networks, ...) that a class of this project belongs to, "" for all others."""
+    package, _, rest = cls.__module__.partition(".")
+    return rest.partition(".")[0] if package == PACKAGE else ""
+
+
 def _short(cls: type) -> str:
-    return f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
+    """A class's room and name, such as ``networks.SmallCNN``; of others' classes the first part of their module."""
+    return f"{room_of(cls) or cls.__module__.partition('.')[0]}.{cls.__name__}"
 
 
 def _build(spec: object, known: Mapping[str, type]) -> Any:

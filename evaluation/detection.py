@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from adversarial_lightning.evaluation.cascade import Flags
+from adversarial_lightning.evaluation.identity import write_whole
+from adversarial_lightning.evaluation.ledger import Columns
+from adversarial_lightning.evaluation.outcome import defender, suspicion
 from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
-
-from evaluation.cascade import Flags
-from evaluation.identity import write_whole
-from evaluation.ledger import Columns
-from evaluation.outcome import defender, suspicion
 
 Scores = NDArray[np.float64]
 LEVELS = (0.0, 0.01, 0.05, 0.1)  # false positive rates of every report

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks import Attack
+from adversarial_lightning.evaluation.checkpoint import Spec, describe
 from filelock import FileLock
 from torch import nn
-
-from attacks import Attack
-from evaluation.checkpoint import Spec, describe
 
 # Settings of a data module that do not choose test images, or only say where they lie: the fingerprint knows them.
 _LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download", "cache")

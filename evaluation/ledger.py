@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from adversarial_lightning.evaluation.identity import writing
+from adversarial_lightning.evaluation.locks import claimed, ledgers
+from adversarial_lightning.evaluation.outcome import Outcome
 from numpy.typing import NDArray
-
-from evaluation.identity import writing
-from evaluation.locks import claimed, ledgers
-from evaluation.outcome import Outcome
 
 
 @dataclass

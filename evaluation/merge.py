@@ -4,15 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-from attacks import Attack, members, threat
-from evaluation.campaign import Campaign
-from evaluation.cascade import CLEAN, Cascade, Fate, Flags, Unit, outside, standing, threat_models
-from evaluation.detection import LEVELS, account, calibrated, closest_calls, flagged, threshold
-from evaluation.identity import suite_part
-from evaluation.ledger import Columns, efforts
-from evaluation.outcome import PROBABILITIES
-from evaluation.statistics import Results, accuracy, cost, number, shortest, sweeps, wilson
+from adversarial_lightning.attacks import Attack, members, threat
+from adversarial_lightning.evaluation.campaign import Campaign
+from adversarial_lightning.evaluation.cascade import CLEAN, Cascade, Fate, Flags, Unit, outside, standing, threat_models
+from adversarial_lightning.evaluation.detection import LEVELS, account, calibrated, closest_calls, flagged, threshold
+from adversarial_lightning.evaluation.identity import suite_part
+from adversarial_lightning.evaluation.ledger import Columns, efforts
+from adversarial_lightning.evaluation.outcome import PROBABILITIES
+from adversarial_lightning.evaluation.statistics import Results, accuracy, cost, number, shortest, sweeps, wilson
 
 Refused = dict[tuple[str, float], str]  # why a threat model (norm, eps) gets no headline
 

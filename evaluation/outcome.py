@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks import Attack, Noise, check_images, drawing, guard
+from adversarial_lightning.attacks.norms import distance, distances
+from adversarial_lightning.evaluation.haste import Around
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
-
-from attacks import Attack, Noise, check_images, drawing, guard
-from attacks.norms import distance, distances
-from evaluation.haste import Around
 
 
 @dataclass(frozen=True, slots=True)

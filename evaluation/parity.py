@@ -3,10 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
+from adversarial_lightning.evaluation.campaign import Campaign
+from adversarial_lightning.evaluation.cascade import CLEAN, Fate, standing, threat_models
 from torch import nn
-
-from evaluation.campaign import Campaign
-from evaluation.cascade import CLEAN, Fate, standing, threat_models
 
 _SAMPLES = 128
 _LIMIT = 0.01  # of these samples may stand only because the attack was hastened

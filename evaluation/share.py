@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from adversarial_lightning.evaluation.cascade import CLEAN, Flags, Unit
+from adversarial_lightning.evaluation.haste import Around
+from adversarial_lightning.evaluation.identity import code
+from adversarial_lightning.evaluation.ledger import Columns, Effort, Ledger, columns
+from adversarial_lightning.evaluation.meter import Meter
+from adversarial_lightning.evaluation.outcome import PROBABILITIES, defender, evaluate_batch, gives_probabilities
+from adversarial_lightning.evaluation.processes import Place, Tell
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from evaluation.cascade import CLEAN, Flags, Unit
-from evaluation.haste import Around
-from evaluation.identity import code
-from evaluation.ledger import Columns, Effort, Ledger, columns
-from evaluation.meter import Meter
-from evaluation.outcome import PROBABILITIES, defender, evaluate_batch, gives_probabilities
-from evaluation.processes import Place, Tell
-
 if TYPE_CHECKING:
-    from evaluation.campaign import Campaign
+    from adversarial_lightning.evaluation.campaign import Campaign
 
 _PADDING = -1  # position of the data set's dummy image, whose index is negative
 _MANY = 16  # batches of a share from which on a cascade of part-filled first batches costs little

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from adversarial_lightning.evaluation.cascade import Fate
+from adversarial_lightning.evaluation.ledger import Columns, Effort
 from scipy.stats import t as student
-
-from evaluation.cascade import Fate
-from evaluation.ledger import Columns, Effort
 
 Results = dict[str, Any]
 

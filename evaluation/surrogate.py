@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from adversarial_lightning.attacks.transfer import Surrogate
+from adversarial_lightning.evaluation.checkpoint import load_network
 from jsonargparse import ArgumentParser
 from torch import nn
-
-from attacks.transfer import Surrogate
-from evaluation.checkpoint import load_network
 
 
 @lru_cache(maxsize=4)

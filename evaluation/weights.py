@@ -8,12 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from adversarial_lightning.evaluation.checkpoint import Spec, load_network
+from adversarial_lightning.evaluation.identity import write_whole
+from adversarial_lightning.evaluation.statistics import wilson
+from adversarial_lightning.networks.weights import Report, load_weights
 from torch import nn
-
-from evaluation.checkpoint import Spec, load_network
-from evaluation.identity import write_whole
-from evaluation.statistics import wilson
-from networks.weights import Report, load_weights
 
 NAME = "weights.json"
 

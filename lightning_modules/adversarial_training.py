@@ -2,12 +2,11 @@
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import Attack, Noise
+from adversarial_lightning.lightning_modules.base import LossClassifier
+from adversarial_lightning.lightning_modules.schedules import Schedule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-
-from attacks import Attack, Noise
-from lightning_modules.base import LossClassifier
-from lightning_modules.schedules import Schedule
 
 
 class AdversarialTraining(LossClassifier):

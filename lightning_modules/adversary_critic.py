@@ -6,16 +6,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.attacks.checks import check_arguments
+from adversarial_lightning.lightning_modules.base import Batch, Classifier, expects_unused
+from adversarial_lightning.lightning_modules.differentiable_attack import Choice, choose_target, high_confidence
+from adversarial_lightning.lightning_modules.double_backward import check_logits, check_network, check_trainer
+from adversarial_lightning.lightning_modules.schedules import Schedule
+from adversarial_lightning.networks import Critic
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-
-from attacks import Noise, drawing
-from attacks.checks import check_arguments
-from lightning_modules.base import Batch, Classifier, expects_unused
-from lightning_modules.differentiable_attack import Choice, choose_target, high_confidence
-from lightning_modules.double_backward import check_logits, check_network, check_trainer
-from lightning_modules.schedules import Schedule
-from networks import Critic
 
 Game = Literal["non_saturating", "saturating", "hinge", "least_squares"]
 Cycle = Literal["squared_l2", "l2", "l1"]

@@ -10,13 +10,12 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from adversarial_lightning.attacks import Noise, check_images, drawing
+from adversarial_lightning.evaluation.checkpoint import check_fit, plain
+from adversarial_lightning.lightning_modules.schedules import Schedule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-
-from attacks import Noise, check_images, drawing
-from evaluation.checkpoint import check_fit, plain
-from lightning_modules.schedules import Schedule
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -5,19 +5,18 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import Noise, guard
+from adversarial_lightning.attacks.checks import check_arguments
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.objectives import ce
+from adversarial_lightning.evaluation.checkpoint import check_fit, load_network
+from adversarial_lightning.evaluation.identity import digest_weights
+from adversarial_lightning.lightning_modules.base import Batch, Method
+from adversarial_lightning.lightning_modules.schedules import Schedule
+from adversarial_lightning.networks import Denoiser
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-
-from attacks import Noise, guard
-from attacks.checks import check_arguments
-from attacks.gradient import input_gradient
-from attacks.objectives import ce
-from evaluation.checkpoint import check_fit, load_network
-from evaluation.identity import digest_weights
-from lightning_modules.base import Batch, Method
-from lightning_modules.schedules import Schedule
-from networks import Denoiser
 
 NAMES = ("loss", "reconstruction", "cross_entropy", "acc", "supervised_share")
 

@@ -3,13 +3,12 @@
 from typing import Literal
 
 import torch
+from adversarial_lightning.attacks import Noise
+from adversarial_lightning.attacks.deepfool import nearest_boundary, rivals
+from adversarial_lightning.attacks.high_confidence import confidence_step, log_probability
+from adversarial_lightning.attacks.norms import column
+from adversarial_lightning.lightning_modules.double_backward import pair_gradients
 from torch import Tensor, nn
-
-from attacks import Noise
-from attacks.deepfool import nearest_boundary, rivals
-from attacks.high_confidence import confidence_step, log_probability
-from attacks.norms import column
-from lightning_modules.double_backward import pair_gradients
 
 Choice = Literal["closest", "uniform", "probable"]
 

@@ -5,14 +5,11 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor, nn
-
-from attacks import Noise
-from attacks.checks import check_arguments
-from attacks.objectives import margin
-from lightning_modules.base import LossClassifier
-from lightning_modules.double_backward import (
+from adversarial_lightning.attacks import Noise
+from adversarial_lightning.attacks.checks import check_arguments
+from adversarial_lightning.attacks.objectives import margin
+from adversarial_lightning.lightning_modules.base import LossClassifier
+from adversarial_lightning.lightning_modules.double_backward import (
     check_logits,
     check_network,
     check_trainer,
@@ -20,7 +17,9 @@ from lightning_modules.double_backward import (
     pair_gradients,
     row_norm,
 )
-from lightning_modules.schedules import Schedule
+from adversarial_lightning.lightning_modules.schedules import Schedule
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
 
 Route = Literal["full", "two_pass", "topk", "closest"]
 

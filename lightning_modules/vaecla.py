@@ -4,13 +4,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import Noise
+from adversarial_lightning.lightning_modules.base import LossClassifier
+from adversarial_lightning.lightning_modules.er_classifier import check_parts
+from adversarial_lightning.lightning_modules.schedules import Schedule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-
-from attacks import Noise
-from lightning_modules.base import LossClassifier
-from lightning_modules.er_classifier import check_parts
-from lightning_modules.schedules import Schedule
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:

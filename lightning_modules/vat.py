@@ -2,14 +2,13 @@
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import Noise
+from adversarial_lightning.attacks.norms import NORMS, column
+from adversarial_lightning.lightning_modules.base import LossClassifier
+from adversarial_lightning.lightning_modules.double_backward import check_logits
+from adversarial_lightning.lightning_modules.schedules import Schedule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-
-from attacks import Noise
-from attacks.norms import NORMS, column
-from lightning_modules.base import LossClassifier
-from lightning_modules.double_backward import check_logits
-from lightning_modules.schedules import Schedule
 
 
 def divergence(logits: Tensor, p: Tensor) -> Tensor:

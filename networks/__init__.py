@@ -4,20 +4,20 @@ Every network keeps its constructor's arguments as attributes of the same names:
 takes classes as well as images.
 """
 
-from networks.critic import Critic
-from networks.denoiser import ConvAutoencoder, Denoiser, MagnetAutoencoder
-from networks.er_classifier import ERBaseline, ERNet
-from networks.fc_densenet import FCDenseNet
-from networks.mnist import MLP, LeNet5, MadryCNN, SmallCNN
-from networks.nin import NIN
-from networks.noisy import NoisyConvolutions
-from networks.normalize import Normalize
-from networks.pretrained import TimmClassifier, TorchvisionClassifier
-from networks.resnet import ResNet, ResNet18
-from networks.vgg import VGG
-from networks.weights import load_weights
-from networks.whiten import Whiten
-from networks.wide_resnet import WideResNet
+from adversarial_lightning.networks.critic import Critic
+from adversarial_lightning.networks.denoiser import ConvAutoencoder, Denoiser, MagnetAutoencoder
+from adversarial_lightning.networks.er_classifier import ERBaseline, ERNet
+from adversarial_lightning.networks.fc_densenet import FCDenseNet
+from adversarial_lightning.networks.mnist import MLP, LeNet5, MadryCNN, SmallCNN
+from adversarial_lightning.networks.nin import NIN
+from adversarial_lightning.networks.noisy import NoisyConvolutions
+from adversarial_lightning.networks.normalize import Normalize
+from adversarial_lightning.networks.pretrained import TimmClassifier, TorchvisionClassifier
+from adversarial_lightning.networks.resnet import ResNet, ResNet18
+from adversarial_lightning.networks.vgg import VGG
+from adversarial_lightning.networks.weights import load_weights
+from adversarial_lightning.networks.whiten import Whiten
+from adversarial_lightning.networks.wide_resnet import WideResNet
 
 __all__ = [
     "MLP",

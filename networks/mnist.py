@@ -1,10 +1,9 @@
 """The small networks of the papers: images (B, C, 28, 28) in [0, 1] -> logits (B, K)."""
 
 import torch
+from adversarial_lightning.networks.initialize import Init, initialize
+from adversarial_lightning.networks.normalize import first
 from torch import Tensor, nn
-
-from networks.initialize import Init, initialize
-from networks.normalize import first
 
 
 class SmallCNN(nn.Module):

@@ -3,10 +3,9 @@
 from typing import Any
 
 import torch
+from adversarial_lightning.networks.normalize import Normalize
+from adversarial_lightning.networks.weights import load_weights
 from torch import Tensor, nn
-
-from networks.normalize import Normalize
-from networks.weights import load_weights
 
 PRETRAINED = "pretrained"
 TWO_HEADS = ("inception_v3", "googlenet")

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adversarial_lightning.networks.normalize import Normalize
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from networks.normalize import Normalize
 
 # Under these names a training script's checkpoint keeps the state dict.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "ema_state_dict")

@@ -1,15 +1,10 @@
 """Shared fixtures: every test starts from the same global seed, on one thread."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-for folder in (ROOT, ROOT / "tests"):
-    sys.path.insert(0, str(folder))
 torch.set_num_threads(1)
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = (
     "off"  # LightningCLI 2.6 calls a method that jsonargparse 4.49 renamed

@@ -12,20 +12,28 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import DeepFool, HighConfidence, Noise
+from adversarial_lightning.attacks.norms import NORMS
+from adversarial_lightning.callbacks import AttackGrids, CollapseGuard
+from adversarial_lightning.evaluation.checkpoint import load_network
+from adversarial_lightning.lightning_modules import AdversaryCritic, OneCycle, Standard
+from adversarial_lightning.lightning_modules.adversary_critic import (
+    GAMES,
+    mean_where,
+    running_confidence,
+    slope_penalty,
+)
+from adversarial_lightning.lightning_modules.differentiable_attack import (
+    choose_target,
+    high_confidence,
+    straight_through,
+)
+from adversarial_lightning.networks import Critic, Whiten
 from pytorch_lightning.strategies import DDPStrategy
 from small import Bare, adam, digits, trainer
 from test_train import ROOT, run
 from torch import Tensor, nn
 from victims import BatchNormNet
-
-from attacks import DeepFool, HighConfidence, Noise
-from attacks.norms import NORMS
-from callbacks import AttackGrids, CollapseGuard
-from evaluation.checkpoint import load_network
-from lightning_modules import AdversaryCritic, OneCycle, Standard
-from lightning_modules.adversary_critic import GAMES, mean_where, running_confidence, slope_penalty
-from lightning_modules.differentiable_attack import choose_target, high_confidence, straight_through
-from networks import Critic, Whiten
 
 
 def linear(k: int = 4, n: int = 6, dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -155,7 +163,7 @@ def test_gradient_through_the_attack_is_that_of_finite_differences(unroll: bool,
 
 def stop_part(made: Callable[[list[Tensor]], Tensor], free: list[Tensor]) -> Tensor:
     """What the straight-through indicator adds to the gradient, which finite differences of a step cannot see."""
-    from lightning_modules import differentiable_attack as place
+    from adversarial_lightning.lightning_modules import differentiable_attack as place
 
     whole = torch.cat([g.flatten() for g in torch.autograd.grad(made(free), free)])
     kept = place.straight_through
@@ -532,8 +540,8 @@ def test_a_loss_that_is_no_number_stops_training(broken: str, tmp_path: Path) ->
 
 TWO = """
 import sys, torch
-sys.path[:0] = [{root!r}, {root!r} + "/tests"]
-from lightning_modules.adversary_critic import mean_where
+sys.path.insert(0, {root!r} + "/tests")
+from adversarial_lightning.lightning_modules.adversary_critic import mean_where
 from test_adversary_critic import joint
 from small import digits, trainer
 module = joint()

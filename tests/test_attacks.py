@@ -11,11 +11,7 @@ from typing import Any, get_type_hints
 import pytest
 import test_autoattack
 import torch
-from torch import nn
-from victims import BatchNormNet, Linear, at_distance, fewest
-
-import attacks
-from attacks import (
+from adversarial_lightning.attacks import (
     APGD,
     BPDA,
     CW,
@@ -61,18 +57,22 @@ from attacks import (
     scale_eps,
     threat,
 )
-from attacks.base import Attack as AttackBase
-from attacks.norms import NORMS, distances
-from attacks.objectives import OBJECTIVES, ce, dlr, margin
-from attacks.prox import GroupL0Penalty, QuasinormPenalty, TotalVariation
-from attacks.reference import (
+from adversarial_lightning.attacks.base import Attack as AttackBase
+from adversarial_lightning.attacks.norms import NORMS, distances
+from adversarial_lightning.attacks.objectives import OBJECTIVES, ce, dlr, margin
+from adversarial_lightning.attacks.prox import GroupL0Penalty, QuasinormPenalty, TotalVariation
+from adversarial_lightning.attacks.reference import (
     ReferenceALMA,
     ReferenceAutoAttack,
     ReferenceBrendelBethge,
     ReferencePointwise,
     ReferenceSigmaZero,
 )
-from evaluation.surrogate import Checkpoint
+from adversarial_lightning.evaluation.surrogate import Checkpoint
+from torch import nn
+from victims import BatchNormNet, Linear, at_distance, fewest
+
+from adversarial_lightning import attacks
 
 BALL = [
     FGSM(norm="linf", eps=0.1),

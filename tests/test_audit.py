@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures.false_defenses import EPS, FALSE, HONEST, NAIVE, SUITE, RandomRipples, false_defense, honest, images
-from scipy.stats import binomtest
-from test_evaluation import save
-from torch import Tensor, nn
-
-import evaluate
-from attacks import (
+from adversarial_lightning.attacks import (
     APGD,
     FGSM,
     JSMA,
@@ -31,17 +25,23 @@ from attacks import (
     Square,
     Within,
 )
-from datamodules import Digits
-from defenses import MeanFilter, Purified, Purifier, RandomQuantizer, obligations
-from evaluation import Campaign
-from evaluation.audit import Check, audit, audited, failed
-from evaluation.audit.check import at_least
-from evaluation.audit.inquiry import Inquiry
-from evaluation.audit.records import declared
-from evaluation.audit.strength import LEVELS
-from evaluation.identity import settle, suite_part
-from evaluation.merge import merge
-from evaluation.outcome import counting
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.defenses import MeanFilter, Purified, Purifier, RandomQuantizer, obligations
+from adversarial_lightning.evaluation import Campaign
+from adversarial_lightning.evaluation.audit import Check, audit, audited, failed
+from adversarial_lightning.evaluation.audit.check import at_least
+from adversarial_lightning.evaluation.audit.inquiry import Inquiry
+from adversarial_lightning.evaluation.audit.records import declared
+from adversarial_lightning.evaluation.audit.strength import LEVELS
+from adversarial_lightning.evaluation.identity import settle, suite_part
+from adversarial_lightning.evaluation.merge import merge
+from adversarial_lightning.evaluation.outcome import counting
+from fixtures.false_defenses import EPS, FALSE, HONEST, NAIVE, SUITE, RandomRipples, false_defense, honest, images
+from scipy.stats import binomtest
+from test_evaluation import save
+from torch import Tensor, nn
+
+from adversarial_lightning.cli import evaluate
 
 
 def evaluated(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 120, draws: int = 1) -> Campaign:
@@ -340,7 +340,7 @@ def test_every_check_of_the_lists_is_there(recorded: Inquiry) -> None:
     asked = {key.split()[0] for key in recorded.questions()}
     listed = {f"C{i}" for i in range(1, 18)} - {"C14"}  # C14 is the first test of this file
     assert asked == listed | {"F1", "F2", "F3", "F5", "F6", "I2", "I3", "I4"}  # F4, square success, is C6
-    text = (Path(evaluate.__file__).parent / "docs" / "audit.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parent.parent / "docs" / "audit.md").read_text(encoding="utf-8")
     assert asked == set(re.findall(r"^\| ([CFI]\d+) \|", text, re.M))
 
 

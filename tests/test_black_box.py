@@ -5,25 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from adversarial_lightning.attacks.base import Attack
+from adversarial_lightning.attacks.boundary import Boundary
+from adversarial_lightning.attacks.compose import WorstOf, scale_eps, threat
+from adversarial_lightning.attacks.decisions import Decisions, Majority, begin, squares
+from adversarial_lightning.attacks.hop_skip_jump import HopSkipJump
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, distance, distances
+from adversarial_lightning.attacks.one_pixel import OnePixel
+from adversarial_lightning.attacks.pgd import PGD
+from adversarial_lightning.attacks.rays import RayS, blocks
+from adversarial_lightning.attacks.salt_pepper_search import SaltAndPepperSearch
+from adversarial_lightning.attacks.transfer import Surrogate, Transfer
+from adversarial_lightning.evaluation.checkpoint import describe
+from adversarial_lightning.evaluation.identity import with_files
+from adversarial_lightning.evaluation.surrogate import Checkpoint
+from adversarial_lightning.networks import SmallCNN
 from torch import Tensor, nn
 from victims import BatchNormNet, Linear, at_distance, fewest
-
-from attacks.base import Attack
-from attacks.boundary import Boundary
-from attacks.compose import WorstOf, scale_eps, threat
-from attacks.decisions import Decisions, Majority, begin, squares
-from attacks.hop_skip_jump import HopSkipJump
-from attacks.noise import Noise
-from attacks.norms import NORMS, distance, distances
-from attacks.one_pixel import OnePixel
-from attacks.pgd import PGD
-from attacks.rays import RayS, blocks
-from attacks.salt_pepper_search import SaltAndPepperSearch
-from attacks.transfer import Surrogate, Transfer
-from evaluation.checkpoint import describe
-from evaluation.identity import with_files
-from evaluation.surrogate import Checkpoint
-from networks import SmallCNN
 
 # Attacks, and how much longer than the optimum their result may be.
 NEAR: list[tuple[Attack, float]] = [

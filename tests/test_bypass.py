@@ -6,17 +6,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import BPDA, PGD, Noise, Transfer
+from adversarial_lightning.attacks.eot import straight_through
+from adversarial_lightning.defenses import RIDE, BitDepth, MeanFilter, Purified, TVChambolle
+from adversarial_lightning.evaluation.checkpoint import describe
+from adversarial_lightning.evaluation.identity import with_files
+from adversarial_lightning.evaluation.surrogate import Checkpoint
+from adversarial_lightning.networks import ConvAutoencoder, Denoiser, SmallCNN
 from small import save_network
 from torch import Tensor, nn
 from victims import Linear
-
-from attacks import BPDA, PGD, Noise, Transfer
-from attacks.eot import straight_through
-from defenses import RIDE, BitDepth, MeanFilter, Purified, TVChambolle
-from evaluation.checkpoint import describe
-from evaluation.identity import with_files
-from evaluation.surrogate import Checkpoint
-from networks import ConvAutoencoder, Denoiser, SmallCNN
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL: dict[str, Any] = {"channels": (1, 4, 4, 1), "dropout_after": (2,), "steps": 5, "stages": 2, "estimates": 3}

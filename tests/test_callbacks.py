@@ -6,13 +6,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
-from small import Bare, Coded, adam, digits, trainer
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from attacks import FGSM, PGD, HighConfidence, Noise, Restarts, WorstOf
-from callbacks import (
+from adversarial_lightning.attacks import FGSM, PGD, HighConfidence, Noise, Restarts, WorstOf
+from adversarial_lightning.callbacks import (
     AdversarialImages,
     AttackEvaluation,
     AttackGrids,
@@ -24,11 +19,15 @@ from callbacks import (
     Predictions,
     TrainingCollapsed,
 )
-from callbacks.attack_evaluation import gather
-from evaluation.outcome import Outcome
-from evaluation.report.grids import confidence_grid, target_grid
-from lightning_modules import AdversarialTraining, ERClassifier, Standard
-from networks import Whiten
+from adversarial_lightning.callbacks.attack_evaluation import gather
+from adversarial_lightning.evaluation.outcome import Outcome
+from adversarial_lightning.evaluation.report.grids import confidence_grid, target_grid
+from adversarial_lightning.lightning_modules import AdversarialTraining, ERClassifier, Standard
+from adversarial_lightning.networks import Whiten
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from small import Bare, Coded, adam, digits, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ATTACKS = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=3)}
 

@@ -15,25 +15,25 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
+from adversarial_lightning.attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within
+from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.datamodules.images import TensorImages
+from adversarial_lightning.defenses import Purified, Purifier, RandomQuantizer
+from adversarial_lightning.evaluation import Campaign, ledger
+from adversarial_lightning.evaluation.cascade import Mode
+from adversarial_lightning.evaluation.ledger import Effort, Ledger, efforts
+from adversarial_lightning.evaluation.merge import merge
+from adversarial_lightning.evaluation.meter import Meter
+from adversarial_lightning.evaluation.outcome import gives_probabilities
+from adversarial_lightning.evaluation.processes import Place, place
+from adversarial_lightning.evaluation.progress import Bars, duration
+from adversarial_lightning.evaluation.statistics import cost, over_draws, sweeps, wilson
 from scipy.stats import binomtest
 from test_evaluation import Shift, Threshold, Unbounded, campaign, numbers, save, trained
 from torch import Tensor, nn
 
-import evaluate
-from attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within
-from attacks.compose import Combination
-from datamodules import Digits
-from datamodules.images import TensorImages
-from defenses import Purified, Purifier, RandomQuantizer
-from evaluation import Campaign, ledger
-from evaluation.cascade import Mode
-from evaluation.ledger import Effort, Ledger, efforts
-from evaluation.merge import merge
-from evaluation.meter import Meter
-from evaluation.outcome import gives_probabilities
-from evaluation.processes import Place, place
-from evaluation.progress import Bars, duration
-from evaluation.statistics import cost, over_draws, sweeps, wilson
+from adversarial_lightning.cli import evaluate
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,9 @@ def finished(folder: Path, model: nn.Module, mode: Mode, draws: int, world: int 
 @pytest.mark.parametrize("draws", [1, 3])
 def test_both_modes_have_the_same_worst_case(kind: str, draws: int, tmp_path: Path, monkeypatch: Any) -> None:
     """And mode worst_case sees fewer: for each attack what no earlier one of its norm and radius has felled."""
-    monkeypatch.setattr("evaluation.share._MANY", 0)  # the forecast's first batches go through the cascade too
+    monkeypatch.setattr(
+        "adversarial_lightning.evaluation.share._MANY", 0
+    )  # the forecast's first batches go through the cascade too
     model = MODELS[kind]()
     full, short = (finished(tmp_path / mode, model, mode, draws) for mode in ("full", "worst_case"))
     a, b = merge(full), merge(short)
@@ -287,7 +289,7 @@ def test_relative_norm_by_hand(tmp_path: Path) -> None:
 
 def test_sweeps_join_one_attack_at_several_radii() -> None:
     def entry(name: str, attack: Attack, accuracy: float) -> dict[str, Any]:
-        from evaluation.identity import suite_part
+        from adversarial_lightning.evaluation.identity import suite_part
 
         settings = suite_part({name: attack})[name]
         base = {"name": name, "kind": attack.kind, "settings": settings, "robust_accuracy": accuracy}
@@ -413,7 +415,7 @@ def test_a_clock_that_is_put_back_changes_nothing(tmp_path: Path, monkeypatch: p
 def test_code_that_changes_between_runs_is_worth_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     c = campaign(tmp_path, 6)
     for rank, digest in ((0, "one"), (1, "two")):
-        monkeypatch.setattr("evaluation.share.code", lambda digest=digest: digest)
+        monkeypatch.setattr("adversarial_lightning.evaluation.share.code", lambda digest=digest: digest)
         c.run(trained(), Place(rank, 2, run=digest))
     assert any("changed between the runs" in text for text in merge(c)["warnings"])
 

@@ -10,13 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from adversarial_lightning.datamodules import MNIST, Digits, ImageData, ImageFolder
+from adversarial_lightning.datamodules.images import TensorImages
+from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader, Shard
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
-
-from datamodules import MNIST, Digits, ImageData, ImageFolder
-from datamodules.images import TensorImages
-from datamodules.samplers import EpochShuffle, ResumableLoader, Shard
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:GPU available but not used"),
@@ -423,7 +422,7 @@ def test_an_archive_in_a_read_only_place_goes_to_the_cache(tmp_path: Path, monke
             raise PermissionError("read-only")  # root may write anywhere, so no real folder would refuse
         return make(prefix=prefix, dir=dir)
 
-    monkeypatch.setattr("datamodules.archive.tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("adversarial_lightning.datamodules.archive.tempfile.mkdtemp", refuse)
     assert ImageFolder(str(archive)).train_root.is_relative_to(tmp_path / "cache")
 
 

@@ -16,13 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from pytorch_lightning import LightningModule, Trainer
-from torchvision import datasets
-from torchvision.transforms import functional as TF
-from torchvision.transforms import v2
-
-from datamodules import (
+from adversarial_lightning.datamodules import (
     CIFAR10,
     CIFAR100,
     MNIST,
@@ -35,14 +29,19 @@ from datamodules import (
     TinyImageNet,
     twins,
 )
-from datamodules import cache as cache_module
-from datamodules.augment import crop_and_flip, draws
-from datamodules.cache import cached, stacked
-from datamodules.download import fetch
-from datamodules.files import FileImages
-from datamodules.imagenet import some_of_each, wnids
-from datamodules.images import TensorImages, as_float
-from datamodules.samplers import ResumableLoader
+from adversarial_lightning.datamodules import cache as cache_module
+from adversarial_lightning.datamodules.augment import crop_and_flip, draws
+from adversarial_lightning.datamodules.cache import cached, stacked
+from adversarial_lightning.datamodules.download import fetch
+from adversarial_lightning.datamodules.files import FileImages
+from adversarial_lightning.datamodules.imagenet import some_of_each, wnids
+from adversarial_lightning.datamodules.images import TensorImages, as_float
+from adversarial_lightning.datamodules.samplers import ResumableLoader
+from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
+from torchvision import datasets
+from torchvision.transforms import functional as TF
+from torchvision.transforms import v2
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:GPU available but not used"),
@@ -433,7 +432,7 @@ def test_a_cache_that_cannot_be_written_says_where(tmp_path: Path, monkeypatch: 
     closed.append(tmp_path / "user" / "adversarial-lightning")
     with pytest.raises(ValueError, match=r"neither to .*data \(Permission denied\) nor to .*XDG_CACHE_HOME"):
         dm.dataset("test")
-    monkeypatch.setattr("datamodules.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr("adversarial_lightning.datamodules.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     closed.clear()
     with pytest.raises(ValueError, match="has 0 MB left"):
         dm.dataset("test")

@@ -2,14 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
-from victims import Linear, at_distance
-
-import defenses
-from attacks import PGD, Noise, drawing
-from attacks.gradient import input_gradient
-from attacks.objectives import margin
-from defenses import (
+from adversarial_lightning.attacks import PGD, Noise, drawing
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.objectives import margin
+from adversarial_lightning.defenses import (
     JPEG,
     MALA,
     MALADE,
@@ -25,8 +21,12 @@ from defenses import (
     TVChambolle,
     obligations,
 )
-from evaluation.checkpoint import catalogue
-from networks import ConvAutoencoder, Denoiser
+from adversarial_lightning.evaluation.checkpoint import catalogue
+from adversarial_lightning.networks import ConvAutoencoder, Denoiser
+from torch import nn
+from victims import Linear, at_distance
+
+from adversarial_lightning import defenses
 
 
 def denoiser(trained_for: str | None = None) -> Denoiser:

@@ -10,16 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
-from test_evaluation import Threshold, campaign, save, trained
-from torch import Tensor, nn
-
-import detectors
-import evaluate
-from attacks import FGSM, PGD, Attack, DetectorAwarePGD, Restarts
-from datamodules import Digits
-from datamodules.images import TensorImages
-from detectors import (
+from adversarial_lightning.attacks import FGSM, PGD, Attack, DetectorAwarePGD, Restarts
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.datamodules.images import TensorImages
+from adversarial_lightning.detectors import (
     LID,
     Detector,
     ERDetector,
@@ -32,13 +26,29 @@ from detectors import (
     fit,
     set_one,
 )
-from evaluation import Campaign
-from evaluation.checkpoint import catalogue
-from evaluation.detection import account, auroc, calibration, closest_calls, criteria, flagged, malade, roc, threshold
-from evaluation.identity import digest_weights
-from evaluation.merge import merge
-from evaluation.outcome import evaluate_batch
-from networks import ConvAutoencoder, Denoiser
+from adversarial_lightning.evaluation import Campaign
+from adversarial_lightning.evaluation.checkpoint import catalogue
+from adversarial_lightning.evaluation.detection import (
+    account,
+    auroc,
+    calibration,
+    closest_calls,
+    criteria,
+    flagged,
+    malade,
+    roc,
+    threshold,
+)
+from adversarial_lightning.evaluation.identity import digest_weights
+from adversarial_lightning.evaluation.merge import merge
+from adversarial_lightning.evaluation.outcome import evaluate_batch
+from adversarial_lightning.networks import ConvAutoencoder, Denoiser
+from scipy.stats import binom
+from test_evaluation import Threshold, campaign, save, trained
+from torch import Tensor, nn
+
+from adversarial_lightning import detectors
+from adversarial_lightning.cli import evaluate
 
 INF = math.inf
 

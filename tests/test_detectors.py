@@ -10,6 +10,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adversarial_lightning.attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, drawing, guard
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.datamodules.images import TensorImages
+from adversarial_lightning.detectors import (
+    LID,
+    Detector,
+    ERDetector,
+    FittedDetector,
+    Guarded,
+    KernelDensity,
+    fit,
+    set_one,
+    set_two,
+)
+from adversarial_lightning.detectors.density import ClassDensities, choose_sigma, log_density
+from adversarial_lightning.detectors.fitting import features, versions_of
+from adversarial_lightning.detectors.kernel_density import dropping
+from adversarial_lightning.detectors.lid import local_dimension
+from adversarial_lightning.detectors.noisy import noisy_twins
+from adversarial_lightning.evaluation import Campaign
+from adversarial_lightning.evaluation.detection import auroc, calibration
+from adversarial_lightning.evaluation.merge import merge
+from adversarial_lightning.networks import ERNet
+from adversarial_lightning.networks.features import bends
 from scipy.stats import norm as gauss
 from sklearn.neighbors import KernelDensity as Oracle
 from small import save_network
@@ -17,21 +41,7 @@ from test_detection import Brightness
 from test_evaluation import Threshold
 from torch import Tensor, nn
 
-import evaluate
-from attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, drawing, guard
-from datamodules import Digits
-from datamodules.images import TensorImages
-from detectors import LID, Detector, ERDetector, FittedDetector, Guarded, KernelDensity, fit, set_one, set_two
-from detectors.density import ClassDensities, choose_sigma, log_density
-from detectors.fitting import features, versions_of
-from detectors.kernel_density import dropping
-from detectors.lid import local_dimension
-from detectors.noisy import noisy_twins
-from evaluation import Campaign
-from evaluation.detection import auroc, calibration
-from evaluation.merge import merge
-from networks import ERNet
-from networks.features import bends
+from adversarial_lightning.cli import evaluate, fit_detector, main
 
 YES, NO = True, False
 
@@ -562,7 +572,7 @@ def test_evaluate_fits_a_detector_and_judges_it_on_set_two(tmp_path: Path, handl
     assert evaluate.main([*run, "--accelerator=cpu"]) == 2
     assert "there is no fitted detector" in capsys.readouterr().err
     fitting = ["fit-detector", *common, f"--attack={tmp_path / 'attack.yaml'}", "--accelerator=cpu"]
-    assert evaluate.main(fitting) == 0 and file.exists()
+    assert main(fitting) == 0 and file.exists()
     assert "auroc_set_one" in capsys.readouterr().out
     assert evaluate.main([*run, "--accelerator=cpu"]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -573,7 +583,7 @@ def test_evaluate_fits_a_detector_and_judges_it_on_set_two(tmp_path: Path, handl
     assert evaluate.main([*run[:-2], f"--output={tmp_path / 'other'}", "--accelerator=cpu"]) == 2
     assert "another network" in capsys.readouterr().err
     (tmp_path / "detector.yaml").write_text("class_path: detectors.MaxProbability")
-    assert evaluate.main([*fitting, f"--output={file}"]) == 2
+    assert main([*fitting, f"--output={file}"]) == 2
     assert "needs no fitting" in capsys.readouterr().err
 
 
@@ -583,7 +593,7 @@ CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs" / "detector
 @pytest.mark.parametrize("path", [p for p in CONFIGS if "fitted:" in p.read_text()], ids=lambda p: p.stem)
 def test_detector_file_instantiates(path: Path) -> None:
     """As evaluate.py fit-detector reads it: the file to write is named, and differs from all others'."""
-    parser = evaluate.fit_options()
+    parser = fit_detector.options()
     words = ["--checkpoint=x", f"--detector={path}", "--attack=FGSM"]
     settings = parser.parse_args(words)
     assert settings.detector.init_args.fitted == f"runs/detectors/{path.stem}.safetensors"
@@ -631,7 +641,7 @@ def test_the_tables_are_made_and_recorded(tmp_path: Path, monkeypatch: pytest.Mo
     import json
     import sys
 
-    from evaluation import describe
+    from adversarial_lightning.evaluation import describe
 
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     import detector_tables

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from adversarial_lightning.evaluation.ledger import Ledger
 from test_evaluation import PLANTED, numbers, planted, save
 
-import evaluate
-from evaluation.ledger import Ledger
+from adversarial_lightning.cli import evaluate, main
 
 assert planted  # the fixture
 
@@ -51,7 +51,7 @@ def arguments(files: Path, output: str, **more: Any) -> list[str]:
 
 
 def start(argv: list[str], **environ: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(Path(evaluate.__file__)), *argv]
+    command = [sys.executable, str(Path(__file__).resolve().parent.parent / "evaluate.py"), *argv]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}
     )
@@ -162,7 +162,7 @@ def test_ranks_of_torchrun_need_no_parent_and_the_last_one_reports(
 def test_another_evaluation_on_the_folder_is_refused(
     files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluation.locks._GRACE", 0.2)
+    monkeypatch.setattr("adversarial_lightning.evaluation.locks._GRACE", 0.2)
     assert evaluate.main(arguments(files, "a", limit=2)) == 0
     identity = json.loads((files / "a/campaign.json").read_text())["identity"]
     with Ledger(files / "a", 5, identity=identity, run="another"):
@@ -229,7 +229,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no fragment": ({}, "a: gone.yaml", "gone.yaml: no such file (in suite)"),
     "a list": ({}, "- a", "Expected a <class 'dict'>"),
     "empty suite": ({}, "{}", "the suite names no attack"),
-    "no suite": ({"suite": "/nowhere.yaml"}, "", "/nowhere.yaml: no such file (in suite)"),
+    "no suite": ({"suite": "/nowhere.yaml"}, "", "/nowhere.yaml: no such file"),
     "no checkpoint": ({"checkpoint": "/nowhere.ckpt"}, SUITE, "there is no checkpoint /nowhere.ckpt"),
     "no option": ({"batchsize": 3}, SUITE, "unrecognized arguments: --batchsize=3"),
     "devices": ({"devices": 0}, SUITE, "--devices must be at least 1, not 0"),
@@ -291,9 +291,9 @@ def test_compare_prints_one_table(files: Path, capsys: pytest.CaptureFixture[str
     for name in ("a", "b"):
         assert evaluate.main(arguments(files, name, limit=4)) == 0
     capsys.readouterr()
-    assert evaluate.main(["compare", str(files / "a"), str(files / "b"), "--output", str(files / "t.md")]) == 0
+    assert main(["compare", str(files / "a"), str(files / "b"), "--output", str(files / "t.md")]) == 0
     text = capsys.readouterr().out
     assert text.splitlines()[0].split() == ["|", "accuracy", "under", "|", "a", "|", "b", "|"]
     assert (files / "t.md").read_text() == text
-    assert evaluate.main(["compare", str(files / "gone")]) == 2
+    assert main(["compare", str(files / "gone")]) == 2
     assert "holds no results.json" in capsys.readouterr().err

@@ -14,24 +14,32 @@ from typing import Any, ClassVar, Literal
 import pytest
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within, WorstOf
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.datamodules.images import TensorImages
+from adversarial_lightning.defenses import MeanFilter, Purified, RandomQuantizer, obligations
+from adversarial_lightning.evaluation import (
+    Campaign,
+    Outcome,
+    build,
+    catalogue,
+    describe,
+    evaluate_batch,
+    load_network,
+    robust,
+)
+from adversarial_lightning.evaluation.identity import data_part, settle, suite_part, with_files
+from adversarial_lightning.evaluation.ledger import Ledger
+from adversarial_lightning.evaluation.locks import check_free
+from adversarial_lightning.evaluation.merge import Incomplete, merge, refusals
+from adversarial_lightning.evaluation.processes import Place, place
+from adversarial_lightning.evaluation.report import write_report
+from adversarial_lightning.evaluation.statistics import lengths
 from filelock import FileLock
 from torch import Tensor, nn
 
-import datamodules
-import networks
-from attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within, WorstOf
-from datamodules import Digits
-from datamodules.images import TensorImages
-from defenses import MeanFilter, Purified, RandomQuantizer, obligations
-from evaluation import Campaign, Outcome, build, catalogue, describe, evaluate_batch, load_network, robust
-from evaluation.errors import exits, friendly, shorten
-from evaluation.identity import data_part, settle, suite_part, with_files
-from evaluation.ledger import Ledger
-from evaluation.locks import check_free
-from evaluation.merge import Incomplete, merge, refusals
-from evaluation.processes import Place, place
-from evaluation.report import write_report
-from evaluation.statistics import lengths
+from adversarial_lightning import datamodules, networks
+from adversarial_lightning.errors import exits, friendly, shorten
 
 SUITE: dict[str, Attack] = {
     "fgsm": FGSM(eps=0.05),
@@ -497,7 +505,7 @@ def test_a_failed_batch_leaves_no_rows(tmp_path: Path) -> None:
 
 def test_one_run_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of one run share a folder, those of another are refused, whatever their rank; afterwards it is free."""
-    monkeypatch.setattr("evaluation.locks._GRACE", 0.2)
+    monkeypatch.setattr("adversarial_lightning.evaluation.locks._GRACE", 0.2)
     with Ledger(tmp_path, 0, identity="test", run="a"):
         Ledger(tmp_path, 1, identity="test", run="a").close()
         for rank in (0, 1):
@@ -864,9 +872,9 @@ UNION = """Parser key "model":
   Does not validate against any of the Union subtypes
   Subtypes: [<class 'LightningModule'>, <class 'NoneType'>]
   Errors:
-    - Problem with given class_path 'attacks.Restarts':
+    - Problem with given class_path 'adversarial_lightning.attacks.Restarts':
         Parser key "attack":
-          Problem with given class_path 'attacks.PGD':
+          Problem with given class_path 'adversarial_lightning.attacks.PGD':
             Option 'epss' is not accepted
     - Expected a <class 'str'>
     - Expected a <class 'NoneType'>

@@ -5,13 +5,21 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from adversarial_lightning.attacks import PGD, Noise
+from adversarial_lightning.defenses import (
+    JPEG,
+    BitDepth,
+    MeanFilter,
+    Median,
+    Purified,
+    Purifier,
+    TVBregman,
+    TVChambolle,
+)
 from scipy.fft import dctn, idctn
 from scipy.ndimage import median_filter
 from torch import Tensor
 from victims import Linear, at_distance
-
-from attacks import PGD, Noise
-from defenses import JPEG, BitDepth, MeanFilter, Median, Purified, Purifier, TVBregman, TVChambolle
 
 FILTERS: list[Purifier] = [
     *(MeanFilter(), Median(), Median(11), TVBregman(), TVBregman(0.075), TVChambolle(), TVChambolle(1.75)),

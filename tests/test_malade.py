@@ -7,23 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from adversarial_lightning.attacks import BPDA, FGSM, PGD, GrayBox, Noise, ReconstructionPGD, drawing, guard
+from adversarial_lightning.attacks.corruptions import SaltAndPepper
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.objectives import ce
+from adversarial_lightning.defenses import MALA, MALADE, Magnet, Purified, Voting, obligations
+from adversarial_lightning.detectors import ReconstructionError, ScoreNorm
+from adversarial_lightning.evaluation.checkpoint import describe, load_network
+from adversarial_lightning.evaluation.identity import digest_weights
+from adversarial_lightning.evaluation.outcome import evaluate_batch
+from adversarial_lightning.lightning_modules import Cosine, DenoisingAutoencoder, Standard
+from adversarial_lightning.lightning_modules.denoising_autoencoder import (
+    class_weights,
+    supervised_objective,
+    supervised_share,
+)
+from adversarial_lightning.networks import MLP, ConvAutoencoder, Denoiser, FCDenseNet, MagnetAutoencoder
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small import Bare, adam, digits, trainer
 from torch import Tensor, nn
 from victims import BatchNormNet
-
-from attacks import BPDA, FGSM, PGD, GrayBox, Noise, ReconstructionPGD, drawing, guard
-from attacks.corruptions import SaltAndPepper
-from attacks.gradient import input_gradient
-from attacks.objectives import ce
-from defenses import MALA, MALADE, Magnet, Purified, Voting, obligations
-from detectors import ReconstructionError, ScoreNorm
-from evaluation.checkpoint import describe, load_network
-from evaluation.identity import digest_weights
-from evaluation.outcome import evaluate_batch
-from lightning_modules import Cosine, DenoisingAutoencoder, Standard
-from lightning_modules.denoising_autoencoder import class_weights, supervised_objective, supervised_share
-from networks import MLP, ConvAutoencoder, Denoiser, FCDenseNet, MagnetAutoencoder
 
 MNIST = Path("data/MNIST/raw/t10k-images-idx3-ubyte")
 
@@ -434,7 +437,7 @@ def test_draws_side_by_side_are_those_in_a_row(batch: int, monkeypatch: pytest.M
     x, y = torch.rand(batch, 1, 8, 8, dtype=torch.float64), torch.arange(batch) % 3
 
     def run(at_once: int) -> tuple[Tensor, Tensor, int, int]:
-        monkeypatch.setattr("attacks.gradient._AT_ONCE", at_once)
+        monkeypatch.setattr("adversarial_lightning.attacks.gradient._AT_ONCE", at_once)
         noise, passes = keyed(batch), []
         handle = inner.register_forward_hook(lambda *_: passes.append(1))
         with guard(model), drawing(model, noise):
@@ -515,7 +518,7 @@ def test_salt_and_pepper_has_the_lengths_of_figure_c14() -> None:
 
 @pytest.mark.skipif(not MNIST.exists(), reason="needs the MNIST files")
 def test_salt_and_pepper_has_the_lengths_of_figure_c14_on_mnist() -> None:
-    from datamodules import MNIST as Data
+    from adversarial_lightning.datamodules import MNIST as Data
 
     x = Data("data").dataset("test").__getitems__(list(range(10_000)))[0]
     d = SaltAndPepper(0.25)(BatchNormNet(), x, torch.zeros(len(x), dtype=torch.long), keyed(len(x))) - x

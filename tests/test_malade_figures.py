@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.defenses import MALA, Magnet, Purified
+from adversarial_lightning.evaluation.identity import digest_weights
+from adversarial_lightning.networks import ConvAutoencoder, Denoiser
 from small import save_network
 from test_evaluation import save, trained
-
-from attacks import Noise, drawing
-from datamodules import Digits
-from defenses import MALA, Magnet, Purified
-from evaluation.identity import digest_weights
-from networks import ConvAutoencoder, Denoiser
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 

@@ -7,26 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from small import Bare, adam, digits, trainer
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor, nn
-from victims import BatchNormNet
-
-from attacks import DeepFool, Noise, guard
-from attacks.deepfool import relative_robustness
-from attacks.norms import NORMS
-from callbacks import CollapseGuard
-from datamodules import Digits
-from lightning_modules import VAT, MarginMaximization, Standard
-from lightning_modules.double_backward import pair_gradients
-from lightning_modules.margin_maximization import (
+from adversarial_lightning.attacks import DeepFool, Noise, guard
+from adversarial_lightning.attacks.deepfool import relative_robustness
+from adversarial_lightning.attacks.norms import NORMS
+from adversarial_lightning.callbacks import CollapseGuard
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.lightning_modules import VAT, MarginMaximization, Standard
+from adversarial_lightning.lightning_modules.double_backward import pair_gradients
+from adversarial_lightning.lightning_modules.margin_maximization import (
     Route,
     binary_objective,
     margin_sensitivity,
     multiclass_hinge,
 )
-from lightning_modules.vat import divergence, probabilities, virtual_perturbation
-from networks import MLP
+from adversarial_lightning.lightning_modules.vat import divergence, probabilities, virtual_perturbation
+from adversarial_lightning.networks import MLP
+from small import Bare, adam, digits, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from victims import BatchNormNet
 
 ROOT = Path(__file__).resolve().parent.parent
 

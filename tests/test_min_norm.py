@@ -5,22 +5,21 @@ from typing import Any
 
 import pytest
 import torch
+from adversarial_lightning.attacks.base import Attack, guard
+from adversarial_lightning.attacks.closest import Closest
+from adversarial_lightning.attacks.compose import strongest
+from adversarial_lightning.attacks.cw import CW, ConstSearch, CWLinf, boxed, free, pull_back
+from adversarial_lightning.attacks.ddn import DDN
+from adversarial_lightning.attacks.deepfool import DeepFool, relative_robustness
+from adversarial_lightning.attacks.ead import EAD, shrink
+from adversarial_lightning.attacks.fmn import FMN, keep_largest
+from adversarial_lightning.attacks.high_confidence import HighConfidence, closest_target, confidence_step
+from adversarial_lightning.attacks.jsma import JSMA, salient_pair
+from adversarial_lightning.attacks.noise import Noise, drawing
+from adversarial_lightning.attacks.norms import NORMS, l0_distance
+from adversarial_lightning.attacks.sparsefool import SparseFool, sparse_step
 from torch import Tensor, nn
 from victims import BatchNormNet, Linear, at_distance
-
-from attacks.base import Attack, guard
-from attacks.closest import Closest
-from attacks.compose import strongest
-from attacks.cw import CW, ConstSearch, CWLinf, boxed, free, pull_back
-from attacks.ddn import DDN
-from attacks.deepfool import DeepFool, relative_robustness
-from attacks.ead import EAD, shrink
-from attacks.fmn import FMN, keep_largest
-from attacks.high_confidence import HighConfidence, closest_target, confidence_step
-from attacks.jsma import JSMA, salient_pair
-from attacks.noise import Noise, drawing
-from attacks.norms import NORMS, l0_distance
-from attacks.sparsefool import SparseFool, sparse_step
 
 # (attack, largest ratio to the closed-form optimum)
 NEAREST: list[tuple[Any, float]] = [

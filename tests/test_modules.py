@@ -11,15 +11,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import ModelCheckpoint
-from small import Bare, Coded, adam, digits, trainer
-from torch import Tensor, nn
-
-import lightning_modules
-from attacks import FGSM, PGD, Langevin, Noise, drawing
-from datamodules import Digits
-from evaluation.checkpoint import build, catalogue, load_network
-from lightning_modules import (
+from adversarial_lightning.attacks import FGSM, PGD, Langevin, Noise, drawing
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.evaluation.checkpoint import build, catalogue, load_network
+from adversarial_lightning.lightning_modules import (
     ATENT,
     RSE,
     TRADES,
@@ -38,8 +33,13 @@ from lightning_modules import (
     Standard,
     Steps,
 )
-from lightning_modules.atent import ema_weights
-from networks import Critic, NoisyConvolutions
+from adversarial_lightning.lightning_modules.atent import ema_weights
+from adversarial_lightning.networks import Critic, NoisyConvolutions
+from pytorch_lightning.callbacks import ModelCheckpoint
+from small import Bare, Coded, adam, digits, trainer
+from torch import Tensor, nn
+
+from adversarial_lightning import lightning_modules
 
 INNER = PGD(eps=0.1, steps=2)
 KL = PGD(eps=0.1, steps=2, loss="kl", start_std=0.001)
@@ -148,7 +148,7 @@ def test_python_built_modules_keep_plain_hyper_parameters(tmp_path: Path) -> Non
 
 
 def lightning_modules_network() -> nn.Module:
-    from networks import MLP
+    from adversarial_lightning.networks import MLP
 
     return MLP(hidden=[5])
 

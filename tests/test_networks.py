@@ -8,14 +8,9 @@ import pytest
 import timm
 import torch
 import torchvision
-from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor, nn
-
-import networks
-from attacks import Noise, drawing
-from evaluation.checkpoint import build, catalogue, describe, load_network
-from networks import (
+from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.evaluation.checkpoint import build, catalogue, describe, load_network
+from adversarial_lightning.networks import (
     MLP,
     NIN,
     VGG,
@@ -39,8 +34,13 @@ from networks import (
     WideResNet,
     load_weights,
 )
-from networks.features import outputs
-from networks.weights import read
+from adversarial_lightning.networks.features import outputs
+from adversarial_lightning.networks.weights import read
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adversarial_lightning import networks
 
 COUNTS: list[tuple[nn.Module, int]] = [
     (SmallCNN(), 312_202),

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from attacks import Noise
+from adversarial_lightning.attacks import Noise
 
 
 def draws(seed: int, index: list[int], kind: str = "uniform", dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -6,17 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from victims import Linear, at_distance
-
-from attacks.choose import choose_step_size
-from attacks.ddn import DDN
-from attacks.deepfool import DeepFool
-from attacks.noise import Noise
-from attacks.norms import NORMS, distances
-from attacks.pdpgd import PDGD, PDPGD
-from attacks.pgd import PGD
-from attacks.prox import (
+from adversarial_lightning.attacks.choose import choose_step_size
+from adversarial_lightning.attacks.ddn import DDN
+from adversarial_lightning.attacks.deepfool import DeepFool
+from adversarial_lightning.attacks.noise import Noise
+from adversarial_lightning.attacks.norms import NORMS, distances
+from adversarial_lightning.attacks.pdpgd import PDGD, PDPGD
+from adversarial_lightning.attacks.pgd import PGD
+from adversarial_lightning.attacks.prox import (
     GroupL0Penalty,
     L0Penalty,
     L1Penalty,
@@ -27,6 +24,8 @@ from attacks.prox import (
     SumPenalty,
     TotalVariation,
 )
+from torch import Tensor, nn
+from victims import Linear, at_distance
 
 # --- proximal operators ----------------------------------------------------------------------------------------------
 

@@ -16,25 +16,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adversarial_lightning.attacks import DDN, FGSM, FMN, PGD, Attack, Restarts, Within
+from adversarial_lightning.defenses import Purified, RandomQuantizer
+from adversarial_lightning.evaluation import write_comparison
+from adversarial_lightning.evaluation.campaign import Campaign
+from adversarial_lightning.evaluation.cascade import Unit
+from adversarial_lightning.evaluation.ledger import columns
+from adversarial_lightning.evaluation.outcome import Outcome
+from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
+from adversarial_lightning.evaluation.report.fallen import Fallen, gather
+from adversarial_lightning.evaluation.report.figures import DARK, Drawn, confusion, curves
+from adversarial_lightning.evaluation.report.html import report_page
+from adversarial_lightning.evaluation.report.markdown import headlines, report_text
+from adversarial_lightning.evaluation.report.pictures import EACH, galleries, pick
+from adversarial_lightning.evaluation.report.words import duration, percent, radius, settings
+from adversarial_lightning.evaluation.statistics import wilson
 from PIL import Image
 from test_evaluation import campaign, save, trained
 
-import evaluate
-from attacks import DDN, FGSM, FMN, PGD, Attack, Restarts, Within
-from defenses import Purified, RandomQuantizer
-from evaluation import write_comparison
-from evaluation.campaign import Campaign
-from evaluation.cascade import Unit
-from evaluation.ledger import columns
-from evaluation.outcome import Outcome
-from evaluation.report.comparison import compare, side_by_side, upgraded
-from evaluation.report.fallen import Fallen, gather
-from evaluation.report.figures import DARK, Drawn, confusion, curves
-from evaluation.report.html import report_page
-from evaluation.report.markdown import headlines, report_text
-from evaluation.report.pictures import EACH, galleries, pick
-from evaluation.report.words import duration, percent, radius, settings
-from evaluation.statistics import wilson
+from adversarial_lightning.cli import evaluate, main
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = """
@@ -529,9 +529,9 @@ def test_compare_names_what_is_wrong(tmp_path: Path, evaluated: Path, capsys: py
         "a.pdf: a comparison is written to": [one, two, f"--output={tmp_path / 'a.pdf'}"],
     }
     for said, argv in wrong.items():
-        assert evaluate.main(["compare", *argv]) == 2
+        assert main(["compare", *argv]) == 2
         assert said in capsys.readouterr().err
-    assert evaluate.main(["compare", str(evaluated / "one"), f"--output={tmp_path / 'new' / 'a.md'}"]) == 0
+    assert main(["compare", str(evaluated / "one"), f"--output={tmp_path / 'new' / 'a.md'}"]) == 0
     assert capsys.readouterr().out == (tmp_path / "new/a.md").read_text()
 
 

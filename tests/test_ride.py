@@ -6,15 +6,14 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from adversarial_lightning.attacks import BPDA, FGSM, PGD, Noise, drawing
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.objectives import ce
+from adversarial_lightning.defenses import RIDE, MeanFilter, Purified
+from adversarial_lightning.defenses.fitting import Fit
+from adversarial_lightning.defenses.ride import combine
+from adversarial_lightning.evaluation.progress import Watch
 from torch import Tensor, nn
-
-from attacks import BPDA, FGSM, PGD, Noise, drawing
-from attacks.gradient import input_gradient
-from attacks.objectives import ce
-from defenses import RIDE, MeanFilter, Purified
-from defenses.fitting import Fit
-from defenses.ride import combine
-from evaluation.progress import Watch
 
 SMALL: dict[str, Any] = {"channels": (1, 6, 6, 1), "dropout_after": (2,), "steps": 50, "stages": 2, "estimates": 2}
 DIP: dict[str, Any] = {"random_input": True, "noisy_target": False}
@@ -301,7 +300,10 @@ def test_eot_draws_fresh_fits_side_by_side_or_not() -> None:
     x, y = images(2, size=(8, 8)), torch.tensor([0, 1])
     means = []
     for at_once in (0, 2**16):
-        with drawing(model, Noise.keyed(0, torch.arange(2))), patch("attacks.gradient._AT_ONCE", at_once):
+        with (
+            drawing(model, Noise.keyed(0, torch.arange(2))),
+            patch("adversarial_lightning.attacks.gradient._AT_ONCE", at_once),
+        ):
             means.append(input_gradient(model, x, y, ce, 4)[0])
     assert torch.allclose(*means, rtol=1e-6, atol=1e-12)
 
@@ -321,7 +323,7 @@ def test_unrolled_it_is_the_run_and_differentiable(settings: dict[str, Any]) -> 
     assert torch.allclose(z, last.estimate, rtol=1e-6) and not torch.allclose(ride.unrolled(x, 2), z, rtol=1e-3)
     weights, d = images(3, x.shape[1], size=(5, 4)), images(6, x.shape[1], size=(5, 4))[3:]
     (slope,) = torch.autograd.grad((z * weights).sum(), x)
-    with patch("defenses.unrolled._BYTES", 0):  # one image at a time
+    with patch("adversarial_lightning.defenses.unrolled._BYTES", 0):  # one image at a time
         assert torch.allclose(torch.autograd.grad((ride.unrolled(x) * weights).sum(), x)[0], slope, rtol=1e-9)
     with torch.no_grad():
         up, down = (ride.unrolled(x + h * d) for h in (1e-7, -1e-7))
@@ -409,7 +411,9 @@ def test_memory_bounds_the_images_in_one_pass() -> None:
 
 def test_long_fits_say_how_long(capsys: pytest.CaptureFixture[str]) -> None:
     for seconds, said in ((1.0, "fitting 8 images takes about 2 min, 91 s are left"), (0.01, "")):
-        with patch("evaluation.progress.time.monotonic", side_effect=[i * seconds for i in range(101)]):
+        with patch(
+            "adversarial_lightning.evaluation.progress.time.monotonic", side_effect=[i * seconds for i in range(101)]
+        ):
             watch = Watch(101, 8)
             for _ in range(101):
                 watch.tick()

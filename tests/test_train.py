@@ -18,7 +18,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = [sys.executable, str(ROOT / "train.py")]
-SHIM = [sys.executable, "-c", "import adversarial_lightning; adversarial_lightning.main()"]
+SHIM = [sys.executable, "-c", "import sys; from adversarial_lightning.cli import main; sys.exit(main())"]
 QUICK = str(ROOT / "configs" / "experiments" / "quickstart.yaml")
 SMALL = ["--trainer.max_epochs", "2", "--data.init_args.train_limit", "96", "--data.init_args.val_size", "41"]
 SMALL += ["--data.init_args.test_limit", "41", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1"]
@@ -29,7 +29,7 @@ def command(how: list[str], action: str, folder: Path, *more: str, config: str =
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def run(*words: str, ok: bool = True, **settings: Any) -> subprocess.CompletedProcess[str]:
@@ -105,10 +105,10 @@ def test_two_processes_test_every_sample_once(trained: Path, tmp_path: Path, sam
 
 WATCH = """
 import sys, torch, pytorch_lightning as pl
-sys.path[:0] = [{root!r}, {root!r} + "/tests"]
-from attacks import Langevin, PGD
-from callbacks import AttackEvaluation, CollapseGuard, EpsilonWarmup
-from lightning_modules import ATENT, AdversarialTraining, MarginMaximization, OneCycle
+sys.path.insert(0, {root!r} + "/tests")
+from adversarial_lightning.attacks import Langevin, PGD
+from adversarial_lightning.callbacks import AttackEvaluation, CollapseGuard, EpsilonWarmup
+from adversarial_lightning.lightning_modules import ATENT, AdversarialTraining, MarginMaximization, OneCycle
 from small import Bare, adam, digits, trainer
 
 class Check(pl.Callback):
@@ -166,7 +166,7 @@ def test_sigterm_leaves_a_checkpoint_and_143_and_resume_is_exact(trained: Path, 
         f"        if trainer.current_epoch == 1: pathlib.Path({str(ready)!r}).touch(); time.sleep(0.5)\n"
     )
     words = command(TRAIN, "fit", folder, "--trainer.callbacks+", "slow.Slow")
-    env = {**environment(), "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    env = {**environment(), "PYTHONPATH": str(tmp_path)}
     process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.time() + 120
     while not ready.exists() and time.time() < deadline and process.poll() is None:
@@ -199,8 +199,8 @@ def test_sigterm_leaves_a_checkpoint_and_143_and_resume_is_exact(trained: Path, 
 def test_mistakes_are_one_paragraph(
     words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import train
-    from evaluation.errors import friendly
+    from adversarial_lightning.cli import train
+    from adversarial_lightning.errors import friendly
 
     monkeypatch.setattr(sys, "argv", ["lightning"])
     small = command([], "fit", tmp_path)[:5]
@@ -230,8 +230,8 @@ class Bomb:
 def test_bad_checkpoints_are_refused(
     kind: str, says: str, action: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import train
-    from evaluation.errors import friendly
+    from adversarial_lightning.cli import train
+    from adversarial_lightning.errors import friendly
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lightning"])
@@ -253,7 +253,7 @@ def test_a_mistake_ends_with_status_2(tmp_path: Path) -> None:
 
 
 def test_eps_may_be_a_fraction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import train
+    from adversarial_lightning.cli import train
 
     monkeypatch.setattr(sys, "argv", ["lightning"])
     words = command([], "fit", tmp_path, "--model.init_args.sampler.init_args.eps", "8/255")

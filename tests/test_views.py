@@ -7,25 +7,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adversarial_lightning.attacks import CW, FGSM, PGD, Attack, HighConfidence, Noise, Square, drawing
+from adversarial_lightning.callbacks import NetworkPictures
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.defenses import MALA, Magnet, Purified, Purifier
+from adversarial_lightning.detectors import Guarded, MaxProbability
+from adversarial_lightning.evaluation import Campaign, write_report
+from adversarial_lightning.evaluation.report import steps as steps_module
+from adversarial_lightning.evaluation.report import views as module
+from adversarial_lightning.evaluation.report.grids import grids
+from adversarial_lightning.evaluation.report.pictures import EACH, Gallery
+from adversarial_lightning.evaluation.report.views import (
+    draw_codes,
+    encode,
+    flatten,
+    rademacher,
+    surface,
+    viewed,
+    views,
+)
+from adversarial_lightning.lightning_modules import ERClassifier, Standard
+from adversarial_lightning.networks import ConvAutoencoder, Denoiser
 from pytorch_lightning.loggers import TensorBoardLogger
 from small import Bare, Coded, adam, digits, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_evaluation import finish
 from torch import Tensor, nn
-
-from attacks import CW, FGSM, PGD, Attack, HighConfidence, Noise, Square, drawing
-from callbacks import NetworkPictures
-from datamodules import Digits
-from defenses import MALA, Magnet, Purified, Purifier
-from detectors import Guarded, MaxProbability
-from evaluation import Campaign, write_report
-from evaluation.report import steps as steps_module
-from evaluation.report import views as module
-from evaluation.report.grids import grids
-from evaluation.report.pictures import EACH, Gallery
-from evaluation.report.views import draw_codes, encode, flatten, rademacher, surface, viewed, views
-from lightning_modules import ERClassifier, Standard
-from networks import ConvAutoencoder, Denoiser
 
 
 class Rounded(nn.Module):

@@ -4,11 +4,10 @@ import math
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import Attack, GaussianNoise, SaltAndPepper
+from adversarial_lightning.evaluation.audit.check import Check, unasked
+from adversarial_lightning.evaluation.audit.panel import Panel
 from torch import Tensor
-
-from attacks import Attack, GaussianNoise, SaltAndPepper
-from evaluation.audit.check import Check, unasked
-from evaluation.audit.panel import Panel
 
 
 def broader_threats(panel: Panel) -> Check:

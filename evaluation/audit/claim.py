@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from adversarial_lightning.attacks import Attack, AutoAttack, members
+from adversarial_lightning.evaluation.cascade import Cascade, standing, threat_models
 from numpy.typing import NDArray
-
-from attacks import Attack, AutoAttack, members
-from evaluation.cascade import Cascade, standing, threat_models
 
 _LONGEST = 200  # gradient steps of an attack that the audit is ready to double
 

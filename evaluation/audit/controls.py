@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks import APGD, PGD, Langevin
+from adversarial_lightning.evaluation.audit.check import Check, at_least, share_check, unasked
+from adversarial_lightning.evaluation.audit.claim import Claim
+from adversarial_lightning.evaluation.audit.panel import Panel
+from adversarial_lightning.evaluation.audit.strength import Budget, RandomPoints, leading
+from adversarial_lightning.evaluation.outcome import defender, predict
 from torch import Tensor, nn
-
-from attacks import APGD, PGD, Langevin
-from evaluation.audit.check import Check, at_least, share_check, unasked
-from evaluation.audit.claim import Claim
-from evaluation.audit.panel import Panel
-from evaluation.audit.strength import Budget, RandomPoints, leading
-from evaluation.outcome import defender, predict
 
 
 def widest(norm: str, x: Tensor) -> float:

@@ -7,18 +7,17 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from adversarial_lightning.attacks.norms import NORMS
+from adversarial_lightning.evaluation.audit import controls, records, signs, strength
+from adversarial_lightning.evaluation.audit.broader import broader_threats
+from adversarial_lightning.evaluation.audit.check import Check
+from adversarial_lightning.evaluation.audit.claim import Claim, claims
+from adversarial_lightning.evaluation.audit.panel import Panel, undisturbed
+from adversarial_lightning.evaluation.audit.substitute import imitate
+from adversarial_lightning.evaluation.campaign import Campaign
+from adversarial_lightning.evaluation.cascade import CLEAN, Cascade, standing
+from adversarial_lightning.evaluation.outcome import evaluate_batch
 from torch import Tensor, nn
-
-from attacks.norms import NORMS
-from evaluation.audit import controls, records, signs, strength
-from evaluation.audit.broader import broader_threats
-from evaluation.audit.check import Check
-from evaluation.audit.claim import Claim, claims
-from evaluation.audit.panel import Panel, undisturbed
-from evaluation.audit.substitute import imitate
-from evaluation.campaign import Campaign
-from evaluation.cascade import CLEAN, Cascade, standing
-from evaluation.outcome import evaluate_batch
 
 Level = Literal["brief", "quick", "full"]
 

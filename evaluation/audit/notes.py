@@ -8,15 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from adversarial_lightning.evaluation.audit.check import Check
+from adversarial_lightning.evaluation.audit.inquiry import Level, audit
+from adversarial_lightning.evaluation.campaign import Campaign
+from adversarial_lightning.evaluation.identity import code, write_whole, writing
 from filelock import FileLock
 from rich.console import Console
 from rich.progress import Progress
 from torch import nn
-
-from evaluation.audit.check import Check
-from evaluation.audit.inquiry import Level, audit
-from evaluation.campaign import Campaign
-from evaluation.identity import code, write_whole, writing
 
 
 def audited(

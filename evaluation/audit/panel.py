@@ -6,11 +6,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from adversarial_lightning.attacks import Attack, Noise, drawing, guard, threat
+from adversarial_lightning.attacks.norms import NORMS, distance
+from adversarial_lightning.evaluation.outcome import defender, exact, predict
 from torch import Tensor, nn
-
-from attacks import Attack, Noise, drawing, guard, threat
-from attacks.norms import NORMS, distance
-from evaluation.outcome import defender, exact, predict
 
 
 class Connected(nn.Module):

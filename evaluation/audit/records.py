@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from attacks import Attack, DetectorAwareAPGD, DetectorAwarePGD, threat
-from evaluation.audit.check import Check, at_least, share_check, unasked
-from evaluation.audit.claim import Claim, leaves, setting
-from evaluation.cascade import CLEAN, Cascade, Flags, outside, standing
-from evaluation.ledger import Columns
-from evaluation.merge import draws
+from adversarial_lightning.attacks import Attack, DetectorAwareAPGD, DetectorAwarePGD, threat
+from adversarial_lightning.evaluation.audit.check import Check, at_least, share_check, unasked
+from adversarial_lightning.evaluation.audit.claim import Claim, leaves, setting
+from adversarial_lightning.evaluation.cascade import CLEAN, Cascade, Flags, outside, standing
+from adversarial_lightning.evaluation.ledger import Columns
+from adversarial_lightning.evaluation.merge import draws
 
 Tables = Mapping[tuple[str, int], Columns]  # the rows of every run: attack and restart
 _NEEDED = 20  # draws of the defender's noise that a mean over them should have

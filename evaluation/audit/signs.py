@@ -3,15 +3,14 @@
 from collections.abc import Iterable
 
 import torch
+from adversarial_lightning.attacks import PGD, Attack, Targeted
+from adversarial_lightning.attacks.objectives import margin
+from adversarial_lightning.evaluation.audit.check import Check, share_check, unasked
+from adversarial_lightning.evaluation.audit.claim import Claim, parts_of
+from adversarial_lightning.evaluation.audit.panel import Connected, Panel
+from adversarial_lightning.evaluation.audit.strength import Budget, leading
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-
-from attacks import PGD, Attack, Targeted
-from attacks.objectives import margin
-from evaluation.audit.check import Check, share_check, unasked
-from evaluation.audit.claim import Claim, parts_of
-from evaluation.audit.panel import Connected, Panel
-from evaluation.audit.strength import Budget, leading
 
 _UNDERFLOW = 88.0  # exp(-88) is the smallest number that float32 holds in full
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from adversarial_lightning.attacks import APGD, FGSM, PGD, Attack, HopSkipJump, Noise, RayS, Square, Targeted, Within
+from adversarial_lightning.attacks.eot import straight_through
+from adversarial_lightning.attacks.norms import NORMS
+from adversarial_lightning.evaluation.audit.check import Check, share_check
+from adversarial_lightning.evaluation.audit.claim import Claim
+from adversarial_lightning.evaluation.audit.panel import Panel
 from torch import Tensor, nn
-
-from attacks import APGD, FGSM, PGD, Attack, HopSkipJump, Noise, RayS, Square, Targeted, Within
-from attacks.eot import straight_through
-from attacks.norms import NORMS
-from evaluation.audit.check import Check, share_check
-from evaluation.audit.claim import Claim
-from evaluation.audit.panel import Panel
 
 
 @dataclass(frozen=True)

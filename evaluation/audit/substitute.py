@@ -2,9 +2,8 @@
 
 import torch
 import torch.nn.functional as F
+from adversarial_lightning.attacks import Noise, guard
 from torch import Tensor, nn
-
-from attacks import Noise, guard
 
 _SIDE = 64  # larger images are averaged down to this side
 

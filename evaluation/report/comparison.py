@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.report import words
-from evaluation.report.figures import Drawn, Series, over_radius
-from evaluation.statistics import wilson
+from adversarial_lightning.evaluation.report import words
+from adversarial_lightning.evaluation.report.figures import Drawn, Series, over_radius
+from adversarial_lightning.evaluation.statistics import wilson
 
 Results = dict[str, Any]
 

@@ -4,13 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from adversarial_lightning.attacks import threat
+from adversarial_lightning.evaluation.campaign import Campaign
+from adversarial_lightning.evaluation.cascade import CLEAN, Unit, applies, outside, threat_models
+from adversarial_lightning.evaluation.ledger import Columns
+from adversarial_lightning.evaluation.report import words
 from numpy.typing import NDArray
-
-from attacks import threat
-from evaluation.campaign import Campaign
-from evaluation.cascade import CLEAN, Unit, applies, outside, threat_models
-from evaluation.ledger import Columns
-from evaluation.report import words
 
 Array = NDArray[Any]
 

@@ -5,13 +5,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from adversarial_lightning.evaluation.report import words
+from adversarial_lightning.evaluation.report.comparison import Comparison, any_radius, rank, title
+from adversarial_lightning.evaluation.report.figures import Drawn
+from adversarial_lightning.evaluation.report.pictures import Gallery
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-
-from evaluation.report import words
-from evaluation.report.comparison import Comparison, any_radius, rank, title
-from evaluation.report.figures import Drawn
-from evaluation.report.pictures import Gallery
 
 _PAGES = Path(__file__).parent / "pages"
 Results = dict[str, Any]

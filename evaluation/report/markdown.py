@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.report.comparison import any_radius
-from evaluation.report.html import draws, groups
-from evaluation.report.words import (
+from adversarial_lightning.evaluation.report.comparison import any_radius
+from adversarial_lightning.evaluation.report.html import draws, groups
+from adversarial_lightning.evaluation.report.words import (
     audit_words,
     count,
     duration,

@@ -6,14 +6,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from adversarial_lightning.attacks import Noise, drawing, guard
+from adversarial_lightning.evaluation.campaign import Campaign
+from adversarial_lightning.evaluation.cascade import CLEAN
+from adversarial_lightning.evaluation.report.figures import LINES, STYLE, Drawn
+from adversarial_lightning.evaluation.report.pictures import EACH, Example, Gallery
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-
-from attacks import Noise, drawing, guard
-from evaluation.campaign import Campaign
-from evaluation.cascade import CLEAN
-from evaluation.report.figures import LINES, STYLE, Drawn
-from evaluation.report.pictures import EACH, Example, Gallery
 
 _COLUMNS = 6  # states shown of each image
 

@@ -9,18 +9,17 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from adversarial_lightning.attacks import PGD, Attack, Noise, guard, threat
+from adversarial_lightning.attacks.gradient import input_gradient
+from adversarial_lightning.attacks.norms import NORMS
+from adversarial_lightning.attacks.objectives import ce
+from adversarial_lightning.evaluation.campaign import Campaign
+from adversarial_lightning.evaluation.cascade import CLEAN, threat_models
+from adversarial_lightning.evaluation.report import words
+from adversarial_lightning.evaluation.report.figures import LINES, MUTED, STYLE, STYLES, Array, Drawn
+from adversarial_lightning.networks.features import encoder_of, outputs
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-
-from attacks import PGD, Attack, Noise, guard, threat
-from attacks.gradient import input_gradient
-from attacks.norms import NORMS
-from attacks.objectives import ce
-from evaluation.campaign import Campaign
-from evaluation.cascade import CLEAN, threat_models
-from evaluation.report import words
-from evaluation.report.figures import LINES, MUTED, STYLE, STYLES, Array, Drawn
-from networks.features import encoder_of, outputs
 
 Prior = Callable[[Noise, Tensor], Tensor]  # independent draws in the shape of codes
 _SURFACES, _STEPS = 3, 21  # images, and points along each axis

@@ -5,23 +5,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adversarial_lightning.evaluation.campaign import Campaign
+from adversarial_lightning.evaluation.identity import write_whole
+from adversarial_lightning.evaluation.merge import merge, refusals
+from adversarial_lightning.evaluation.report import words
+from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
+from adversarial_lightning.evaluation.report.events import write_events
+from adversarial_lightning.evaluation.report.fallen import gather
+from adversarial_lightning.evaluation.report.figures import Drawn, confusion, curves, lengths, roc, scores
+from adversarial_lightning.evaluation.report.grids import grids
+from adversarial_lightning.evaluation.report.html import compare_page, report_page
+from adversarial_lightning.evaluation.report.markdown import headlines, report_text
+from adversarial_lightning.evaluation.report.pictures import Gallery, galleries
+from adversarial_lightning.evaluation.report.steps import steps
+from adversarial_lightning.evaluation.report.views import viewed
+from adversarial_lightning.evaluation.statistics import Results
 from torch import nn
-
-from evaluation.campaign import Campaign
-from evaluation.identity import write_whole
-from evaluation.merge import merge, refusals
-from evaluation.report import words
-from evaluation.report.comparison import compare, side_by_side, upgraded
-from evaluation.report.events import write_events
-from evaluation.report.fallen import gather
-from evaluation.report.figures import Drawn, confusion, curves, lengths, roc, scores
-from evaluation.report.grids import grids
-from evaluation.report.html import compare_page, report_page
-from evaluation.report.markdown import headlines, report_text
-from evaluation.report.pictures import Gallery, galleries
-from evaluation.report.steps import steps
-from evaluation.report.views import viewed
-from evaluation.statistics import Results
 
 _ALLOWANCE = 5.0, 0.1  # pictures may take so many seconds, or this share of what the evaluation took
 

@@ -9,7 +9,6 @@ from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parent.parent
 # Lines of jsonargparse that say nothing about the cause.
 _NOISE = re.compile(
     r"(- )?(Does not validate against|Subtypes: |Errors:$|Given value|Expected a <class 'NoneType'>"
@@ -52,20 +51,15 @@ def friendly(error: BaseException) -> str | None:
 
 
 def _ours(error: BaseException) -> bool:
-    """Whether the innermost frame is code of a room, at a ``raise`` or, for OSError, anywhere."""
+    """Whether the innermost frame is code of ours, at a ``raise`` or, for OSError, anywhere."""
     traceback = error.__traceback__
     if traceback is None:
         return False
     while traceback.tb_next:
         traceback = traceback.tb_next
-    code = traceback.tb_frame.f_code
-    try:
-        room = Path(code.co_filename).resolve().relative_to(_ROOT).parts[0]
-    except ValueError:
+    if not str(traceback.tb_frame.f_globals.get("__name__", "")).startswith("adversarial_lightning."):
         return False
-    if not (room.endswith(".py") or (_ROOT / room / "__init__.py").exists()):
-        return False
-    raised = dis.opname[code.co_code[traceback.tb_lasti]] == "RAISE_VARARGS"  # else a C function failed: a bug
+    raised = dis.opname[traceback.tb_frame.f_code.co_code[traceback.tb_lasti]] == "RAISE_VARARGS"  # else a C function
     return raised or isinstance(error, OSError)
 
 
@@ -100,7 +94,7 @@ def shorten(message: str) -> str:
     keys = ".".join(name for _, kind, name in where if kind == "key")
     text = _plainer(cause, owner)
     place = [f"in {keys}"] * bool(keys) + [f"of {owner}"] * (bool(owner) and owner not in text)
-    return text + (f" ({', '.join(place)})" if place else "")
+    return (text + (f" ({', '.join(place)})" if place else "")).replace("adversarial_lightning.", "")
 
 
 def _plainer(cause: str, owner: str) -> str:
@@ -124,7 +118,7 @@ def _meant(name: str, candidates: list[str]) -> str:
 
 def _catalogue() -> list[str]:
     """Names that the imported rooms list."""
-    rooms = [m for name, m in sys.modules.items() if "." not in name and (_ROOT / name / "__init__.py").exists()]
+    rooms = [m for name, m in sys.modules.items() if re.fullmatch(r"adversarial_lightning\.\w+", name)]
     return sorted({name for room in rooms for name in getattr(room, "__all__", [])})
 
 

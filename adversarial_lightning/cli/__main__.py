@@ -1,0 +1,7 @@
+"""``python -m adversarial_lightning.cli``: the command ``lightning``."""
+
+import sys
+
+from adversarial_lightning.cli import main
+
+sys.exit(main())

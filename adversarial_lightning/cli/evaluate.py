@@ -1,0 +1,243 @@
+"""How robust is this checkpoint? Attacks it with a suite; writes results.json, report.md and report.html into DIR.
+
+    lightning evaluate --checkpoint CKPT --suite quick --output DIR [--devices 2] [...]
+
+Run the same command again to resume after an interruption, with any number of processes.
+"""
+
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from torch import nn
+
+from adversarial_lightning import datamodules, defenses, detectors
+from adversarial_lightning.attacks import Attack
+from adversarial_lightning.cli.class_names import prefer_ours
+from adversarial_lightning.cli.configs import resolved
+from adversarial_lightning.errors import exits
+from adversarial_lightning.evaluation import Campaign, build, catalogue, describe, write_report
+from adversarial_lightning.evaluation.audit import audited
+from adversarial_lightning.evaluation.cascade import CLEAN, Mode
+from adversarial_lightning.evaluation.checkpoint import PACKAGE, Spec, check_fit, plain
+from adversarial_lightning.evaluation.detection import calibration, score_images, threshold
+from adversarial_lightning.evaluation.haste import Precision, hasten
+from adversarial_lightning.evaluation.identity import data_part, digest_file, identify, settle, suite_part, with_files
+from adversarial_lightning.evaluation.locks import check_free
+from adversarial_lightning.evaluation.merge import Incomplete
+from adversarial_lightning.evaluation.parity import parity
+from adversarial_lightning.evaluation.processes import Place, behave, foretell_parent, place, spawn, tell_parent
+from adversarial_lightning.evaluation.progress import Bars
+from adversarial_lightning.evaluation.report import headlines
+from adversarial_lightning.evaluation.statistics import Results
+from adversarial_lightning.evaluation.weights import open_network, prove, record
+
+Wrap = Callable[[nn.Module], nn.Module]
+Detect = Callable[[nn.Module], detectors.Detector]
+
+
+def options() -> ArgumentParser:
+    """The options of ``lightning evaluate``."""
+    prefer_ours()
+    parser = ArgumentParser(prog="lightning evaluate", description=__doc__, exit_on_error=False)
+    add = parser.add_argument
+    add("--checkpoint", type=str | None, help="the .ckpt file of a training run")
+    add("--weights", type=str | None, help="instead: a state dict from elsewhere (.pt, .safetensors), with --network")
+    add("--published", type=float | None, help="clean accuracy that was published for --weights, such as 0.8492")
+    add("--suite", type=dict[str, Attack], required=True, sub_configs=True, help="YAML file: attacks by name")
+    add("--data", type=datamodules.ImageData | None, sub_configs=True, help="YAML file; default: as in training")
+    add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
+    add("--defenses", type=list[Wrap], default=[], sub_configs=True, help="YAML list; first: next to the network")
+    add("--detector", type=Detect | None, sub_configs=True, help="YAML file; turns away what looks adversarial")
+    add("--fpr", type=float, default=0.05, help="share of clean images turned away; detector-aware attacks aim at it")
+    add("--calibrate", type=Literal["val", "test"], default="val", help="whose clean images give the threshold")
+    add("--limit", type=int | None, help="only the first so many test images")
+    add("--mode", type=Mode, default="full", help="worst_case: attack only what earlier attacks have left standing")
+    add(
+        "--draws", type=int | None, help="draws of the defender's noise; default: 20 if a defense is stochastic, else 1"
+    )
+    add("--audit", type=Literal["none", "brief", "quick", "full"], default="quick", help="how hard it is checked")
+    add("--precision", type=Precision, default="float32", help="of the attacks; results are judged in float32")
+    add("--compile", type=bool, default=False, help="compile the model for the attacks (torch.compile)")
+    add("--devices", type=int, default=1, help="number of processes")
+    add("--accelerator", type=Literal["auto", "cpu", "cuda"], default="auto")
+    add("--batch_size", type=int, default=128, help="images per step and process; does not change outcomes")
+    add("--workers", type=int, default=0, help="loader processes for each process")
+    add("--seed", type=int, default=0, help="of all random draws, attackers' and defenders'")
+    add("--output", type=Path, required=True, help="folder of this evaluation")
+    return parser
+
+
+def evaluate(argv: list[str], here: Place) -> int:
+    """Do this process's share, or start the processes that do; write the report once all is there."""
+    parser = options()
+    if any(a.startswith("--data.") for a in argv) and not any(a.split("=")[0] == "--data" for a in argv):
+        raise ValueError("--data.… changes a data file: name it before, for example --data digits")
+    settings = parser.parse_args(resolved(argv))
+    if not 0 <= settings.fpr < 1:
+        raise ValueError(f"--fpr is a share of at least 0 and below 1, not {settings.fpr}")
+    for name in ("devices", "batch_size", "draws"):
+        if settings[name] is not None and settings[name] < 1:
+            raise ValueError(f"--{name} must be at least 1, not {settings[name]}")
+    where = device(settings.accelerator, here)
+    model, campaign, parts, calibrate = _prepare(settings, parser.instantiate(settings))
+    bars = Bars(
+        {name: len(campaign.units(name)) for name in (CLEAN, *campaign.suite)},
+        campaign.n,
+        processes=max(here.world, settings.devices),
+        quiet=here.rank > 0 or here.spawned,
+    )
+    if here.world == 1 and settings.devices > 1:
+        check_free(campaign.folder, here.run)
+        with bars:
+            failed = spawn(
+                [sys.executable, "-m", "adversarial_lightning.cli", "evaluate", *argv],
+                settings.devices,
+                bars.tell,
+                bars.foretell,
+            )
+        if failed:
+            return failed
+        calibrate()
+    else:
+        model.to(where)
+        calibrate()
+        with bars:
+            told = (tell_parent, foretell_parent(here)) if here.spawned else (bars.tell, bars.foretell)
+            around = hasten(model, settings.precision, settings.compile)
+            load = {"batch_size": settings.batch_size, "workers": settings.workers}
+            campaign.run(model, here, **load, tell=told[0], foretell=told[1], around=around)
+        if here.spawned:
+            return 0
+    obligations = defenses.obligations(model)
+
+    def audit(merged: Results) -> dict[str, Any]:
+        rows = min(settings.batch_size, 64)
+        return audited(campaign, model, merged, obligations=obligations, level=settings.audit, rows=rows)
+
+    def haste() -> dict[str, Any]:
+        print("parity: attacking a few samples in float32 too", file=sys.stderr, flush=True)
+        cases = parity(campaign, model, settings.batch_size)
+        return {"precision": settings.precision, "compile": settings.compile, "cases": cases}
+
+    model.to(where)
+    try:
+        results = write_report(
+            campaign,
+            checkpoint={"path": settings.checkpoint or settings.weights, "sha256": parts["checkpoint"]["sha256"]},
+            data=parts["data"],
+            defenses=parts["defenses"],
+            obligations=obligations,
+            command=shlex.join(["lightning", "evaluate", *argv]),
+            model=model,
+            audit=None if settings.audit == "none" else audit,
+            haste=haste if settings.compile or settings.precision != "float32" else None,
+        )
+    except Incomplete:
+        if here.world == 1:
+            raise
+        print(f"process {here.rank} of {here.world} is done; the last one writes the report")
+        return 0
+    print("\n".join([*headlines(results), *(f"warning: {text}" for text in results["warnings"])]))
+    if settings.weights:
+        print("\n".join(prove(campaign.folder, results["clean_accuracy"], results["n"], settings.published)))
+    print(f"report: {campaign.folder / 'report.html'}")
+    return 0
+
+
+def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campaign, Spec, Callable[[], None]]:
+    """The model behind its defenses, the campaign in its folder, the parts of its identity, and what calibrates."""
+    path = settings.checkpoint or settings.weights
+    model, recorded, imported = open_network(settings.checkpoint, settings.weights, objects.network, settings.published)
+    model, data = defended(model, objects, path, recorded)
+    detector = objects.detector(model) if objects.detector else None
+    if detector is not None:
+        model = detectors.Guarded(model, detector)
+    images = data.dataset("test") if detector is None else detectors.set_two(data.dataset("test"), detector.seen)
+    n = len(images) if settings.limit is None else min(settings.limit, len(images))
+    draws = settings.draws or (20 if defenses.obligations(model)["eot"] else 1)
+    parts = {
+        "checkpoint": {"sha256": digest_file(path), "network": _spec(settings.network)},
+        "suite": suite_part(objects.suite),
+        "data": data_part(describe(data), images),
+        "defenses": [_spec(entry) for entry in settings.defenses],
+        "seed": settings.seed,
+        "limit": n,
+        "detector": _spec(settings.detector),
+        "fpr": settings.fpr if settings.detector else None,
+        **({"calibrate": settings.calibrate} if settings.calibrate != "val" else {}),
+        "mode": settings.mode,
+        "draws": draws,
+        "haste": [settings.precision, settings.compile],
+    }
+    basics = objects.suite, images, n, settings.seed, settings.output, identify(parts)
+    campaign = Campaign(*basics, mode=settings.mode, draws=draws, scored=detector is not None)
+    settle(settings.output, parts)  # after everything that may be a mistake: it claims the folder
+    if imported:
+        record(settings.output, imported)
+
+    def calibrate() -> None:
+        """Set the detector's threshold from clean held-out images; from test images only if told (MALADE's paper)."""
+        if detector is not None:
+            held_out = images if settings.calibrate == "test" else data.dataset("val")
+            measure = partial(score_images, detector, held_out, settings.batch_size, settings.seed)
+            about = {"detector": parts["detector"], "aimed_fpr": settings.fpr, "own_theta": detector.own_theta}
+            about["split"] = settings.calibrate
+            detector.theta = threshold(calibration(campaign.folder, measure, about), settings.fpr)
+
+    return model, campaign, parts, calibrate
+
+
+def _spec(given: Namespace | None) -> Any:
+    """What the user wrote, in plain values; classes by room and name, files by their bytes."""
+    return with_files(_short(plain(given.clone(with_meta=False).as_dict()))) if given else None
+
+
+def _short(spec: Any) -> Any:
+    """`spec` with this project's classes written as checkpoints write them: ``networks.SmallCNN``."""
+    if isinstance(spec, list):
+        return [_short(value) for value in spec]
+    if isinstance(spec, dict):
+        return {n: v.removeprefix(f"{PACKAGE}.") if n == "class_path" else _short(v) for n, v in spec.items()}
+    return spec
+
+
+def defended(model: nn.Module, objects: Namespace, path: str, recorded: Spec | None) -> tuple[nn.Module, Any]:
+    """The model behind its defenses, and its data."""
+    data = objects.data or _recorded_data(path, recorded)
+    check_fit(model, data)
+    for defense in objects.defenses:
+        model = defense(model)
+    return model, data
+
+
+def _recorded_data(checkpoint: str, spec: Spec | None) -> Any:
+    if spec is None:
+        raise ValueError(f"{checkpoint} does not record its data: give --data, for example digits")
+    try:
+        data = build(spec, catalogue(datamodules))
+        if hasattr(data, "download"):
+            data.download = False  # a file does not decide what is fetched
+        return data
+    except ValueError as error:
+        raise ValueError(f"{checkpoint} does not say how to load its data: {error}. Give --data") from error
+
+
+def device(accelerator: str, here: Place) -> torch.device:
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--accelerator cuda: torch sees no GPU here; use --accelerator cpu, or auto")
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", here.local % torch.cuda.device_count())
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0 done, 2 an error of the user's, 143 after SIGTERM."""
+    here = place()
+    behave(here)
+    return exits(lambda: evaluate(argv, here))
