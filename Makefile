@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 WORKERS ?= 2
-ROOMS := attacks callbacks configs datamodules defenses detectors evaluation lightning_modules networks
+ROOMS := attacks callbacks checkpoints configs datamodules defenses detectors evaluation lightning_modules networks reproduce
 
 help:  ## Show this help.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'

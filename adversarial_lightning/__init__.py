@@ -13,12 +13,14 @@ from types import ModuleType
 ROOMS = (
     "attacks",
     "callbacks",
+    "checkpoints",
     "datamodules",
     "defenses",
     "detectors",
     "evaluation",
     "lightning_modules",
     "networks",
+    "reproduce",
 )
 
 __all__ = ["ROOMS", *ROOMS, "__version__"]

@@ -2,12 +2,13 @@
 
 from adversarial_lightning.attacks.apgd import APGD
 from adversarial_lightning.attacks.autoattack import AutoAttack
-from adversarial_lightning.attacks.base import Attack, guard
 from adversarial_lightning.attacks.boundary import Boundary
 from adversarial_lightning.attacks.bypass import BPDA, GrayBox
-from adversarial_lightning.attacks.checks import check_images
-from adversarial_lightning.attacks.choose import choose_step_size
 from adversarial_lightning.attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.checks import check_images
+from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.attacks.corruptions import GaussianNoise, SaltAndPepper
 from adversarial_lightning.attacks.cw import CW, CWLinf
 from adversarial_lightning.attacks.daa import DAA
@@ -26,18 +27,17 @@ from adversarial_lightning.attacks.joint import Joint
 from adversarial_lightning.attacks.jsma import JSMA
 from adversarial_lightning.attacks.langevin import Langevin
 from adversarial_lightning.attacks.logit_eot import LogitEOT
-from adversarial_lightning.attacks.noise import Noise, drawing
 from adversarial_lightning.attacks.one_pixel import OnePixel
 from adversarial_lightning.attacks.pdpgd import PDGD, PDPGD
 from adversarial_lightning.attacks.pgd import PGD
-from adversarial_lightning.attacks.radius import Radius
 from adversarial_lightning.attacks.rays import RayS
 from adversarial_lightning.attacks.reconstruction_pgd import ReconstructionPGD
 from adversarial_lightning.attacks.salt_pepper_search import SaltAndPepperSearch
 from adversarial_lightning.attacks.sparsefool import SparseFool
 from adversarial_lightning.attacks.square import Square
+from adversarial_lightning.attacks.step_size_search import choose_step_size
 from adversarial_lightning.attacks.targeted import Targeted
-from adversarial_lightning.attacks.transfer import Surrogate, Transfer
+from adversarial_lightning.attacks.transfer import CheckpointSurrogate, Surrogate, Transfer
 
 __all__ = [
     "APGD",
@@ -57,6 +57,7 @@ __all__ = [
     "AutoAttack",
     "Boundary",
     "CWLinf",
+    "CheckpointSurrogate",
     "DeepFool",
     "DetectorAwareAPGD",
     "DetectorAwarePGD",
@@ -86,7 +87,6 @@ __all__ = [
     "check_images",
     "choose_step_size",
     "drawing",
-    "guard",
     "members",
     "scale_eps",
     "threat",

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from adversarial_lightning.attacks.base import Attack
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.closest import fools
-from adversarial_lightning.attacks.gradient import input_gradient
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, NormName, column, project_l1_box
-from adversarial_lightning.attacks.objectives import OBJECTIVES, dlr_targeted
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.best_adversarial import fools
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, column, project_l1_box
+from adversarial_lightning.attacks.core.objectives import OBJECTIVES, dlr_targeted
+from adversarial_lightning.attacks.core.radius import Radius
 
 Look = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 

@@ -4,18 +4,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks.apgd import APGD
-from adversarial_lightning.attacks.base import Attack
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.closest import fools
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.best_adversarial import fools
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, column
+from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.attacks.fab import FAB
-from adversarial_lightning.attacks.noise import Noise, drawing
-from adversarial_lightning.attacks.norms import NORMS, NormName, column
-from adversarial_lightning.attacks.objectives import margin
-from adversarial_lightning.attacks.radius import Radius
 from adversarial_lightning.attacks.square import Square
 from adversarial_lightning.attacks.targeted import Targeted
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from adversarial_lightning.attacks.base import Attack, Kind, Knowledge
-from adversarial_lightning.attacks.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.decisions import Decisions, StartName, begin, bisect, check_budget
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, column
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
+from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.core.decisions import Decisions, StartName, begin, bisect, check_budget
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, column
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
-from adversarial_lightning.attacks.base import Attack, Knowledge
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.compose import Combination
-from adversarial_lightning.attacks.eot import part, purifiers, straight_through
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.transfer import Surrogate
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.core.base import Attack, Knowledge
+from adversarial_lightning.attacks.core.bpda import part, purifiers, straight_through
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.transfer import Surrogate
 
 
 @dataclass(frozen=True)

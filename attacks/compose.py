@@ -5,15 +5,16 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, get_args
 
 import torch
-from adversarial_lightning.attacks.base import Attack, Kind, Knowledge
-from adversarial_lightning.attacks.checks import at_least
-from adversarial_lightning.attacks.closest import LOOKS, fools
-from adversarial_lightning.attacks.eot import stochastic
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import column, distance
-from adversarial_lightning.attacks.objectives import ce, margin
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
+from adversarial_lightning.attacks.core.best_adversarial import LOOKS, fools
+from adversarial_lightning.attacks.core.checks import at_least
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import column, distance
+from adversarial_lightning.attacks.core.objectives import ce, margin
+from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.networks.eval_mode import stochastic
 
 
 def threat(attack: Attack) -> tuple[str | None, float | None]:

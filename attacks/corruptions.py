@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from adversarial_lightning.attacks.base import Attack, Kind, Knowledge
-from adversarial_lightning.attacks.checks import at_least
-from adversarial_lightning.attacks.noise import Noise
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
+from adversarial_lightning.attacks.core.checks import at_least
+from adversarial_lightning.attacks.core.noise import Noise
 
 
 @dataclass(frozen=True)

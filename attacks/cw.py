@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from adversarial_lightning.attacks.base import Attack, Kind
-from adversarial_lightning.attacks.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.closest import Closest
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, column
-from adversarial_lightning.attacks.objectives import Objective, margin
-from adversarial_lightning.attacks.queries import gradient_and_logits
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind
+from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.objectives import Objective, margin
+from adversarial_lightning.attacks.core.radius import Radius
 
 # The tanh reaches this far beyond [0, 1] and its image is clipped: at 0 and 1 themselves tanh would have no slope.
 _SLACK = 0.01

@@ -4,15 +4,16 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from adversarial_lightning.attacks.base import Attack, Kind
-from adversarial_lightning.attacks.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.closest import Closest
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, column
-from adversarial_lightning.attacks.objectives import OBJECTIVES
-from adversarial_lightning.attacks.queries import gradient_and_logits
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn, no_grad, where
+
+from adversarial_lightning.attacks.core.base import Attack, Kind
+from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.objectives import OBJECTIVES
+from adversarial_lightning.attacks.core.radius import Radius
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 
 import torch
-from adversarial_lightning.attacks.apgd import APGD
-from adversarial_lightning.attacks.base import Attack
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.detector_pgd import classify, score_gradient, watching
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NormName, column
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.apgd import APGD
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NormName, column
+from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.attacks.detector_pgd import classify, score_gradient, watching
 
 _NO_NUMBER = 1e3  # how far over the threshold a score counts that is none: dear, but the margin is still seen beside it
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from adversarial_lightning.attacks.base import Attack
-from adversarial_lightning.attacks.checks import at_least, check_choices, check_images
-from adversarial_lightning.attacks.gradient import input_gradient
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, NormName
-from adversarial_lightning.attacks.radius import Radius
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.checks import at_least, check_choices, check_images
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, NormName
+from adversarial_lightning.attacks.core.radius import Radius
 
 
 class Representation(nn.Module):

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from adversarial_lightning.attacks.base import Attack, Kind
-from adversarial_lightning.attacks.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.closest import Closest
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, column, l0_distance
-from adversarial_lightning.attacks.objectives import margin
-from adversarial_lightning.attacks.queries import gradient_and_logits
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind
+from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, column, l0_distance
+from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.attacks.core.radius import Radius
 
 
 def cosine(first: float, last: float, k: int, steps: int) -> float:

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from adversarial_lightning.attacks.base import Attack, Kind
-from adversarial_lightning.attacks.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.closest import Closest
-from adversarial_lightning.attacks.deepfool import nearest_boundary, rivals
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, column
-from adversarial_lightning.attacks.queries import gradient_and_logits, jacobian
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind
+from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.core.jacobian import gradient_and_logits, jacobian
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.attacks.deepfool import nearest_boundary, rivals
 
 
 def confidence_step(log_p: Tensor, w: Tensor, confidence: Tensor, max_step: float = math.inf) -> Tensor:

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from adversarial_lightning.attacks.base import Attack
-from adversarial_lightning.attacks.checks import at_least
-from adversarial_lightning.attacks.closest import fools
-from adversarial_lightning.attacks.compose import Combination
-from adversarial_lightning.attacks.detector_pgd import watching
-from adversarial_lightning.attacks.noise import Noise, drawing
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.best_adversarial import fools
+from adversarial_lightning.attacks.core.checks import at_least
+from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.detector_pgd import watching
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from adversarial_lightning.attacks.base import Attack, Kind
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.closest import Closest, fools
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import column, l0_distance
-from adversarial_lightning.attacks.queries import jacobian
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind
+from adversarial_lightning.attacks.core.best_adversarial import Closest, fools
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.jacobian import jacobian
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import column, l0_distance
+from adversarial_lightning.attacks.core.radius import Radius
 
 
 def frontier(u: Tensor, v: Tensor) -> Tensor:

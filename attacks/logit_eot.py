@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from adversarial_lightning.attacks.base import Attack
-from adversarial_lightning.attacks.checks import at_least
-from adversarial_lightning.attacks.compose import Combination
-from adversarial_lightning.attacks.noise import Noise
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.checks import at_least
+from adversarial_lightning.attacks.core.noise import Noise
 
 
 class MeanLogits(nn.Module):

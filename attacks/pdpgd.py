@@ -22,15 +22,16 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.attacks.base import Attack, Kind
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.closest import Closest
-from adversarial_lightning.attacks.gradient import input_gradient
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, column
-from adversarial_lightning.attacks.objectives import margin
-from adversarial_lightning.attacks.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind
+from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.attacks.core.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty
 
 FLOOR = math.log(1e-6)  # of the multipliers' logarithms
 PENALTIES: dict[str, Penalty] = {

@@ -4,15 +4,16 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
-from adversarial_lightning.attacks.base import Attack
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.eot import part, purifiers, straight_through
-from adversarial_lightning.attacks.gradient import input_gradient
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, NormName
-from adversarial_lightning.attacks.objectives import OBJECTIVES, ObjectiveName
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.bpda import part, purifiers, straight_through
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, NormName
+from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveName
+from adversarial_lightning.attacks.core.radius import Radius
 
 
 def reconstruction_gradient(rec: nn.Module, x: Tensor, differentiable: bool, samples: int) -> Tensor:

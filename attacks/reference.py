@@ -15,14 +15,15 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from adversarial_lightning.attacks.base import Attack, Kind, Knowledge
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.closest import Closest
-from adversarial_lightning.attacks.eot import stochastic
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, distance
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
+from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, distance
+from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.networks.eval_mode import stochastic
 
 
 def foreign(module: str, package: str) -> Any:

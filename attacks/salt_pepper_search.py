@@ -6,12 +6,13 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-from adversarial_lightning.attacks.base import Attack, Kind, Knowledge
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.decisions import Decisions, check_budget
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import column, distance
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.decisions import Decisions, check_budget
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import column, distance
 
 
 @dataclass(frozen=True)

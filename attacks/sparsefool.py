@@ -5,15 +5,16 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-from adversarial_lightning.attacks.base import Attack, Kind
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.closest import Closest
-from adversarial_lightning.attacks.deepfool import DeepFool
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import column, distance
-from adversarial_lightning.attacks.objectives import margin
-from adversarial_lightning.attacks.queries import jacobian
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Kind
+from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.jacobian import jacobian
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import column, distance
+from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.attacks.deepfool import DeepFool
 
 
 def sparse_step(z: Tensor, normal: Tensor, anchor: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from adversarial_lightning.attacks.base import Attack, Knowledge
-from adversarial_lightning.attacks.checks import at_least, check_choices
-from adversarial_lightning.attacks.noise import Noise, drawing
-from adversarial_lightning.attacks.norms import NORMS, column, project_l1_box
-from adversarial_lightning.attacks.objectives import OBJECTIVES
-from adversarial_lightning.attacks.radius import Radius
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.base import Attack, Knowledge
+from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.core.norms import NORMS, column, project_l1_box
+from adversarial_lightning.attacks.core.objectives import OBJECTIVES
+from adversarial_lightning.attacks.core.radius import Radius
 
 # Queries of 10,000 after which the share of pixels in a window is halved (section 5.1 of the paper).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from adversarial_lightning.attacks.base import Attack
-from adversarial_lightning.attacks.checks import at_least
-from adversarial_lightning.attacks.closest import fools
-from adversarial_lightning.attacks.compose import Combination, threat
-from adversarial_lightning.attacks.noise import Noise, drawing
-from adversarial_lightning.attacks.norms import distance
-from adversarial_lightning.attacks.objectives import margin
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.compose import Combination, threat
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.best_adversarial import fools
+from adversarial_lightning.attacks.core.checks import at_least
+from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.core.norms import distance
+from adversarial_lightning.attacks.core.objectives import margin
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from timing import ratios, table
+from torch import Tensor
+
 from adversarial_lightning.attacks import Langevin, Noise
 from adversarial_lightning.lightning_modules import ATENT
 from adversarial_lightning.networks import SmallCNN
-from timing import ratios, table
-from torch import Tensor
 
 
 class Alone:

@@ -9,9 +9,10 @@ import argparse
 from collections.abc import Callable
 
 import torch
+from timing import ratios, table
+
 from adversarial_lightning.attacks import PGD, Noise
 from adversarial_lightning.networks import SmallCNN
-from timing import ratios, table
 
 
 def contestants(batch: int, steps: int) -> dict[str, Callable[[], object]]:

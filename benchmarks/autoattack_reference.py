@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adversarial_lightning.attacks import AutoAttack, Noise, guard
-from adversarial_lightning.datamodules import MNIST
-from adversarial_lightning.evaluation.checkpoint import load_network
-from adversarial_lightning.evaluation.outcome import counting
-from record import record_benchmark
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks import AutoAttack, Noise
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.datamodules import MNIST
+from adversarial_lightning.evaluation.outcomes.outcome import counting
+from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.reproduce.record import record_benchmark
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, labels, numbers of the images -> images
 

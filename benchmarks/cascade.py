@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+
 from adversarial_lightning.attacks import APGD, FAB, PGD, Attack, Noise, Square, Targeted, Within
 from adversarial_lightning.datamodules import Digits
-from adversarial_lightning.evaluation import Campaign
-from adversarial_lightning.evaluation.cascade import Mode
-from adversarial_lightning.evaluation.merge import merge
+from adversarial_lightning.evaluation import Campaign, run_campaign
+from adversarial_lightning.evaluation.campaign.merge import merge
+from adversarial_lightning.evaluation.campaign.sample_status import Mode
 from adversarial_lightning.networks import MLP
 
 
@@ -63,7 +64,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as name:
                 c = Campaign(suite(eps), images, given.samples, 0, Path(name), "benchmark", mode)
                 wall, cpu = time.perf_counter(), time.process_time()
-                c.run(net, batch_size=given.batch)
+                run_campaign(c, net, batch_size=given.batch)
                 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
                 results = merge(c)
             passes = sum(a["forwards"] + a["backwards"] for a in results["attacks"])

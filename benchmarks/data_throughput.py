@@ -13,6 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from timing import ratios
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from torchvision import datasets
+from torchvision.transforms import v2
+
 from adversarial_lightning.attacks import PGD, Noise
 from adversarial_lightning.datamodules import ImageNet
 from adversarial_lightning.datamodules.augment import crop_and_flip
@@ -21,12 +28,6 @@ from adversarial_lightning.datamodules.imagenet import wnids
 from adversarial_lightning.datamodules.images import TensorImages, as_float, ready
 from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader
 from adversarial_lightning.networks import SmallCNN
-from PIL import Image
-from timing import ratios
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
-from torchvision import datasets
-from torchvision.transforms import v2
 
 BATCH = 128
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import ratios, table
+from torch import Tensor
+
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.lightning_modules import AdversaryCritic, MarginMaximization
 from adversarial_lightning.lightning_modules.margin_maximization import multiclass_hinge
 from adversarial_lightning.networks import Critic, LeNet5
-from record import record_benchmark
-from timing import ratios, table
-from torch import Tensor
+from adversarial_lightning.reproduce.record import record_benchmark
 
 
 def saved(run: Callable[[], object]) -> float:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.attacks import PGD, Noise
-from adversarial_lightning.lightning_modules import ERClassifier
-from adversarial_lightning.networks import ERNet
 from small import alone
 from timing import ratios, table
 from torch import Tensor
+
+from adversarial_lightning.attacks import PGD, Noise
+from adversarial_lightning.lightning_modules import ERClassifier
+from adversarial_lightning.networks import ERNet
 
 
 def contest(attack: PGD | None, options: Any) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from pathlib import Path
 from statistics import median
 
 import torch
+
 from adversarial_lightning.attacks import PGD
 from adversarial_lightning.datamodules.images import TensorImages
-from adversarial_lightning.evaluation import Campaign, evaluate_batch
-from adversarial_lightning.evaluation.ledger import Ledger
-from adversarial_lightning.evaluation.processes import Place
+from adversarial_lightning.evaluation import Campaign, evaluate_batch, run_campaign
+from adversarial_lightning.evaluation.campaign.launch import Place
+from adversarial_lightning.evaluation.campaign.ledger import Ledger
 from adversarial_lightning.networks import SmallCNN
 
 BATCH = 64
@@ -47,7 +48,7 @@ def work(folder: Path, samples: int, steps: int, rank: int, world: int, barrier:
                 barrier.wait()  # all start attacking together
             marks.append((time.perf_counter(), time.process_time()))
 
-    c.run(model, Place(rank, world, run="benchmark"), batch_size=BATCH, tell=tell)
+    run_campaign(c, model, Place(rank, world, run="benchmark"), batch_size=BATCH, tell=tell)
     wall, cpu = (after - before for before, after in zip(marks[0], marks[-1], strict=True))
     (folder / f"seconds{rank}").write_text(f"{wall} {cpu}")
 

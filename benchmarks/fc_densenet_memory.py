@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import torch
+
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.lightning_modules import DenoisingAutoencoder
 from adversarial_lightning.networks import FCDenseNet, TorchvisionClassifier

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from adversarial_lightning.attacks import DDN, PGD, Attack
 from adversarial_lightning.evaluation import Campaign, Outcome, write_report
-from adversarial_lightning.evaluation.ledger import Effort, Ledger
-from adversarial_lightning.evaluation.merge import merge
+from adversarial_lightning.evaluation.campaign.ledger import Ledger
+from adversarial_lightning.evaluation.campaign.merge import merge
+from adversarial_lightning.evaluation.outcomes.types import Effort
 
 RANKS, BATCH = 8, 128
 

@@ -12,13 +12,15 @@ from contextlib import nullcontext
 from unittest.mock import patch
 
 import torch
-from adversarial_lightning.attacks import Noise, drawing, guard
-from adversarial_lightning.attacks.eot import straight_through
-from adversarial_lightning.attacks.gradient import input_gradient
-from adversarial_lightning.attacks.objectives import ce
+from timing import ratios, table
+
+from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.attacks.core.bpda import straight_through
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.defenses import MALA, Purified
 from adversarial_lightning.networks import ConvAutoencoder, Denoiser, MadryCNN
-from timing import ratios, table
+from adversarial_lightning.networks.eval_mode import guard
 
 
 def setting(batch: int, steps: int, noise_std: float = 0.05) -> tuple[Purified, torch.Tensor, torch.Tensor]:
@@ -35,7 +37,7 @@ def gradient(batch: int, steps: int, samples: int, bpda: bool, at_once: int) -> 
     def run() -> None:
         way = straight_through(model.purifier) if bpda else nullcontext()
         draws = drawing(model, Noise.keyed(0, torch.arange(batch)))
-        with guard(model), draws, way, patch("adversarial_lightning.attacks.gradient._AT_ONCE", at_once):
+        with guard(model), draws, way, patch("adversarial_lightning.attacks.core.gradient._AT_ONCE", at_once):
             input_gradient(model, x, y, ce, samples)
 
     return run

@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adversarial_lightning.attacks import DDN, FAB, FMN, PDGD, PDPGD, Attack, DeepFool, Noise
-from adversarial_lightning.attacks.base import guard
-from adversarial_lightning.attacks.norms import distances
-from adversarial_lightning.datamodules import MNIST
-from adversarial_lightning.evaluation.checkpoint import load_network
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from record import record_benchmark
 from timing import ratios, table
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks import DDN, FAB, FMN, PDGD, PDPGD, Attack, DeepFool, Noise
+from adversarial_lightning.attacks.core.norms import distances
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.datamodules import MNIST
+from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.reproduce.record import record_benchmark
 
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
 NORMS = ["linf", "l2", "l1", "l0"]

@@ -19,13 +19,14 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from timing import ratios, table
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import Noise, drawing
 from adversarial_lightning.defenses import RIDE, fitting
 from adversarial_lightning.defenses.fitting import Fit
-from adversarial_lightning.evaluation.progress import duration
-from record import record_benchmark
-from timing import ratios, table
-from torch import Tensor, nn
+from adversarial_lightning.evaluation.campaign.progress import duration
+from adversarial_lightning.reproduce.record import record_benchmark
 
 NETWORKS: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
     "mnist": ((1, 16, 16, 16, 1), (2, 3), 28),

@@ -4,12 +4,14 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from adversarial_lightning.attacks import Attack, Noise, guard
-from adversarial_lightning.evaluation.report.grids import caption
-from adversarial_lightning.lightning_modules.base import Batch, Classifier, global_seed
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from adversarial_lightning.attacks import Attack, Noise
+from adversarial_lightning.evaluation.report.grids import caption
+from adversarial_lightning.lightning_modules.base import Batch, Classifier, global_seed
+from adversarial_lightning.networks.eval_mode import guard
 
 
 def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from typing import Any, Literal, cast
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+
 from adversarial_lightning.attacks import Attack, threat
-from adversarial_lightning.evaluation.outcome import Outcome, evaluate_batch, robust
+from adversarial_lightning.evaluation.outcomes.outcome import Outcome, evaluate_batch, robust
 from adversarial_lightning.lightning_modules.base import Batch, Classifier, global_seed
 
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
 from adversarial_lightning.attacks import Attack, HighConfidence
-from adversarial_lightning.attacks.checks import between
+from adversarial_lightning.attacks.core.checks import between
 from adversarial_lightning.callbacks.due import due
 from adversarial_lightning.evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
 from adversarial_lightning.lightning_modules.base import Classifier, global_seed
-from pytorch_lightning.loggers import TensorBoardLogger
 
 
 class AttackGrids(pl.Callback):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+
 from adversarial_lightning.lightning_modules.base import Batch
 
 

@@ -5,12 +5,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
-from adversarial_lightning.attacks import Noise, guard
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from adversarial_lightning.attacks import Noise
 from adversarial_lightning.callbacks.due import due
 from adversarial_lightning.lightning_modules.base import global_seed
 from adversarial_lightning.lightning_modules.er_classifier import sliced_w1
-from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from adversarial_lightning.networks.eval_mode import guard
 
 
 @runtime_checkable

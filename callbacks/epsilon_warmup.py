@@ -1,6 +1,7 @@
 """A radius that grows during training: adversarial training on MNIST stays at chance without it."""
 
 import pytorch_lightning as pl
+
 from adversarial_lightning.attacks import Attack, scale_eps
 from adversarial_lightning.lightning_modules.base import Batch
 

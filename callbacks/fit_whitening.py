@@ -3,6 +3,7 @@
 from typing import cast
 
 import pytorch_lightning as pl
+
 from adversarial_lightning.lightning_modules.base import Classifier
 from adversarial_lightning.networks import Whiten
 

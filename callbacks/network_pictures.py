@@ -2,11 +2,12 @@
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
 from adversarial_lightning.attacks import Attack, Noise
 from adversarial_lightning.callbacks.due import due
-from adversarial_lightning.evaluation.report.views import views
+from adversarial_lightning.evaluation.report.embeddings import views
 from adversarial_lightning.lightning_modules.base import Classifier, global_seed
-from pytorch_lightning.loggers import TensorBoardLogger
 
 
 class NetworkPictures(pl.Callback):

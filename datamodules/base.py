@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
 from adversarial_lightning.datamodules.augment import crop_and_flip
 from adversarial_lightning.datamodules.files import FileImages
 from adversarial_lightning.datamodules.images import Batch, IndexedImages, as_float, ready
 from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader, Shard
-from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader
 
 Split = Literal["train", "val", "test"]
 

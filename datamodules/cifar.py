@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchvision import datasets
+
 from adversarial_lightning.datamodules import twins
 from adversarial_lightning.datamodules.cache import Pixels
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
 from adversarial_lightning.datamodules.published import Part, Published
-from torchvision import datasets
 
 
 class CIFAR10(Published):

@@ -4,10 +4,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from adversarial_lightning.datamodules.base import ImageData
-from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from adversarial_lightning.datamodules.base import ImageData
+from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
 
 TEST_SIZE = 360
 

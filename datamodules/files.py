@@ -3,12 +3,13 @@
 import copy
 
 import torch
-from adversarial_lightning.datamodules.augment import draws
-from adversarial_lightning.datamodules.images import IndexedImages
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
+
+from adversarial_lightning.datamodules.augment import draws
+from adversarial_lightning.datamodules.images import IndexedImages
 
 
 class FileImages(IndexedImages):

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torchvision import datasets
+
 from adversarial_lightning.datamodules.archive import SUFFIXES, unpacked
 from adversarial_lightning.datamodules.base import ImageData
 from adversarial_lightning.datamodules.cache import cached, facts, stacked
 from adversarial_lightning.datamodules.files import FileImages
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
 from adversarial_lightning.datamodules.twins import image_folder, twin
-from torch import Tensor
-from torchvision import datasets
 
 
 class ImageFolder(ImageData):

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torchvision import datasets
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
 from adversarial_lightning.datamodules import twins
 from adversarial_lightning.datamodules.archive import SUFFIXES, unpacked
 from adversarial_lightning.datamodules.base import ImageData, at_least
 from adversarial_lightning.datamodules.files import FileImages
 from adversarial_lightning.datamodules.images import IndexedImages
 from adversarial_lightning.datamodules.twins import twin
-from torch import Tensor
-from torchvision import datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 Part = Literal["train", "test"]
 OFFICIAL = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from torchvision import datasets
+
 from adversarial_lightning.datamodules import twins
 from adversarial_lightning.datamodules.base import ImageData
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
 from adversarial_lightning.datamodules.twins import twin
-from torchvision import datasets
 
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 

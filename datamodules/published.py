@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from torchvision.datasets.utils import check_integrity
+
 from adversarial_lightning.datamodules.archive import SUFFIXES, unpacked
 from adversarial_lightning.datamodules.base import ImageData
 from adversarial_lightning.datamodules.cache import Pixels, cached, facts
 from adversarial_lightning.datamodules.download import digest, fetch
 from adversarial_lightning.datamodules.twins import twin
-from torchvision.datasets.utils import check_integrity
 
 Part = Literal["train", "test"]
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
-from adversarial_lightning.datamodules.images import DUMMY, Batch
 from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
+
+from adversarial_lightning.datamodules.images import DUMMY, Batch
 
 # Both samplers subclass torch's DistributedSampler: Lightning leaves those alone, and replaces (pads) all others.
 

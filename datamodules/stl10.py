@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
+from torchvision import datasets
+
 from adversarial_lightning.datamodules import twins
 from adversarial_lightning.datamodules.cache import Pixels
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
 from adversarial_lightning.datamodules.published import Part, Published
-from torchvision import datasets
 
 
 class STL10(Published):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+
 from adversarial_lightning.datamodules import twins
 from adversarial_lightning.datamodules.cache import Pixels, stacked
 from adversarial_lightning.datamodules.files import FileImages

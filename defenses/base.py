@@ -4,10 +4,11 @@ from abc import abstractmethod
 from collections.abc import Iterator
 
 import torch
-from adversarial_lightning.attacks.eot import stochastic
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.evaluation.identity import digest_weights
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.checkpoints.files import digest_weights
+from adversarial_lightning.networks.eval_mode import stochastic
 
 
 class Purifier(nn.Module):

@@ -5,9 +5,10 @@ import io
 import numpy as np
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.defenses.base import Purifier
 from PIL import Image
 from torch import Tensor
+
+from adversarial_lightning.defenses.base import Purifier
 
 
 class MeanFilter(Purifier):

@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.attacks.noise import Noise
 from torch import Tensor
+
+from adversarial_lightning.attacks.core.noise import Noise
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Magnet's reformer: the image is replaced by what an autoencoder makes of it (Meng and Chen 2017)."""
 
+from torch import Tensor
+
 from adversarial_lightning.defenses.base import Purifier
 from adversarial_lightning.defenses.malade import Denoising, broken_to_nan, load_denoiser
 from adversarial_lightning.networks import Denoiser
-from torch import Tensor
 
 
 class Magnet(Denoising, Purifier):

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from adversarial_lightning.attacks.checks import at_least, check_arguments
-from adversarial_lightning.attacks.eot import unroll
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.defenses.base import Purifier
-from adversarial_lightning.evaluation.checkpoint import load_network
-from adversarial_lightning.networks import Denoiser
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.checks import at_least, check_arguments
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.unroll import unroll
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.defenses.base import Purifier
+from adversarial_lightning.networks import Denoiser
 
 Module = TypeVar("Module", bound="Denoising")
 Clip = Literal["none", "final", "each"]
@@ -122,7 +123,7 @@ class MALADE(Chain):
     """Langevin dynamics along the score of a supervised denoising autoencoder (Eq. 11).
 
     The paper prints no step size, number of steps or noise: the defaults were found on held-out MNIST images (see
-    `benchmarks/select_malade.py`). Nor does it say that images are clipped. There is no rejection step (footnote 7).
+    `reproduce/select_malade.py`). Nor does it say that images are clipped. There is no rejection step (footnote 7).
     A valid Langevin chain has noise_std^2 = 2 step_size; here it is free, as in the paper.
 
     Args:

@@ -1,17 +1,20 @@
 """RIDE: a network of its own is fitted to every image, and its output is what the classifier sees (Lin et al. 2019)."""
 
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
-from adversarial_lightning.attacks.noise import Noise
+from torch import Tensor
+
+from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.defenses.base import Purifier
 from adversarial_lightning.defenses.fitting import Fit, Recipe
 from adversarial_lightning.defenses.unrolled import unrolled
-from adversarial_lightning.evaluation.progress import Watch
-from torch import Tensor
 
 GIB = 2**30
 
@@ -303,3 +306,22 @@ class RIDE(Purifier):
         if x.min() < -1e-6 or x.max() > 1 + 1e-6:
             raise ValueError(f"images must lie in [0, 1], not in [{float(x.min()):.3g}, {float(x.max()):.3g}]")
         return x if x.dtype == torch.float64 else x.float()
+
+
+class Watch:
+    """Says on stderr how long fitting `images` in so many `steps` still takes, where it takes more than a minute."""
+
+    def __init__(self, steps: int, images: int) -> None:
+        self.steps, self.images, self.done, self.start, self.said = steps, images, -1, 0.0, 0.0
+
+    def tick(self) -> None:
+        """One step is done; the first one only warms up."""
+        self.done, now = self.done + 1, time.monotonic()
+        if self.done == 0:
+            self.start, self.said = now, now - 50  # heard of after 10 s, then every minute
+        elif now - self.said >= 60:
+            self.said, seconds = now, (now - self.start) * self.steps / self.done
+            if seconds > 60:
+                whole, left = (timedelta(seconds=round(s)) for s in (seconds, seconds * (1 - self.done / self.steps)))
+                text = f"fitting {self.images} images takes about {whole} (h:min:s), {left} are left"
+                print(text, file=sys.stderr, flush=True)

@@ -5,10 +5,11 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from adversarial_lightning.attacks.checks import at_least, between
+from torch import Tensor
+
+from adversarial_lightning.attacks.core.checks import at_least, between
 from adversarial_lightning.defenses.base import Purifier
 from adversarial_lightning.defenses.filters import MeanFilter, refuse_nan
-from torch import Tensor
 
 
 class TotalVariation(Purifier):

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.defenses.fitting import Fit, Recipe
 from torch import Tensor
+
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.defenses.fitting import Fit, Recipe
 
 _BYTES = 2**30  # for the graphs of the images that are differentiated together
 _TINY = 1e-36  # under Adam's root, whose slope would be infinite where a gradient is zero

@@ -3,8 +3,9 @@
 from typing import Literal
 
 import torch
-from adversarial_lightning.attacks.checks import check_arguments
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.checks import check_arguments
 
 
 class Voting(nn.Module):

@@ -3,12 +3,13 @@
 from typing import Any, Literal
 
 import torch
-from adversarial_lightning.attacks import guard
+from torch import Tensor, nn
+
 from adversarial_lightning.detectors.density import ClassDensities
 from adversarial_lightning.detectors.fitted import FittedDetector
 from adversarial_lightning.detectors.kernel_density import fit_densities, width
+from adversarial_lightning.networks.eval_mode import guard
 from adversarial_lightning.networks.features import bends, encoder_of, outputs
-from torch import Tensor, nn
 
 
 class ERDetector(FittedDetector):

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from adversarial_lightning.detectors.base import Detector
-from adversarial_lightning.evaluation.identity import digest_weights
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
+
+from adversarial_lightning.checkpoints.files import digest_weights
+from adversarial_lightning.detectors.base import Detector
 
 
 class FittedDetector(Detector):

@@ -4,15 +4,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from adversarial_lightning.attacks import Attack, Noise, drawing, guard, threat
-from adversarial_lightning.attacks.norms import distance
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from adversarial_lightning.attacks import Attack, Noise, drawing, threat
+from adversarial_lightning.attacks.core.norms import distance
+from adversarial_lightning.checkpoints.spec import describe
 from adversarial_lightning.detectors.base import Detector
 from adversarial_lightning.detectors.fitted import FittedDetector
 from adversarial_lightning.detectors.lid import CAP, LID
 from adversarial_lightning.detectors.noisy import noisy_twins
-from adversarial_lightning.evaluation.checkpoint import describe
-from adversarial_lightning.evaluation.detection import auroc
-from torch import Tensor, nn
+from adversarial_lightning.networks.eval_mode import guard
 
 SHARE = 0.2  # of the test images is set I (Li et al. 2021, section 5)
 
@@ -83,7 +85,7 @@ def fit(
         "log_density_by_width": None if densities is None else {f"{w:.6g}": v for w, v in densities.curve.items()},
         # One minibatch at the cap lifts the mean above this, which no dimension does.
         "features_at_cap": int((every >= CAP / detector.batches).sum()) if isinstance(detector, LID) else None,
-        "auroc_set_one": auroc(torch.cat([odds["clean"], odds["noisy"]]).cpu(), odds["adversarial"].cpu()),
+        "auroc_set_one": _auroc(torch.cat([odds["clean"], odds["noisy"]]), odds["adversarial"]),
         **{"weight": detector.weight.tolist(), "bias": float(detector.bias)},
     }
 
@@ -124,3 +126,11 @@ def features(detector: FittedDetector, x: Tensor, index: Tensor, seed: int, batc
         with guard(detector), torch.no_grad(), drawing(detector, noise):
             parts.append(detector.features(x[rows]))
     return torch.cat(parts)
+
+
+def _auroc(clean: Tensor, adversarial: Tensor) -> float | None:
+    """Area under the ROC curve of scores (N,) and (M,); None where one side is empty."""
+    if not len(clean) or not len(adversarial):
+        return None
+    truth = torch.cat([torch.zeros(len(clean)), torch.ones(len(adversarial))])
+    return float(roc_auc_score(truth.numpy(), torch.cat([clean, adversarial]).cpu().numpy()))

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from adversarial_lightning.attacks import Noise, guard
+from torch import Tensor, nn
+
+from adversarial_lightning.attacks import Noise
 from adversarial_lightning.detectors.density import ClassDensities
 from adversarial_lightning.detectors.fitted import FittedDetector
+from adversarial_lightning.networks.eval_mode import guard
 from adversarial_lightning.networks.features import bends, outputs
-from torch import Tensor, nn
 
 
 def width(sigma: float | None, h: float | None) -> float | None:

@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
-from adversarial_lightning.attacks import guard
-from adversarial_lightning.detectors.fitted import FittedDetector
-from adversarial_lightning.networks.features import bends, outputs
 from torch import Tensor, nn
+
+from adversarial_lightning.detectors.fitted import FittedDetector
+from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.features import bends, outputs
 
 CAP = 1e3  # where all neighbours are equally far
 

@@ -1,8 +1,9 @@
 """The baseline of all detectors: an image is suspicious where the classifier is unsure (Hendrycks and Gimpel 2017)."""
 
 import torch
-from adversarial_lightning.detectors.base import Detector
 from torch import Tensor, nn
+
+from adversarial_lightning.detectors.base import Detector
 
 
 class MaxProbability(Detector):

@@ -1,9 +1,10 @@
 """Noisy twins of adversarial images: as long as these, but aimless. Without them a detector learns "any noise"."""
 
 import torch
-from adversarial_lightning.attacks import Noise
-from adversarial_lightning.attacks.norms import distance
 from torch import Tensor
+
+from adversarial_lightning.attacks import Noise
+from adversarial_lightning.attacks.core.norms import distance
 
 
 def noisy_twins(x: Tensor, z: Tensor, noise: Noise, norm: str | None = None) -> tuple[Tensor, float]:

@@ -2,11 +2,12 @@
 
 from typing import Literal
 
+from torch import Tensor, nn
+
 from adversarial_lightning.defenses.base import check_meant_for
 from adversarial_lightning.defenses.malade import load_denoiser
 from adversarial_lightning.detectors.base import Detector
 from adversarial_lightning.networks import Denoiser
-from torch import Tensor, nn
 
 
 class ReconstructionError(Detector):

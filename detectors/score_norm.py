@@ -1,10 +1,11 @@
 """Length of the score of the data: large where an image is unlikely (MALADE, Srinivasan et al. 2021; Magnet)."""
 
+from torch import Tensor, linalg, nn
+
 from adversarial_lightning.defenses.base import check_meant_for
 from adversarial_lightning.defenses.malade import Denoising, load_denoiser
 from adversarial_lightning.detectors.base import Detector
 from adversarial_lightning.networks import Denoiser
-from torch import Tensor, linalg, nn
 
 
 class ScoreNorm(Denoising, Detector):

@@ -12,10 +12,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from adversarial_lightning.attacks import Attack
-from adversarial_lightning.evaluation.checkpoint import catalogue
-from adversarial_lightning.evaluation.report.words import table
-
 import adversarial_lightning
 from adversarial_lightning import (
     attacks,
@@ -23,6 +19,9 @@ from adversarial_lightning import (
     defenses,
     lightning_modules,
 )
+from adversarial_lightning.attacks import Attack
+from adversarial_lightning.checkpoints.spec import catalogue
+from adversarial_lightning.evaluation.report.formatting import table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiments"

@@ -1,19 +1,7 @@
-"""What the outcomes say: per-sample records, ledgers, worst cases, reports. Nothing here imports defenses or data."""
+"""What do the outcomes say? Attack campaigns, outcomes of samples, audits and reports."""
 
-from adversarial_lightning.evaluation.campaign import Campaign
-from adversarial_lightning.evaluation.checkpoint import build, catalogue, describe, load_network
-from adversarial_lightning.evaluation.outcome import Outcome, evaluate_batch, robust
+from adversarial_lightning.evaluation.campaign import Campaign, run_campaign
+from adversarial_lightning.evaluation.outcomes import Outcome, evaluate_batch, robust
 from adversarial_lightning.evaluation.report import write_comparison, write_report
 
-__all__ = [
-    "Campaign",
-    "Outcome",
-    "build",
-    "catalogue",
-    "describe",
-    "evaluate_batch",
-    "load_network",
-    "robust",
-    "write_comparison",
-    "write_report",
-]
+__all__ = ["Campaign", "Outcome", "evaluate_batch", "robust", "run_campaign", "write_comparison", "write_report"]

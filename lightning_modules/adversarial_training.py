@@ -2,11 +2,12 @@
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import Attack, Noise
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.schedules import Schedule
-from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor, nn
 
 
 class AdversarialTraining(LossClassifier):

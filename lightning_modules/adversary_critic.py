@@ -6,15 +6,16 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import Noise, drawing
-from adversarial_lightning.attacks.checks import check_arguments
+from adversarial_lightning.attacks.core.checks import check_arguments
 from adversarial_lightning.lightning_modules.base import Batch, Classifier, expects_unused
 from adversarial_lightning.lightning_modules.differentiable_attack import Choice, choose_target, high_confidence
 from adversarial_lightning.lightning_modules.double_backward import check_logits, check_network, check_trainer
 from adversarial_lightning.lightning_modules.schedules import Schedule
 from adversarial_lightning.networks import Critic
-from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor, nn
 
 Game = Literal["non_saturating", "saturating", "hinge", "least_squares"]
 Cycle = Literal["squared_l2", "l2", "l1"]

@@ -5,14 +5,16 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.attacks import Langevin, guard
-from adversarial_lightning.attacks.gradient import input_gradient
-from adversarial_lightning.attacks.objectives import ce
-from adversarial_lightning.lightning_modules.base import Batch, Classifier
-from adversarial_lightning.lightning_modules.schedules import Schedule
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks import Langevin
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.objectives import ce
+from adversarial_lightning.lightning_modules.base import Batch, Classifier
+from adversarial_lightning.lightning_modules.schedules import Schedule
+from adversarial_lightning.networks.eval_mode import guard
 
 
 def ema_weights(steps: int, alpha: float) -> list[float]:

@@ -10,12 +10,14 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from adversarial_lightning.attacks import Noise, check_images, drawing
-from adversarial_lightning.evaluation.checkpoint import check_fit, plain
-from adversarial_lightning.lightning_modules.schedules import Schedule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
+
+from adversarial_lightning.attacks import Noise, check_images, drawing
+from adversarial_lightning.checkpoints.load import check_fit
+from adversarial_lightning.checkpoints.spec import plain
+from adversarial_lightning.lightning_modules.schedules import Schedule
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -5,18 +5,20 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.attacks import Noise, guard
-from adversarial_lightning.attacks.checks import check_arguments
-from adversarial_lightning.attacks.gradient import input_gradient
-from adversarial_lightning.attacks.objectives import ce
-from adversarial_lightning.evaluation.checkpoint import check_fit, load_network
-from adversarial_lightning.evaluation.identity import digest_weights
-from adversarial_lightning.lightning_modules.base import Batch, Method
-from adversarial_lightning.lightning_modules.schedules import Schedule
-from adversarial_lightning.networks import Denoiser
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
+
+from adversarial_lightning.attacks import Noise
+from adversarial_lightning.attacks.core.checks import check_arguments
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.objectives import ce
+from adversarial_lightning.checkpoints.files import digest_weights
+from adversarial_lightning.checkpoints.load import check_fit, load_network
+from adversarial_lightning.lightning_modules.base import Batch, Method
+from adversarial_lightning.lightning_modules.schedules import Schedule
+from adversarial_lightning.networks import Denoiser
+from adversarial_lightning.networks.eval_mode import guard
 
 NAMES = ("loss", "reconstruction", "cross_entropy", "acc", "supervised_share")
 

@@ -3,12 +3,13 @@
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import Noise
+from adversarial_lightning.attacks.core.norms import column
 from adversarial_lightning.attacks.deepfool import nearest_boundary, rivals
 from adversarial_lightning.attacks.high_confidence import confidence_step, log_probability
-from adversarial_lightning.attacks.norms import column
 from adversarial_lightning.lightning_modules.double_backward import pair_gradients
-from torch import Tensor, nn
 
 Choice = Literal["closest", "uniform", "probable"]
 

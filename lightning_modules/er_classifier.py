@@ -6,15 +6,17 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.attacks import Attack, Noise, guard
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from adversarial_lightning.attacks import Attack, Noise
 from adversarial_lightning.lightning_modules.base import Batch, Classifier, expects_unused
 from adversarial_lightning.lightning_modules.schedules import Schedule
 from adversarial_lightning.lightning_modules.trades import diverge, trades
 from adversarial_lightning.networks import MLP
+from adversarial_lightning.networks.eval_mode import guard
 from adversarial_lightning.networks.fc_densenet import frozen_statistics
-from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor, nn
-from torch.func import functional_call
 
 Prior = Literal["gaussian", "uniform", "cauchy"]
 

@@ -5,9 +5,12 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import Noise
-from adversarial_lightning.attacks.checks import check_arguments
-from adversarial_lightning.attacks.objectives import margin
+from adversarial_lightning.attacks.core.checks import check_arguments
+from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.double_backward import (
     check_logits,
@@ -18,8 +21,6 @@ from adversarial_lightning.lightning_modules.double_backward import (
     row_norm,
 )
 from adversarial_lightning.lightning_modules.schedules import Schedule
-from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor, nn
 
 Route = Literal["full", "two_pass", "topk", "closest"]
 

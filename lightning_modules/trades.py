@@ -2,12 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.attacks import PGD, Attack, Noise, guard
-from adversarial_lightning.attacks.objectives import kl
-from adversarial_lightning.lightning_modules.base import LossClassifier
-from adversarial_lightning.lightning_modules.schedules import Schedule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks import PGD, Attack, Noise
+from adversarial_lightning.attacks.core.objectives import kl
+from adversarial_lightning.lightning_modules.base import LossClassifier
+from adversarial_lightning.lightning_modules.schedules import Schedule
+from adversarial_lightning.networks.eval_mode import guard
 
 INNER = PGD(loss="kl", eps=0.3, steps=40, step_size=0.01, start_std=0.001)
 

@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.er_classifier import check_parts
 from adversarial_lightning.lightning_modules.schedules import Schedule
-from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor, nn
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import Noise
-from adversarial_lightning.attacks.norms import NORMS, column
+from adversarial_lightning.attacks.core.norms import NORMS, column
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.double_backward import check_logits
 from adversarial_lightning.lightning_modules.schedules import Schedule
-from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor, nn
 
 
 def divergence(logits: Tensor, p: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.networks.initialize import initialize
 from torch import Tensor, nn
+
+from adversarial_lightning.networks.initialize import initialize
 
 
 class Critic(nn.Module):

@@ -4,9 +4,10 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
+
 from adversarial_lightning.networks.normalize import first
 from adversarial_lightning.networks.vgg import PLANS, convolutions, dense
-from torch import Tensor, nn
 
 Data = Literal["mnist", "cifar10", "stl10", "tiny_imagenet"]
 _EMBEDDING = {"mnist": 4, "cifar10": 16, "stl10": 16, "tiny_imagenet": 20}  # Table 10

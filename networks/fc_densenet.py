@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
-from adversarial_lightning.networks.denoiser import check_strides
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from adversarial_lightning.networks.denoiser import check_strides
 
 # Growth, layers of the five blocks down, of the one at the bottom, and of the five up.
 VARIANTS = {

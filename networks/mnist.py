@@ -1,9 +1,10 @@
 """The small networks of the papers: images (B, C, 28, 28) in [0, 1] -> logits (B, K)."""
 
 import torch
+from torch import Tensor, nn
+
 from adversarial_lightning.networks.initialize import Init, initialize
 from adversarial_lightning.networks.normalize import first
-from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):

@@ -1,7 +1,8 @@
 """Network in network for 32x32 colour images (Lin, Chen and Yan 2014): -> logits (B, K)."""
 
-from adversarial_lightning.networks.whiten import Whiten
 from torch import Tensor, nn
+
+from adversarial_lightning.networks.whiten import Whiten
 
 
 def _mlpconv(n_in: int, widths: tuple[int, int, int], kernel: int) -> list[nn.Module]:

@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from adversarial_lightning.networks.normalize import Normalize
-from adversarial_lightning.networks.weights import load_weights
 from torch import Tensor, nn
+
+from adversarial_lightning.networks.foreign_weights import load_weights
+from adversarial_lightning.networks.normalize import Normalize
 
 PRETRAINED = "pretrained"
 TWO_HEADS = ("inception_v3", "googlenet")

@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.networks.normalize import first
 from torch import Tensor, nn
+
+from adversarial_lightning.networks.normalize import first
 
 
 class ResNet(nn.Module):

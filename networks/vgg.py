@@ -3,8 +3,9 @@
 from itertools import pairwise
 
 import torch
-from adversarial_lightning.networks.normalize import first
 from torch import Tensor, nn
+
+from adversarial_lightning.networks.normalize import first
 
 PLANS: dict[int, list[int | str]] = {
     16: [*(64, 64, "M"), *(128, 128, "M"), *(256, 256, 256, "M"), *(512, 512, 512, "M"), *(512, 512, 512, "M")],

@@ -7,11 +7,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from adversarial_lightning.datamodules import Digits
-from adversarial_lightning.evaluation.checkpoint import describe
-from adversarial_lightning.evaluation.identity import digest_weights
-from adversarial_lightning.networks import ConvAutoencoder, Denoiser
 from torch import nn
+
+from adversarial_lightning.checkpoints.files import digest_weights
+from adversarial_lightning.checkpoints.spec import describe
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.networks import ConvAutoencoder, Denoiser
 
 
 class Bare(nn.Module):

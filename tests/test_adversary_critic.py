@@ -12,10 +12,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.strategies import DDPStrategy
+from small import Bare, adam, digits, trainer
+from test_train import ROOT, run
+from torch import Tensor, nn
+from victims import BatchNormNet
+
 from adversarial_lightning.attacks import DeepFool, HighConfidence, Noise
-from adversarial_lightning.attacks.norms import NORMS
+from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.callbacks import AttackGrids, CollapseGuard
-from adversarial_lightning.evaluation.checkpoint import load_network
+from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.lightning_modules import AdversaryCritic, OneCycle, Standard
 from adversarial_lightning.lightning_modules.adversary_critic import (
     GAMES,
@@ -29,11 +35,6 @@ from adversarial_lightning.lightning_modules.differentiable_attack import (
     straight_through,
 )
 from adversarial_lightning.networks import Critic, Whiten
-from pytorch_lightning.strategies import DDPStrategy
-from small import Bare, adam, digits, trainer
-from test_train import ROOT, run
-from torch import Tensor, nn
-from victims import BatchNormNet
 
 
 def linear(k: int = 4, n: int = 6, dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -652,8 +653,7 @@ def test_evaluation_attack() -> None:
 
 def test_an_oracle_abstains_and_its_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mean probability below 0.5, or fewer than 3 of 5 that agree: "?"; three percentages of 100 with intervals."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from oracle_standin import UNKNOWN, Oracle, augment, shares
+    from adversarial_lightning.reproduce.oracle_standin import UNKNOWN, Oracle, augment, shares
 
     oracle = Oracle.__new__(Oracle)
     sure, split, few = torch.zeros(5, 10), torch.full((5, 10), 0.1), torch.zeros(5, 10)
@@ -673,8 +673,7 @@ def test_an_oracle_abstains_and_its_shares_add_up(monkeypatch: pytest.MonkeyPatc
 
 def test_metrics_of_the_thesis_on_a_linear_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """rho is 1.02 margins over ||x||, misclassified images count as 0 in rho_all; FGSM with and without the box."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from thesis_metrics import metrics
+    from adversarial_lightning.reproduce.thesis_metrics import metrics
 
     net, (x, _) = linear(2).float(), images(12, torch.float32)
     w = (net[1].weight[1] - net[1].weight[0]).detach()
@@ -695,8 +694,7 @@ def test_metrics_of_the_thesis_on_a_linear_network(monkeypatch: pytest.MonkeyPat
 
 def test_whitened_images_are_attacked_behind_the_whitening(monkeypatch: pytest.MonkeyPatch) -> None:
     """Table 3.2: rho of a linear network in its own space; a network without whitening is refused."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from thesis_metrics import examples, metrics, whitened
+    from adversarial_lightning.reproduce.thesis_metrics import examples, metrics, whitened
 
     x, _ = images(12, torch.float32)
     net = Bare(2)

@@ -11,6 +11,10 @@ from typing import Any, get_type_hints
 import pytest
 import test_autoattack
 import torch
+from torch import nn
+from victims import BatchNormNet, Linear, at_distance, fewest
+
+from adversarial_lightning import attacks
 from adversarial_lightning.attacks import (
     APGD,
     BPDA,
@@ -57,10 +61,10 @@ from adversarial_lightning.attacks import (
     scale_eps,
     threat,
 )
-from adversarial_lightning.attacks.base import Attack as AttackBase
-from adversarial_lightning.attacks.norms import NORMS, distances
-from adversarial_lightning.attacks.objectives import OBJECTIVES, ce, dlr, margin
-from adversarial_lightning.attacks.prox import GroupL0Penalty, QuasinormPenalty, TotalVariation
+from adversarial_lightning.attacks.core.base import Attack as AttackBase
+from adversarial_lightning.attacks.core.norms import NORMS, distances
+from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ce, dlr, margin
+from adversarial_lightning.attacks.core.prox import GroupL0Penalty, QuasinormPenalty, TotalVariation
 from adversarial_lightning.attacks.reference import (
     ReferenceALMA,
     ReferenceAutoAttack,
@@ -68,11 +72,7 @@ from adversarial_lightning.attacks.reference import (
     ReferencePointwise,
     ReferenceSigmaZero,
 )
-from adversarial_lightning.evaluation.surrogate import Checkpoint
-from torch import nn
-from victims import BatchNormNet, Linear, at_distance, fewest
-
-from adversarial_lightning import attacks
+from adversarial_lightning.attacks.transfer import CheckpointSurrogate
 
 BALL = [
     FGSM(norm="linf", eps=0.1),
@@ -678,7 +678,7 @@ def test_no_setting_takes_what_it_cannot_mean(cls: type) -> None:
         (lambda: Targeted(PGD()), "targeted"),
         (lambda: LogitEOT(DDN()), "budget attack"),
         (lambda: Transfer(RayS(), Own()), "budget attack"),
-        (lambda: Transfer(PGD(), Checkpoint("nowhere.ckpt")), r"no file 'nowhere\.ckpt'"),
+        (lambda: Transfer(PGD(), CheckpointSurrogate("nowhere.ckpt")), r"no file 'nowhere\.ckpt'"),
         (lambda: PDPGD(runners_up=2, targeted=True), "runners_up"),
         (lambda: FeatureAdversary(targeted=True), "targeted needs guides"),
         (lambda: FeatureAdversary(random_start=False), "random_start"),

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from adversarial_lightning.attacks import APGD, PGD, Attack, Noise, Restarts, drawing
-from adversarial_lightning.defenses import Purified, Purifier
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from victims import BatchNormNet
+
+from adversarial_lightning.attacks import APGD, PGD, Attack, Noise, Restarts, drawing
+from adversarial_lightning.defenses import Purified, Purifier
 
 ATTACKS: list[Attack] = [
     PGD("l2", eps=0.5, steps=3, samples=3),

@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixtures.false_defenses import EPS, FALSE, HONEST, NAIVE, SUITE, RandomRipples, false_defense, honest, images
+from scipy.stats import binomtest
+from test_evaluation import save
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import (
     APGD,
     FGSM,
@@ -25,30 +30,25 @@ from adversarial_lightning.attacks import (
     Square,
     Within,
 )
+from adversarial_lightning.cli import evaluate
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.defenses import MeanFilter, Purified, Purifier, RandomQuantizer, obligations
-from adversarial_lightning.evaluation import Campaign
+from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.audit import Check, audit, audited, failed
 from adversarial_lightning.evaluation.audit.check import at_least
-from adversarial_lightning.evaluation.audit.inquiry import Inquiry
-from adversarial_lightning.evaluation.audit.records import declared
-from adversarial_lightning.evaluation.audit.strength import LEVELS
-from adversarial_lightning.evaluation.identity import settle, suite_part
-from adversarial_lightning.evaluation.merge import merge
-from adversarial_lightning.evaluation.outcome import counting
-from fixtures.false_defenses import EPS, FALSE, HONEST, NAIVE, SUITE, RandomRipples, false_defense, honest, images
-from scipy.stats import binomtest
-from test_evaluation import save
-from torch import Tensor, nn
-
-from adversarial_lightning.cli import evaluate
+from adversarial_lightning.evaluation.audit.run import Inquiry
+from adversarial_lightning.evaluation.audit.stored_rows import declared
+from adversarial_lightning.evaluation.audit.stronger_attacks import LEVELS
+from adversarial_lightning.evaluation.campaign.identity import settle, suite_part
+from adversarial_lightning.evaluation.campaign.merge import merge
+from adversarial_lightning.evaluation.outcomes.outcome import counting
 
 
 def evaluated(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 120, draws: int = 1) -> Campaign:
     """A finished campaign."""
     identity = settle(folder, {"suite": suite_part(suite)})
     campaign = Campaign(suite, Digits(size=8).dataset("test"), n, 0, folder, identity, draws=draws)
-    campaign.run(model, batch_size=n)
+    run_campaign(campaign, model, batch_size=n)
     return campaign
 
 

@@ -5,20 +5,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
+from victims import BatchNormNet, Linear, at_distance
+
 from adversarial_lightning.attacks.apgd import APGD, sparse_step
 from adversarial_lightning.attacks.autoattack import AutoAttack
-from adversarial_lightning.attacks.base import Attack
 from adversarial_lightning.attacks.compose import scale_eps, threat
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, project_l1_box
+from adversarial_lightning.attacks.core.objectives import ce, dlr_targeted, margin
 from adversarial_lightning.attacks.fab import FAB, project_plane
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, project_l1_box
-from adversarial_lightning.attacks.objectives import ce, dlr_targeted, margin
 from adversarial_lightning.attacks.pgd import PGD
 from adversarial_lightning.attacks.square import Square, pattern
 from adversarial_lightning.attacks.targeted import Targeted
-from adversarial_lightning.evaluation.outcome import counting
-from torch import Tensor, nn
-from victims import BatchNormNet, Linear, at_distance
+from adversarial_lightning.evaluation.outcomes.outcome import counting
 
 SHAPES = [(1, 8, 8), (40,)]
 BUDGET = [

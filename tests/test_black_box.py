@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from adversarial_lightning.attacks.base import Attack
+from torch import Tensor, nn
+from victims import BatchNormNet, Linear, at_distance, fewest
+
 from adversarial_lightning.attacks.boundary import Boundary
 from adversarial_lightning.attacks.compose import WorstOf, scale_eps, threat
-from adversarial_lightning.attacks.decisions import Decisions, Majority, begin, squares
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.decisions import Decisions, Majority, begin, squares
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, distance, distances
 from adversarial_lightning.attacks.hop_skip_jump import HopSkipJump
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, distance, distances
 from adversarial_lightning.attacks.one_pixel import OnePixel
 from adversarial_lightning.attacks.pgd import PGD
 from adversarial_lightning.attacks.rays import RayS, blocks
 from adversarial_lightning.attacks.salt_pepper_search import SaltAndPepperSearch
-from adversarial_lightning.attacks.transfer import Surrogate, Transfer
-from adversarial_lightning.evaluation.checkpoint import describe
-from adversarial_lightning.evaluation.identity import with_files
-from adversarial_lightning.evaluation.surrogate import Checkpoint
+from adversarial_lightning.attacks.transfer import CheckpointSurrogate, Surrogate, Transfer
+from adversarial_lightning.checkpoints.spec import describe
+from adversarial_lightning.evaluation.campaign.identity import with_files
 from adversarial_lightning.networks import SmallCNN
-from torch import Tensor, nn
-from victims import BatchNormNet, Linear, at_distance, fewest
 
 # Attacks, and how much longer than the optimum their result may be.
 NEAR: list[tuple[Attack, float]] = [
@@ -315,10 +315,10 @@ def test_transfer_is_the_attack_on_the_surrogate_alone() -> None:
 def test_transfer_from_a_checkpoint(tmp_path: Path, dtype: torch.dtype) -> None:
     path, network = save(tmp_path / "a.ckpt", 0)
     x, y = torch.rand(2, 1, 28, 28, dtype=dtype), torch.arange(2)
-    attack = Transfer(PGD(steps=2), Checkpoint(path))
+    attack = Transfer(PGD(steps=2), CheckpointSurrogate(path))
     z = attack(Untouchable(), x, y, keyed(2))
     assert torch.equal(z, attack.attack(network.to(dtype), x, y, keyed(2).fork("transfer"))) and z.dtype == dtype
-    assert Checkpoint(path).network() is Checkpoint(path).network()
+    assert CheckpointSurrogate(path).network() is CheckpointSurrogate(path).network()
     spec = with_files(describe(attack))["init_args"]["surrogate"]["init_args"]["path"]
     assert spec["file"] == "a.ckpt"
     save(tmp_path / "a.ckpt", 1)  # other weights: another evaluation, and another result
@@ -327,7 +327,7 @@ def test_transfer_from_a_checkpoint(tmp_path: Path, dtype: torch.dtype) -> None:
 
 
 def test_the_parts_of_a_transfer_say_norm_radius_and_target(tmp_path: Path) -> None:
-    surrogate = Checkpoint(save(tmp_path / "a.ckpt", 0)[0])
+    surrogate = CheckpointSurrogate(save(tmp_path / "a.ckpt", 0)[0])
     attack = Transfer(PGD(norm="l2", eps=0.5, targeted=True), surrogate)
     assert threat(attack) == ("l2", 0.5) and attack.kind == "budget" and attack.targeted
     assert scale_eps(attack, 2) == Transfer(PGD(norm="l2", eps=1.0, targeted=True), surrogate)
@@ -339,11 +339,11 @@ def test_bad_surrogates_are_named(tmp_path: Path) -> None:
     path, network = save(tmp_path / "a.ckpt", 0)
     x, y = torch.rand(2, 1, 28, 28), torch.arange(2)
     with pytest.raises(ValueError, match=r"missing\.ckpt"):
-        Checkpoint(str(tmp_path / "missing.ckpt"))
+        CheckpointSurrogate(str(tmp_path / "missing.ckpt"))
     with pytest.raises(ValueError, match="budget"):
-        Transfer(RayS(), Checkpoint(path))
+        Transfer(RayS(), CheckpointSurrogate(path))
     with pytest.raises(ValueError, match="10 outputs"):
-        Transfer(PGD(), Checkpoint(path))(Untouchable(), x, y + 9)
+        Transfer(PGD(), CheckpointSurrogate(path))(Untouchable(), x, y + 9)
     torch.save({"state_dict": {}, "code": network}, tmp_path / "unsafe.ckpt")
     with pytest.raises(ValueError, match="nothing was loaded"):
-        Transfer(PGD(), Checkpoint(str(tmp_path / "unsafe.ckpt")))(Untouchable(), x, y)
+        Transfer(PGD(), CheckpointSurrogate(str(tmp_path / "unsafe.ckpt")))(Untouchable(), x, y)

@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.attacks import BPDA, PGD, Noise, Transfer
-from adversarial_lightning.attacks.eot import straight_through
-from adversarial_lightning.defenses import RIDE, BitDepth, MeanFilter, Purified, TVChambolle
-from adversarial_lightning.evaluation.checkpoint import describe
-from adversarial_lightning.evaluation.identity import with_files
-from adversarial_lightning.evaluation.surrogate import Checkpoint
-from adversarial_lightning.networks import ConvAutoencoder, Denoiser, SmallCNN
 from small import save_network
 from torch import Tensor, nn
 from victims import Linear
+
+from adversarial_lightning.attacks import BPDA, PGD, Noise, Transfer
+from adversarial_lightning.attacks.core.bpda import straight_through
+from adversarial_lightning.attacks.transfer import CheckpointSurrogate
+from adversarial_lightning.checkpoints.spec import describe
+from adversarial_lightning.defenses import RIDE, BitDepth, MeanFilter, Purified, TVChambolle
+from adversarial_lightning.evaluation.campaign.identity import with_files
+from adversarial_lightning.networks import ConvAutoencoder, Denoiser, SmallCNN
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL: dict[str, Any] = {"channels": (1, 4, 4, 1), "dropout_after": (2,), "steps": 5, "stages": 2, "estimates": 3}
@@ -67,13 +68,13 @@ def test_a_surrogate_of_its_own_gives_way_and_comes_back(linear: Linear) -> None
 def test_a_network_of_the_attackers_stands_in(linear: Linear, tmp_path: Path) -> None:
     torch.manual_seed(1)
     denoiser = Denoiser(ConvAutoencoder(width=2, mean_pixel=0.5), 0.15)
-    owned = Checkpoint(str(save_network(denoiser, tmp_path / "dae.ckpt")))
+    owned = CheckpointSurrogate(str(save_network(denoiser, tmp_path / "dae.ckpt")))
     x = torch.rand(3, 1, 8, 8, dtype=torch.float64)
     found = gradient(BPDA(PGD(), "network", network=owned), Purified(linear, BitDepth()), x)
     through = x.clone().requires_grad_()
     expected = torch.autograd.grad(linear(owned.network().double()(through))[:, 1].sum(), through)[0]
     assert torch.allclose(found, expected) and expected.any()
-    classifier = Checkpoint(str(save_network(SmallCNN(), tmp_path / "cnn.ckpt")))
+    classifier = CheckpointSurrogate(str(save_network(SmallCNN(), tmp_path / "cnn.ckpt")))
     with pytest.raises(ValueError, match=r"makes images of images, this makes \(3, 10\)"):
         gradient(BPDA(PGD(), "network", network=classifier), Purified(Linear((1, 28, 28)), BitDepth()), x28())
 
@@ -136,7 +137,7 @@ def test_what_cannot_stand_in_is_named(linear: Linear) -> None:
             BPDA(PGD(), backward, network=network)  # type: ignore[arg-type]
 
 
-class Given(Checkpoint):
+class Given(CheckpointSurrogate):
     """Refuses nothing."""
 
     def __init__(self) -> None:
@@ -151,12 +152,12 @@ def test_transfer_from_behind_a_filter(tmp_path: Path) -> None:
     x, y, noise = x28(), torch.tensor([1, 2, 3]), Noise.keyed(0, torch.arange(3))
     attack = PGD(eps=0.1, steps=3)
     for name, purifier in (("mean_filter", MeanFilter(3)), ("tv_chambolle", TVChambolle(0.25))):
-        owned = Checkpoint(path, str(ROOT / "configs" / "defenses" / f"{name}.yaml"))
+        owned = CheckpointSurrogate(path, str(ROOT / "configs" / "defenses" / f"{name}.yaml"))
         found = Transfer(attack, owned)(network, x, y, noise)
         assert torch.equal(found, attack(Purified(network, purifier), x, y, noise.fork("transfer")))
-        assert not torch.equal(found, Transfer(attack, Checkpoint(path))(network, x, y, noise))
+        assert not torch.equal(found, Transfer(attack, CheckpointSurrogate(path))(network, x, y, noise))
     assert owned.network() is owned.network()
     part = with_files(describe(Transfer(attack, owned)))["init_args"]["surrogate"]["init_args"]
     assert part["defenses"]["file"] == "tv_chambolle.yaml" and len(part["defenses"]["sha256"]) == 64
     with pytest.raises(ValueError, match=r"no file 'none\.yaml'"):
-        Checkpoint(path, "none.yaml")
+        CheckpointSurrogate(path, "none.yaml")

@@ -6,6 +6,11 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from small import Bare, Coded, adam, digits, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from adversarial_lightning.attacks import FGSM, PGD, HighConfidence, Noise, Restarts, WorstOf
 from adversarial_lightning.callbacks import (
     AdversarialImages,
@@ -20,14 +25,10 @@ from adversarial_lightning.callbacks import (
     TrainingCollapsed,
 )
 from adversarial_lightning.callbacks.attack_evaluation import gather
-from adversarial_lightning.evaluation.outcome import Outcome
+from adversarial_lightning.evaluation.outcomes.outcome import Outcome
 from adversarial_lightning.evaluation.report.grids import confidence_grid, target_grid
 from adversarial_lightning.lightning_modules import AdversarialTraining, ERClassifier, Standard
 from adversarial_lightning.networks import Whiten
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
-from small import Bare, Coded, adam, digits, trainer
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ATTACKS = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=3)}
 

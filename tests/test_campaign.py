@@ -15,25 +15,27 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
-from adversarial_lightning.attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within
-from adversarial_lightning.attacks.compose import Combination
-from adversarial_lightning.datamodules import Digits
-from adversarial_lightning.datamodules.images import TensorImages
-from adversarial_lightning.defenses import Purified, Purifier, RandomQuantizer
-from adversarial_lightning.evaluation import Campaign, ledger
-from adversarial_lightning.evaluation.cascade import Mode
-from adversarial_lightning.evaluation.ledger import Effort, Ledger, efforts
-from adversarial_lightning.evaluation.merge import merge
-from adversarial_lightning.evaluation.meter import Meter
-from adversarial_lightning.evaluation.outcome import gives_probabilities
-from adversarial_lightning.evaluation.processes import Place, place
-from adversarial_lightning.evaluation.progress import Bars, duration
-from adversarial_lightning.evaluation.statistics import cost, over_draws, sweeps, wilson
 from scipy.stats import binomtest
 from test_evaluation import Shift, Threshold, Unbounded, campaign, numbers, save, trained
 from torch import Tensor, nn
 
+from adversarial_lightning.attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within
+from adversarial_lightning.attacks.compose import Combination
 from adversarial_lightning.cli import evaluate
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.datamodules.images import TensorImages
+from adversarial_lightning.defenses import Purified, Purifier, RandomQuantizer
+from adversarial_lightning.evaluation import Campaign, run_campaign
+from adversarial_lightning.evaluation.campaign import ledger
+from adversarial_lightning.evaluation.campaign.launch import Place, place
+from adversarial_lightning.evaluation.campaign.ledger import Ledger, efforts
+from adversarial_lightning.evaluation.campaign.merge import merge
+from adversarial_lightning.evaluation.campaign.progress import Bars, duration
+from adversarial_lightning.evaluation.campaign.resources import Meter
+from adversarial_lightning.evaluation.campaign.sample_status import Mode
+from adversarial_lightning.evaluation.outcomes.outcome import gives_probabilities
+from adversarial_lightning.evaluation.outcomes.statistics import cost, over_draws, sweeps, wilson
+from adversarial_lightning.evaluation.outcomes.types import Effort
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +70,7 @@ def finished(folder: Path, model: nn.Module, mode: Mode, draws: int, world: int 
     data = Digits(size=8).dataset("test")
     c = Campaign(MIXED, data, 60, 0, folder, "test", mode, draws)
     for rank in range(world):
-        c.run(model, Place(rank, world, run="a"), batch_size=batch_size)
+        run_campaign(c, model, Place(rank, world, run="a"), batch_size=batch_size)
     return c
 
 
@@ -77,7 +79,7 @@ def finished(folder: Path, model: nn.Module, mode: Mode, draws: int, world: int 
 def test_both_modes_have_the_same_worst_case(kind: str, draws: int, tmp_path: Path, monkeypatch: Any) -> None:
     """And mode worst_case sees fewer: for each attack what no earlier one of its norm and radius has felled."""
     monkeypatch.setattr(
-        "adversarial_lightning.evaluation.share._MANY", 0
+        "adversarial_lightning.evaluation.campaign.worker._MANY", 0
     )  # the forecast's first batches go through the cascade too
     model = MODELS[kind]()
     full, short = (finished(tmp_path / mode, model, mode, draws) for mode in ("full", "worst_case"))
@@ -113,7 +115,7 @@ def test_a_worst_case_counts_smaller_radii_and_short_minimum_norm_results(tmp_pa
     for name, (suite, expected) in suites.items():
         for mode in ("full", "worst_case"):
             c = Campaign(suite, data, 4, 0, tmp_path / name / mode, "test", mode)
-            c.run(Threshold())
+            run_campaign(c, Threshold())
             worst = merge(c)["worst_case"]
             assert [("".join(w["attacks"]), w["eps"], w["robust_accuracy"]) for w in worst] == expected
 
@@ -144,7 +146,7 @@ def test_draws_are_counted(odds: float, tmp_path: Path) -> None:
     """A sample is right in a draw with probability 1 - odds, whatever harmless attacks come: one draw is one model."""
     suite: dict[str, Attack] = {"a": Shift(0.0), "b": Shift(0.01), "c": Restarts(Shift(0.02), n=2)}
     c = Campaign(suite, gray(300), 300, 0, tmp_path, "test", draws=20)
-    c.run(Purified(Threshold(), Coin(odds)), batch_size=100)
+    run_campaign(c, Purified(Threshold(), Coin(odds)), batch_size=100)
     results = merge(c)
     (worst,) = results["worst_case"]
     assert worst["robust_accuracy"] == results["clean_accuracy"] == pytest.approx(1 - odds, abs=0.02)
@@ -162,7 +164,7 @@ def test_draws_are_counted(odds: float, tmp_path: Path) -> None:
 def test_an_attack_fells_the_draws_that_it_fells(tmp_path: Path) -> None:
     """0.35 + 0.1 stays right, 0.35 + 0.2 not: with the attack's 0.1 more, only heads fall; and success counts draws."""
     c = Campaign({"a": Shift(0.1)}, gray(200, 0.25), 200, 0, tmp_path, "test", draws=10)
-    c.run(Purified(Threshold(), Coin(0.5)))
+    run_campaign(c, Purified(Threshold(), Coin(0.5)))
     results = merge(c)
     (attack,) = results["attacks"]
     assert results["clean_accuracy"] == 1 and attack["robust_accuracy"] == pytest.approx(0.5, abs=0.05)
@@ -172,7 +174,7 @@ def test_an_attack_fells_the_draws_that_it_fells(tmp_path: Path) -> None:
 
 def test_deterministic_models_say_nothing_of_draws(tmp_path: Path) -> None:
     c = campaign(tmp_path, 5)
-    c.run(trained())
+    run_campaign(c, trained())
     assert "draws" not in json.dumps(merge(c))
 
 
@@ -184,7 +186,7 @@ def test_draws_out_of_range(draws: int, tmp_path: Path) -> None:
 
 def test_most_draws_fit_into_the_ledger(tmp_path: Path) -> None:
     c = Campaign({"a": Shift(0.0)}, gray(3), 3, 0, tmp_path, "test", draws=62)
-    c.run(Purified(Threshold(), Coin(0.0)))
+    run_campaign(c, Purified(Threshold(), Coin(0.0)))
     assert c.table(c.units("a")[0])["draws"].tolist() == [2**62 - 1] * 3
     assert merge(c)["worst_case"][0]["draws"] == {"n": 62, "mean": 1, "interval": [1, 1], "vote": 1, "worst": 1}
 
@@ -230,7 +232,7 @@ def test_logits_that_are_not_finite_are_invalid_and_never_robust(tmp_path: Path)
     levels = torch.tensor([0.2, 0.58, 0.56, 0.55, 0.7, 0.9])
     data = TensorImages(levels.view(6, 1, 1, 1).repeat(1, 1, 2, 2), torch.tensor([0, 1, 1, 1, 1, 1]))
     c = Campaign({"a": Restarts(Shift(0.06), n=2), "b": Shift(0.0)}, data, 6, 0, tmp_path, "test")
-    c.run(Threshold(broken_above=0.6))
+    run_campaign(c, Threshold(broken_above=0.6))
     results = merge(c)
     assert (results["invalid"], results["clean_accuracy"]) == (2, pytest.approx(4 / 6))
     assert [(a["invalid"], a["robust_accuracy"]) for a in results["attacks"]] == [(3, pytest.approx(1 / 6)), (0, 4 / 6)]
@@ -239,7 +241,7 @@ def test_logits_that_are_not_finite_are_invalid_and_never_robust(tmp_path: Path)
 
 def test_one_bad_draw_makes_a_sample_invalid(tmp_path: Path) -> None:
     c = Campaign({"a": Shift(0.0)}, gray(200), 200, 0, tmp_path, "test", draws=3)
-    c.run(Sometimes())
+    run_campaign(c, Sometimes())
     results = merge(c)
     assert results["clean_accuracy"] == pytest.approx(1 / 8, abs=0.08)
     assert results["invalid"] == 200 - round(200 * results["clean_accuracy"])
@@ -261,7 +263,7 @@ def test_probabilities_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture
     for name, model in (("p", Softmax(trained())), ("z", trained())):
         c = campaign(tmp_path / name, 20, {"a": FGSM(eps=0.1)})
         for _ in range(2):  # the second time nothing is left to look at
-            c.run(model, Place(run=name), batch_size=8)
+            run_campaign(c, model, Place(run=name), batch_size=8)
         noted = [text for text in merge(c)["warnings"] if "probabilities" in text]
         assert len(noted) == (name == "p")
         assert ("probabilities" in capsys.readouterr().err) == (name == "p")
@@ -279,7 +281,7 @@ def test_relative_norm_by_hand(tmp_path: Path) -> None:
     levels = torch.tensor([0.0, 0.25, 0.4])
     data = TensorImages(levels.view(3, 1, 1, 1).repeat(1, 1, 2, 2), torch.zeros(3, dtype=torch.long))
     c = Campaign({"a": Unbounded(by=0.25 + 2**-10), "b": Unbounded(by=0.55)}, data, 3, 0, tmp_path, "test")
-    c.run(Threshold())
+    run_campaign(c, Threshold())
     one, two = merge(c)["attacks"]
     assert one["found"] == 2 and one["relative_norm"] == pytest.approx(
         (0.25 + 2**-10) * (1 / 0.25 + 1 / 0.4) / 2, abs=1e-5
@@ -289,7 +291,7 @@ def test_relative_norm_by_hand(tmp_path: Path) -> None:
 
 def test_sweeps_join_one_attack_at_several_radii() -> None:
     def entry(name: str, attack: Attack, accuracy: float) -> dict[str, Any]:
-        from adversarial_lightning.evaluation.identity import suite_part
+        from adversarial_lightning.evaluation.campaign.identity import suite_part
 
         settings = suite_part({name: attack})[name]
         base = {"name": name, "kind": attack.kind, "settings": settings, "robust_accuracy": accuracy}
@@ -360,7 +362,7 @@ def test_the_forecast_comes_true(case: str, tmp_path: Path, monkeypatch: pytest.
     suite: dict[str, Attack] = {"a": Ticking(ticks=1), "b": Ticking(ticks=5), "c": Restarts(Ticking(ticks=2), n=3)}
     told: list[float] = []
     c = Campaign(suite, gray(n), n, 0, tmp_path, "test", mode)
-    c.run(Threshold(), batch_size=10, foretell=told.append)
+    run_campaign(c, Threshold(), batch_size=10, foretell=told.append)
     forecast = merge(c)["cost"]["forecast"]
     if expected is None:
         assert told == [] if n > 10 else True
@@ -387,8 +389,8 @@ def test_a_forecast_repeats_nothing(tmp_path: Path) -> None:
     c = Campaign(suite, gray(40), 40, 0, tmp_path, "test")
     told: list[float] = []
     with pytest.raises(Enough):
-        c.run(Threshold(), Stops(run="one"), batch_size=4, foretell=told.append)
-    c.run(Threshold(), Place(run="two"), batch_size=4, foretell=told.append)
+        run_campaign(c, Threshold(), Stops(run="one"), batch_size=4, foretell=told.append)
+    run_campaign(c, Threshold(), Place(run="two"), batch_size=4, foretell=told.append)
     assert len(told) == 2
     assert [len(c.table(unit)["index"]) for name in suite for unit in c.units(name)] == [40, 40, 40]
     spent = efforts(tmp_path, identity="test")
@@ -407,7 +409,7 @@ def test_a_clock_that_is_put_back_changes_nothing(tmp_path: Path, monkeypatch: p
     day = iter(range(10**9, 0, -3600))
     monkeypatch.setattr("time.time", lambda: float(next(day)))
     c = campaign(tmp_path, 10)
-    c.run(trained())
+    run_campaign(c, trained())
     results = merge(c)
     assert all(a["seconds"] >= 0 for a in results["attacks"]) and results["cost"]["wall_seconds"] >= 0
 
@@ -415,8 +417,8 @@ def test_a_clock_that_is_put_back_changes_nothing(tmp_path: Path, monkeypatch: p
 def test_code_that_changes_between_runs_is_worth_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     c = campaign(tmp_path, 6)
     for rank, digest in ((0, "one"), (1, "two")):
-        monkeypatch.setattr("adversarial_lightning.evaluation.share.code", lambda digest=digest: digest)
-        c.run(trained(), Place(rank, 2, run=digest))
+        monkeypatch.setattr("adversarial_lightning.evaluation.campaign.worker.code", lambda digest=digest: digest)
+        run_campaign(c, trained(), Place(rank, 2, run=digest))
     assert any("changed between the runs" in text for text in merge(c)["warnings"])
 
 
@@ -458,7 +460,7 @@ def handler() -> Iterator[None]:
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite meets its page limit as it meets a full disk; with room again the same campaign goes on."""
     whole, cut = campaign(tmp_path / "whole"), campaign(tmp_path / "cut")
-    whole.run(trained(), batch_size=8)
+    run_campaign(whole, trained(), batch_size=8)
     opened = Ledger.__init__
 
     def small(self: Ledger, *args: Any, **named: Any) -> None:
@@ -468,10 +470,10 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "__init__", small)
         with pytest.raises(OSError, match=r"rank0\.sqlite cannot be used: database or disk is full.*safe; run again"):
-            cut.run(trained(), batch_size=8)
+            run_campaign(cut, trained(), batch_size=8)
     kept = len(cut.table(cut.units("clean")[0])["index"])
     assert kept == 40
-    cut.run(trained(), batch_size=8)
+    run_campaign(cut, trained(), batch_size=8)
     assert numbers(merge(cut)) == numbers(merge(whole))
 
 
@@ -500,7 +502,7 @@ def test_ledgers_and_folders_of_another_version_are_refused(
         old.execute("CREATE TABLE campaign (identity TEXT)")
         old.execute("CREATE TABLE outcomes (attack TEXT, restart INTEGER, sample INTEGER)")
     old.close()
-    for use in (lambda: c.run(trained()), lambda: merge(c), lambda: efforts(c.folder, identity="test")):
+    for use in (lambda: run_campaign(c, trained()), lambda: merge(c), lambda: efforts(c.folder, identity="test")):
         with pytest.raises(
             ValueError, match=r"rank0\.sqlite was written by another version .* choose another --output"
         ):
@@ -537,12 +539,12 @@ def attacked(c: Campaign) -> int:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks beside threads of libraries
 def test_three_kills_lose_one_batch_each_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reduced form of benchmarks/kill_campaign.py: no evaluate.py, but real processes and real SIGKILLs."""
+    """The reduced form of tests/test_kill_campaign.py: no evaluate.py, but real processes and real SIGKILLs."""
     monkeypatch.setenv("SLOW_LOG", str(tmp_path / "log"))
     data, model = Digits(size=8).dataset("test"), trained()
     suite: dict[str, Attack] = {"a": Slow(FGSM(eps=0.05)), "b": Restarts(Slow(PGD(eps=0.05, steps=3)), n=2)}
     calm, killed = (Campaign(suite, data, 120, 0, tmp_path / name, "test") for name in ("calm", "killed"))
-    calm.run(model, batch_size=6)
+    run_campaign(calm, model, batch_size=6)
     total = attacked(calm)
     for attempt, (world, share) in enumerate(((2, 0.2), (3, 0.5), (1, 0.8), (2, NEVER))):
         (tmp_path / "log").write_text("")
@@ -551,7 +553,7 @@ def test_three_kills_lose_one_batch_each_at_most(tmp_path: Path, monkeypatch: py
             pid = os.fork()
             if not pid:
                 with suppress(BaseException):
-                    killed.run(model, Place(rank, world, run=str(attempt)), batch_size=6)
+                    run_campaign(killed, model, Place(rank, world, run=str(attempt)), batch_size=6)
                 os._exit(0)
             pids.append(pid)
         deadline = time.monotonic() + 60
@@ -614,7 +616,7 @@ def test_imagenet_on_four_nodes_is_shared_out_within_two_percent(tmp_path: Path)
         here = place({name: str(value) for name, value in slurm.items()})
         assert (here.rank, here.world, here.local) == (rank, 8, rank % 2)
         model = Priced()
-        c.run(model, here, batch_size=100)
+        run_campaign(c, model, here, batch_size=100)
         shares.append(len(c.samples[here.rank :: here.world]))
         seconds.append(model.seconds)
     assert max(shares) / min(shares) <= 1.02 and sum(shares) == 50_000

@@ -10,15 +10,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from adversarial_lightning.attacks import Attack
-from adversarial_lightning.networks import MadryCNN
-from adversarial_lightning.networks.vgg import PLANS
 from jsonargparse import ArgumentParser
 from small import save_network, with_denoisers
 from torch import nn
 
 from adversarial_lightning import defenses, networks
+from adversarial_lightning.attacks import Attack
 from adversarial_lightning.cli import train
+from adversarial_lightning.networks import MadryCNN
+from adversarial_lightning.networks.vgg import PLANS
 
 assert defenses  # imported before parsing
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

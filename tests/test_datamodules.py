@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from adversarial_lightning.datamodules import MNIST, Digits, ImageData, ImageFolder
-from adversarial_lightning.datamodules.images import TensorImages
-from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader, Shard
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
+
+from adversarial_lightning.datamodules import MNIST, Digits, ImageData, ImageFolder
+from adversarial_lightning.datamodules.images import TensorImages
+from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader, Shard
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:GPU available but not used"),

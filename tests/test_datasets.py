@@ -16,6 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
+from torchvision import datasets
+from torchvision.transforms import functional as TF
+from torchvision.transforms import v2
+
 from adversarial_lightning.datamodules import (
     CIFAR10,
     CIFAR100,
@@ -37,11 +43,6 @@ from adversarial_lightning.datamodules.files import FileImages
 from adversarial_lightning.datamodules.imagenet import some_of_each, wnids
 from adversarial_lightning.datamodules.images import TensorImages, as_float
 from adversarial_lightning.datamodules.samplers import ResumableLoader
-from PIL import Image
-from pytorch_lightning import LightningModule, Trainer
-from torchvision import datasets
-from torchvision.transforms import functional as TF
-from torchvision.transforms import v2
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:GPU available but not used"),

@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
+from victims import Linear, at_distance
+
+from adversarial_lightning import defenses
 from adversarial_lightning.attacks import PGD, Noise, drawing
-from adversarial_lightning.attacks.gradient import input_gradient
-from adversarial_lightning.attacks.objectives import margin
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.defenses import (
     JPEG,
     MALA,
@@ -21,12 +26,7 @@ from adversarial_lightning.defenses import (
     TVChambolle,
     obligations,
 )
-from adversarial_lightning.evaluation.checkpoint import catalogue
 from adversarial_lightning.networks import ConvAutoencoder, Denoiser
-from torch import nn
-from victims import Linear, at_distance
-
-from adversarial_lightning import defenses
 
 
 def denoiser(trained_for: str | None = None) -> Denoiser:

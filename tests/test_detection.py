@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
+from test_evaluation import Threshold, campaign, save, trained
+from torch import Tensor, nn
+
+from adversarial_lightning import detectors
 from adversarial_lightning.attacks import FGSM, PGD, Attack, DetectorAwarePGD, Restarts
+from adversarial_lightning.checkpoints.files import digest_weights
+from adversarial_lightning.checkpoints.spec import catalogue
+from adversarial_lightning.cli import evaluate
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.datamodules.images import TensorImages
 from adversarial_lightning.detectors import (
@@ -26,9 +34,9 @@ from adversarial_lightning.detectors import (
     fit,
     set_one,
 )
-from adversarial_lightning.evaluation import Campaign
-from adversarial_lightning.evaluation.checkpoint import catalogue
-from adversarial_lightning.evaluation.detection import (
+from adversarial_lightning.evaluation import Campaign, run_campaign
+from adversarial_lightning.evaluation.campaign.merge import merge
+from adversarial_lightning.evaluation.outcomes.detection import (
     account,
     auroc,
     calibration,
@@ -39,16 +47,8 @@ from adversarial_lightning.evaluation.detection import (
     roc,
     threshold,
 )
-from adversarial_lightning.evaluation.identity import digest_weights
-from adversarial_lightning.evaluation.merge import merge
-from adversarial_lightning.evaluation.outcome import evaluate_batch
+from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
 from adversarial_lightning.networks import ConvAutoencoder, Denoiser
-from scipy.stats import binom
-from test_evaluation import Threshold, campaign, save, trained
-from torch import Tensor, nn
-
-from adversarial_lightning import detectors
-from adversarial_lightning.cli import evaluate
 
 INF = math.inf
 
@@ -258,7 +258,7 @@ def test_every_run_sees_every_sample_and_mode_worst_case_is_refused(tmp_path: Pa
     model = Guarded(trained(), MaxProbability(trained()))
     calibration(tmp_path, lambda: np.linspace(0, 1, 50), {"detector": None, "aimed_fpr": 0.05})
     seen: list[tuple[str, int]] = []
-    c.run(model, tell=lambda name, done, fallen: seen.append((name, done)))
+    run_campaign(c, model, tell=lambda name, done, fallen: seen.append((name, done)))
     counts = [len(c.table(unit)["index"]) for name in suite for unit in c.units(name)]
     assert len(set(counts)) == 1 and counts[0] > 10
     assert sum(done for name, done in seen if name == "a") == 60
@@ -282,7 +282,7 @@ def test_a_point_outside_the_ball_gets_past_nobody(tmp_path: Path) -> None:
     data = TensorImages(torch.full((4, 1, 2, 2), 0.45), torch.zeros(4, dtype=torch.long))
     c = Campaign({"far": Shift(0.3, eps=0.1)}, data, 4, 0, tmp_path, "test", scored=True)
     calibration(tmp_path, lambda: np.zeros(9), {"detector": None, "aimed_fpr": 0.05})
-    c.run(Guarded(Threshold(), Brightness()))
+    run_campaign(c, Guarded(Threshold(), Brightness()))
     entry = merge(c)["attacks"][0]["detection"]
     assert entry["auroc"] is None and entry["levels"][0]["malade"]["robust"] == 1
 
@@ -369,4 +369,4 @@ def test_a_threshold_from_test_images_is_exact_there_and_said_to_be(
 def test_the_aware_attack_needs_a_detector(tmp_path: Path) -> None:
     c = campaign(tmp_path, 4, {"aware": DetectorAwarePGD()})
     with pytest.raises(ValueError, match="attribute 'detector'"):
-        c.run(trained())
+        run_campaign(c, trained())

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adversarial_lightning.attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, drawing, guard
+from scipy.stats import norm as gauss
+from sklearn.neighbors import KernelDensity as Oracle
+from small import save_network
+from test_detection import Brightness
+from test_evaluation import Threshold
+from torch import Tensor, nn
+
+from adversarial_lightning.attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, drawing
+from adversarial_lightning.cli import evaluate, fit_detector, main
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.datamodules.images import TensorImages
 from adversarial_lightning.detectors import (
@@ -29,19 +37,12 @@ from adversarial_lightning.detectors.fitting import features, versions_of
 from adversarial_lightning.detectors.kernel_density import dropping
 from adversarial_lightning.detectors.lid import local_dimension
 from adversarial_lightning.detectors.noisy import noisy_twins
-from adversarial_lightning.evaluation import Campaign
-from adversarial_lightning.evaluation.detection import auroc, calibration
-from adversarial_lightning.evaluation.merge import merge
+from adversarial_lightning.evaluation import Campaign, run_campaign
+from adversarial_lightning.evaluation.campaign.merge import merge
+from adversarial_lightning.evaluation.outcomes.detection import auroc, calibration
 from adversarial_lightning.networks import ERNet
+from adversarial_lightning.networks.eval_mode import guard
 from adversarial_lightning.networks.features import bends
-from scipy.stats import norm as gauss
-from sklearn.neighbors import KernelDensity as Oracle
-from small import save_network
-from test_detection import Brightness
-from test_evaluation import Threshold
-from torch import Tensor, nn
-
-from adversarial_lightning.cli import evaluate, fit_detector, main
 
 YES, NO = True, False
 
@@ -507,7 +508,7 @@ def test_an_evaluation_warns_of_scores_that_are_no_numbers(tmp_path: Path) -> No
     data = TensorImages(torch.full((4, 1, 2, 2), 0.45), torch.zeros(4, dtype=torch.long))
     c = Campaign({"fgsm": FGSM(eps=0.2)}, data, 4, 0, tmp_path, "test", scored=True)
     calibration(tmp_path, lambda: np.zeros(9), {"detector": None, "aimed_fpr": 0.05, "own_theta": 0.5})
-    c.run(Guarded(Threshold(), Brightness(broken_above=0.6)))
+    run_campaign(c, Guarded(Threshold(), Brightness(broken_above=0.6)))
     results = merge(c)
     assert results["warnings"] == ["fgsm: 4 scores of the detector were not finite and count as flagged"]
     assert results["attacks"][0]["detection"]["levels"][-1]["acc_adv"] == 1
@@ -619,7 +620,7 @@ CUBE_DIMENSIONS = {2: (1.8, 2.2), 5: (4.1, 5.2), 10: (7.2, 10.0)}
 @pytest.mark.parametrize("d", CUBE_DIMENSIONS)
 def test_intrinsic_dimension_of_cubes(d: int) -> None:
     """The same through a linear map that keeps lengths; duplicates are left out and counted."""
-    from benchmarks.intrinsic_dimension import intrinsic_dimension
+    from adversarial_lightning.reproduce.intrinsic_dimension import intrinsic_dimension
 
     g = torch.Generator().manual_seed(0)
     x = torch.rand(1000, d, generator=g, dtype=torch.float64)
@@ -641,10 +642,8 @@ def test_the_tables_are_made_and_recorded(tmp_path: Path, monkeypatch: pytest.Mo
     import json
     import sys
 
-    from adversarial_lightning.evaluation import describe
-
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-    import detector_tables
+    from adversarial_lightning.checkpoints.spec import describe
+    from adversarial_lightning.reproduce import detector_tables
 
     torch.manual_seed(0)
     net, data = ERNet(width=2, embedding=2), Digits(test_limit=150)

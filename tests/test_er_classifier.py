@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.strategies import DDPStrategy
+from small import Bare, Coded, adam, alone, digits, trainer
+from test_train import ROOT, run
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import PGD, Noise, drawing
+from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.defenses import Voting, obligations
-from adversarial_lightning.evaluation.checkpoint import load_network
 from adversarial_lightning.lightning_modules import RSE, TRADES, VAECLA, ERClassifier, OneCycle, Standard
 from adversarial_lightning.lightning_modules.er_classifier import PRIORS, sliced_w1
 from adversarial_lightning.lightning_modules.trades import diverge, trades
 from adversarial_lightning.lightning_modules.vaecla import kl_to_standard_normal
 from adversarial_lightning.networks import ERNet, NoisyConvolutions
 from adversarial_lightning.networks.noisy import GaussianNoise
-from pytorch_lightning.strategies import DDPStrategy
-from small import Bare, Coded, adam, alone, digits, trainer
-from test_train import ROOT, run
-from torch import Tensor, nn
 
 ADAMS: dict[str, Any] = {"optimizer": adam, "classifier_optimizer": adam, "critic_optimizer": adam}
 INNER = PGD(eps=0.1, steps=2)

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from adversarial_lightning.evaluation.ledger import Ledger
 from test_evaluation import PLANTED, numbers, planted, save
 
 from adversarial_lightning.cli import evaluate, main
+from adversarial_lightning.evaluation.campaign.ledger import Ledger
 
 assert planted  # the fixture
 
@@ -162,7 +162,7 @@ def test_ranks_of_torchrun_need_no_parent_and_the_last_one_reports(
 def test_another_evaluation_on_the_folder_is_refused(
     files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adversarial_lightning.evaluation.locks._GRACE", 0.2)
+    monkeypatch.setattr("adversarial_lightning.evaluation.campaign.locks._GRACE", 0.2)
     assert evaluate.main(arguments(files, "a", limit=2)) == 0
     identity = json.loads((files / "a/campaign.json").read_text())["identity"]
     with Ledger(files / "a", 5, identity=identity, run="another"):

@@ -14,32 +14,25 @@ from typing import Any, ClassVar, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within, WorstOf
-from adversarial_lightning.datamodules import Digits
-from adversarial_lightning.datamodules.images import TensorImages
-from adversarial_lightning.defenses import MeanFilter, Purified, RandomQuantizer, obligations
-from adversarial_lightning.evaluation import (
-    Campaign,
-    Outcome,
-    build,
-    catalogue,
-    describe,
-    evaluate_batch,
-    load_network,
-    robust,
-)
-from adversarial_lightning.evaluation.identity import data_part, settle, suite_part, with_files
-from adversarial_lightning.evaluation.ledger import Ledger
-from adversarial_lightning.evaluation.locks import check_free
-from adversarial_lightning.evaluation.merge import Incomplete, merge, refusals
-from adversarial_lightning.evaluation.processes import Place, place
-from adversarial_lightning.evaluation.report import write_report
-from adversarial_lightning.evaluation.statistics import lengths
 from filelock import FileLock
 from torch import Tensor, nn
 
 from adversarial_lightning import datamodules, networks
+from adversarial_lightning.attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within, WorstOf
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.checkpoints.spec import build, catalogue, describe
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.datamodules.images import TensorImages
+from adversarial_lightning.defenses import MeanFilter, Purified, RandomQuantizer, obligations
 from adversarial_lightning.errors import exits, friendly, shorten
+from adversarial_lightning.evaluation import Campaign, Outcome, evaluate_batch, robust, run_campaign
+from adversarial_lightning.evaluation.campaign.identity import data_part, settle, suite_part, with_files
+from adversarial_lightning.evaluation.campaign.launch import Place, place
+from adversarial_lightning.evaluation.campaign.ledger import Ledger
+from adversarial_lightning.evaluation.campaign.locks import check_free
+from adversarial_lightning.evaluation.campaign.merge import Incomplete, merge, refusals
+from adversarial_lightning.evaluation.outcomes.statistics import lengths
+from adversarial_lightning.evaluation.report import write_report
 
 SUITE: dict[str, Attack] = {
     "fgsm": FGSM(eps=0.05),
@@ -301,14 +294,14 @@ def test_outcomes_do_not_depend_on_the_execution(kind: str, tmp_path: Path) -> N
     """Batch size, processes, loader workers, interruptions: the same rows, the same results."""
     model = MODELS[kind]()
     whole = campaign(tmp_path / "whole")
-    whole.run(model, batch_size=64)
+    run_campaign(whole, model, batch_size=64)
     expected = records(whole)
     assert len({(r["name"], r["restart"], r["index"]) for r in expected}) == len(expected) > 150
 
     sliced = campaign(tmp_path / "sliced")
     for rank in (2, 0, 1):
         held = {row["index"] for row in records(sliced)}
-        sliced.run(model, Place(rank, 3, run="a"), batch_size=7)
+        run_campaign(sliced, model, Place(rank, 3, run="a"), batch_size=7)
         assert {row["index"] for row in records(sliced)} - held == set(sliced.samples[rank::3])
     assert records(sliced) == expected
 
@@ -328,20 +321,20 @@ def test_outcomes_do_not_depend_on_the_execution(kind: str, tmp_path: Path) -> N
                         raise Enough
 
             try:
-                broken.run(model, Stops(rank, world, run=f"{stop_after}"), batch_size=batch_size)
+                run_campaign(broken, model, Stops(rank, world, run=f"{stop_after}"), batch_size=batch_size)
             except Enough:
                 assert stop_after < 10**9
     assert records(broken) == expected
     assert numbers(merge(broken)) == numbers(merge(sliced)) == numbers(merge(whole))
-    whole.run(nn.Module())  # nothing is left to do: no model is ever called
+    run_campaign(whole, nn.Module())  # nothing is left to do: no model is ever called
 
 
 def test_loader_workers_and_more_processes_than_samples(tmp_path: Path) -> None:
     few = campaign(tmp_path / "few", n=3, suite={"fgsm": FGSM(eps=0.05)})
     for rank in range(5):
-        few.run(trained(), Place(rank, 5, run="a"))
+        run_campaign(few, trained(), Place(rank, 5, run="a"))
     loaded = campaign(tmp_path / "loaded", n=3, suite={"fgsm": FGSM(eps=0.05)})
-    loaded.run(trained(), workers=1)
+    run_campaign(loaded, trained(), workers=1)
     assert records(few) == records(loaded) and len(records(few)) >= 3
 
 
@@ -350,10 +343,10 @@ def test_all_batches_have_one_shape(tmp_path: Path) -> None:
     shapes = set()
     net = nn.Sequential(trained())
     net.register_forward_hook(lambda _module, inputs, _logits: shapes.add(tuple(inputs[0].shape)))
-    campaign(tmp_path / "a").run(net, batch_size=16)
+    run_campaign(campaign(tmp_path / "a"), net, batch_size=16)
     assert shapes == {(16, 1, 8, 8)}
     shapes.clear()
-    campaign(tmp_path / "b", n=5).run(net, batch_size=16)
+    run_campaign(campaign(tmp_path / "b", n=5), net, batch_size=16)
     assert shapes == {(5, 1, 8, 8)}
 
 
@@ -361,7 +354,7 @@ def test_another_seed_draws_differently(tmp_path: Path) -> None:
     lengths = []
     for seed in (0, 1):
         c = campaign(tmp_path / str(seed), n=10, suite={"gaussian": GaussianNoise()}, seed=seed)
-        c.run(trained())
+        run_campaign(c, trained())
         lengths.append([row["l2"] for row in records(c)])
     assert lengths[0] != lengths[1]
 
@@ -376,7 +369,7 @@ def test_progress_adds_up(tmp_path: Path) -> None:
             done[name] += rows
             fallen[name] += fell
 
-        c.run(trained(), tell=tell)
+        run_campaign(c, trained(), tell=tell)
         assert done == {name: 40 * len(c.units(name)) for name in done}
         accuracies = {a["name"]: a["robust_accuracy"] for a in merge(c)["attacks"]}
         assert {name: 1 - fallen[name] / 40 for name in accuracies} == pytest.approx(accuracies)
@@ -458,7 +451,7 @@ DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
 def test_merge_is_strict(case: str, tmp_path: Path) -> None:
     spoil, kind, match = DAMAGE[case]
     c = campaign(tmp_path)
-    c.run(trained())
+    run_campaign(c, trained())
     merge(c)
     spoil(c)
     with pytest.raises(kind, match=match) as caught:
@@ -490,7 +483,7 @@ def test_an_empty_ledger_of_a_killed_process_is_no_damage(tmp_path: Path) -> Non
     (tmp_path / "ledgers").mkdir()
     (tmp_path / "ledgers/rank3.sqlite").touch()
     c = campaign(tmp_path, n=5)
-    c.run(trained())
+    run_campaign(c, trained())
     assert merge(c)["n"] == 5
 
 
@@ -505,7 +498,7 @@ def test_a_failed_batch_leaves_no_rows(tmp_path: Path) -> None:
 
 def test_one_run_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of one run share a folder, those of another are refused, whatever their rank; afterwards it is free."""
-    monkeypatch.setattr("adversarial_lightning.evaluation.locks._GRACE", 0.2)
+    monkeypatch.setattr("adversarial_lightning.evaluation.campaign.locks._GRACE", 0.2)
     with Ledger(tmp_path, 0, identity="test", run="a"):
         Ledger(tmp_path, 1, identity="test", run="a").close()
         for rank in (0, 1):
@@ -598,7 +591,7 @@ def test_a_minimum_norm_attack_draws_a_curve_and_is_judged_at_a_radius(tmp_path:
     suite: dict[str, Attack] = {"free": inner, "near": Within(inner, 0.1), "far": Within(inner, 0.3)}
     data = TensorImages(torch.full((6, 1, 4, 4), 0.4), torch.zeros(6, dtype=torch.long))
     c = Campaign(suite, data, 6, 0, tmp_path, "test")
-    c.run(Threshold(), Place(run="a"), batch_size=4)
+    run_campaign(c, Threshold(), Place(run="a"), batch_size=4)
     results, report = finish(c)
     assert [a["robust_accuracy"] for a in results["attacks"]] == [0.0, 1.0, 0.0]
     assert [(a["norm"], a["eps"]) for a in results["attacks"]] == [("linf", None), ("linf", 0.1), ("linf", 0.3)]
@@ -632,7 +625,7 @@ def test_no_headline_without_the_honest_attack(case: str, tmp_path: Path) -> Non
 def test_warnings_name_what_was_odd(tmp_path: Path) -> None:
     suite: dict[str, Attack] = {"far": Shift(0.3, eps=0.1), "broken": Shift(float("nan"), eps=0.1)}
     c = campaign(tmp_path, 4, suite)
-    c.run(trained())
+    run_campaign(c, trained())
     far, broken = merge(c)["warnings"]
     assert "far: 4 adversarial images left the ball" in far or "far:" in far
     assert broken.startswith("broken: ") and "not finite" in broken

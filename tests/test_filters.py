@@ -5,6 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.fft import dctn, idctn
+from scipy.ndimage import median_filter
+from torch import Tensor
+from victims import Linear, at_distance
+
 from adversarial_lightning.attacks import PGD, Noise
 from adversarial_lightning.defenses import (
     JPEG,
@@ -16,10 +21,6 @@ from adversarial_lightning.defenses import (
     TVBregman,
     TVChambolle,
 )
-from scipy.fft import dctn, idctn
-from scipy.ndimage import median_filter
-from torch import Tensor
-from victims import Linear, at_distance
 
 FILTERS: list[Purifier] = [
     *(MeanFilter(), Median(), Median(11), TVBregman(), TVBregman(0.075), TVChambolle(), TVChambolle(1.75)),

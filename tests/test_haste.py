@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from adversarial_lightning.attacks import PGD, Noise
-from adversarial_lightning.evaluation.haste import Around, hasten
-from adversarial_lightning.evaluation.outcome import evaluate_batch
 from test_evaluation import save
 from torch import Tensor, nn
 
+from adversarial_lightning.attacks import PGD, Noise
 from adversarial_lightning.cli import evaluate
+from adversarial_lightning.evaluation.campaign.precision import Around, hasten
+from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
 
 
 def small() -> nn.Module:

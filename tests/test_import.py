@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from adversarial_lightning.datamodules import Digits
-from adversarial_lightning.evaluation.weights import compared
-from adversarial_lightning.networks import MLP
 
 from adversarial_lightning.cli import evaluate
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.evaluation.outcomes.imported_proof import compared
+from adversarial_lightning.networks import MLP
 
 SUITE = "fgsm: {class_path: FGSM, init_args: {eps: 0.05}}\n"
 NETWORK = "class_path: networks.MLP\ninit_args: {features: 64, hidden: [16]}\n"

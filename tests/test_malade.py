@@ -1,21 +1,25 @@
 """MALADE: denoisers that know the score, chains that follow it, and attacks through, round and in place of them."""
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from adversarial_lightning.attacks import BPDA, FGSM, PGD, GrayBox, Noise, ReconstructionPGD, drawing, guard
+from pytorch_lightning.callbacks import ModelCheckpoint
+from small import Bare, adam, digits, trainer
+from torch import Tensor, nn
+from victims import BatchNormNet
+
+from adversarial_lightning.attacks import BPDA, FGSM, PGD, GrayBox, Noise, ReconstructionPGD, drawing
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.attacks.corruptions import SaltAndPepper
-from adversarial_lightning.attacks.gradient import input_gradient
-from adversarial_lightning.attacks.objectives import ce
+from adversarial_lightning.checkpoints.files import digest_weights
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.checkpoints.spec import describe
 from adversarial_lightning.defenses import MALA, MALADE, Magnet, Purified, Voting, obligations
 from adversarial_lightning.detectors import ReconstructionError, ScoreNorm
-from adversarial_lightning.evaluation.checkpoint import describe, load_network
-from adversarial_lightning.evaluation.identity import digest_weights
-from adversarial_lightning.evaluation.outcome import evaluate_batch
+from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
 from adversarial_lightning.lightning_modules import Cosine, DenoisingAutoencoder, Standard
 from adversarial_lightning.lightning_modules.denoising_autoencoder import (
     class_weights,
@@ -23,10 +27,7 @@ from adversarial_lightning.lightning_modules.denoising_autoencoder import (
     supervised_share,
 )
 from adversarial_lightning.networks import MLP, ConvAutoencoder, Denoiser, FCDenseNet, MagnetAutoencoder
-from pytorch_lightning.callbacks import ModelCheckpoint
-from small import Bare, adam, digits, trainer
-from torch import Tensor, nn
-from victims import BatchNormNet
+from adversarial_lightning.networks.eval_mode import guard
 
 MNIST = Path("data/MNIST/raw/t10k-images-idx3-ubyte")
 
@@ -437,7 +438,7 @@ def test_draws_side_by_side_are_those_in_a_row(batch: int, monkeypatch: pytest.M
     x, y = torch.rand(batch, 1, 8, 8, dtype=torch.float64), torch.arange(batch) % 3
 
     def run(at_once: int) -> tuple[Tensor, Tensor, int, int]:
-        monkeypatch.setattr("adversarial_lightning.attacks.gradient._AT_ONCE", at_once)
+        monkeypatch.setattr("adversarial_lightning.attacks.core.gradient._AT_ONCE", at_once)
         noise, passes = keyed(batch), []
         handle = inner.register_forward_hook(lambda *_: passes.append(1))
         with guard(model), drawing(model, noise):
@@ -574,7 +575,8 @@ def test_an_autoencoder_that_does_not_fit_the_data_is_named(tmp_path: Path) -> N
 
 
 def test_selection_goes_on_with_the_best_third_and_breaks_ties_by_cost() -> None:
-    Candidate, Score, halve = (getattr(select_malade(), name) for name in ("Candidate", "Score", "halve"))
+    from adversarial_lightning.reproduce.select_malade import Candidate, Score, halve
+
     pool = [Candidate(c, n, 0.0) for c in (0.1, 0.2) for n in (1, 5, 10)]
     seen: list[tuple[object, int]] = []
 
@@ -590,16 +592,6 @@ def test_selection_goes_on_with_the_best_third_and_breaks_ties_by_cost() -> None
     assert rows[-1][0] == Candidate(0.2, 1, 0.0) and rows[-1][1].robust == 0.3 + 0.1
     with pytest.raises(ValueError, match="points"):
         halve(pool, lambda c, n: Score(n, 0.5), [10])
-
-
-def select_malade() -> object:
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / "select_malade.py"
-    spec = importlib.util.spec_from_file_location("select_malade", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["select_malade"] = module  # dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(("p", "expected"), [(1, [0.0, 0.125, 0.25]), (2, [0.0, 0.03125, 0.0625])])

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adversarial_lightning.attacks import Noise, drawing
-from adversarial_lightning.datamodules import Digits
-from adversarial_lightning.defenses import MALA, Magnet, Purified
-from adversarial_lightning.evaluation.identity import digest_weights
-from adversarial_lightning.networks import ConvAutoencoder, Denoiser
 from small import save_network
 from test_evaluation import save, trained
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.checkpoints.files import digest_weights
+from adversarial_lightning.datamodules import Digits
+from adversarial_lightning.defenses import MALA, Magnet, Purified
+from adversarial_lightning.networks import ConvAutoencoder, Denoiser
 
 
 def denoiser(folder: Path, trained_for: str | None) -> Path:
@@ -29,7 +28,7 @@ def denoiser(folder: Path, trained_for: str | None) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder of two runs on four digits, one a panel after the others, and their figures."""
-    import malade_figures
+    from adversarial_lightning.reproduce import malade_figures
 
     folder = tmp_path_factory.mktemp("malade")
     words = ["--checkpoint", save(folder / "net.ckpt"), "--sdae", denoiser(folder, digest_weights(trained()))]
@@ -72,7 +71,7 @@ def test_a_detector_turns_clean_images_away_and_counts_as_defence(run: tuple[Pat
 def test_who_is_turned_away_counts_in_both_accountings() -> None:
     from argparse import Namespace
 
-    import malade_figures
+    from adversarial_lightning.reproduce import malade_figures
 
     torch.manual_seed(0)
     model = Purified(trained(), Magnet(Denoiser(ConvAutoencoder(width=2, mean_pixel=0.3), 0.15)))
@@ -85,7 +84,7 @@ def test_who_is_turned_away_counts_in_both_accountings() -> None:
 
 def test_the_search_reads_held_out_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a config file to the table on record: who is attacked, what is written, and no test image is touched."""
-    import select_malade
+    from adversarial_lightning.reproduce import select_malade
 
     whole = Digits.dataset
     read: list[str] = []
@@ -112,7 +111,7 @@ def test_the_search_reads_held_out_images_only(tmp_path: Path, monkeypatch: pyte
 
 
 def test_figure_3_follows_one_chain() -> None:
-    from malade_figures import per_step
+    from adversarial_lightning.reproduce.malade_figures import per_step
 
     torch.manual_seed(0)
     network = ConvAutoencoder(width=2, mean_pixel=0.3)

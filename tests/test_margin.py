@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from adversarial_lightning.attacks import DeepFool, Noise, guard
+from small import Bare, adam, digits, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from victims import BatchNormNet
+
+from adversarial_lightning.attacks import DeepFool, Noise
+from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.attacks.deepfool import relative_robustness
-from adversarial_lightning.attacks.norms import NORMS
 from adversarial_lightning.callbacks import CollapseGuard
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.lightning_modules import VAT, MarginMaximization, Standard
@@ -22,10 +27,7 @@ from adversarial_lightning.lightning_modules.margin_maximization import (
 )
 from adversarial_lightning.lightning_modules.vat import divergence, probabilities, virtual_perturbation
 from adversarial_lightning.networks import MLP
-from small import Bare, adam, digits, trainer
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor, nn
-from victims import BatchNormNet
+from adversarial_lightning.networks.eval_mode import guard
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -382,9 +384,8 @@ def test_vat_is_its_formula() -> None:
 
 def test_the_sweep_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run for each C and seed, kept as it ends; TensorBoard has its C."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # which the sweep changes: put back afterwards
-    import sweep_margin
+    from adversarial_lightning.reproduce import sweep_margin
 
     trained: list[tuple[float, int]] = []
 

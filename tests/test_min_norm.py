@@ -5,9 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from adversarial_lightning.attacks.base import Attack, guard
-from adversarial_lightning.attacks.closest import Closest
+from torch import Tensor, nn
+from victims import BatchNormNet, Linear, at_distance
+
 from adversarial_lightning.attacks.compose import strongest
+from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.core.norms import NORMS, l0_distance
 from adversarial_lightning.attacks.cw import CW, ConstSearch, CWLinf, boxed, free, pull_back
 from adversarial_lightning.attacks.ddn import DDN
 from adversarial_lightning.attacks.deepfool import DeepFool, relative_robustness
@@ -15,11 +20,8 @@ from adversarial_lightning.attacks.ead import EAD, shrink
 from adversarial_lightning.attacks.fmn import FMN, keep_largest
 from adversarial_lightning.attacks.high_confidence import HighConfidence, closest_target, confidence_step
 from adversarial_lightning.attacks.jsma import JSMA, salient_pair
-from adversarial_lightning.attacks.noise import Noise, drawing
-from adversarial_lightning.attacks.norms import NORMS, l0_distance
 from adversarial_lightning.attacks.sparsefool import SparseFool, sparse_step
-from torch import Tensor, nn
-from victims import BatchNormNet, Linear, at_distance
+from adversarial_lightning.networks.eval_mode import guard
 
 # (attack, largest ratio to the closed-form optimum)
 NEAREST: list[tuple[Any, float]] = [

@@ -11,9 +11,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import ModelCheckpoint
+from small import Bare, Coded, adam, digits, trainer
+from torch import Tensor, nn
+
+from adversarial_lightning import lightning_modules
 from adversarial_lightning.attacks import FGSM, PGD, Langevin, Noise, drawing
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.datamodules import Digits
-from adversarial_lightning.evaluation.checkpoint import build, catalogue, load_network
 from adversarial_lightning.lightning_modules import (
     ATENT,
     RSE,
@@ -35,11 +41,6 @@ from adversarial_lightning.lightning_modules import (
 )
 from adversarial_lightning.lightning_modules.atent import ema_weights
 from adversarial_lightning.networks import Critic, NoisyConvolutions
-from pytorch_lightning.callbacks import ModelCheckpoint
-from small import Bare, Coded, adam, digits, trainer
-from torch import Tensor, nn
-
-from adversarial_lightning import lightning_modules
 
 INNER = PGD(eps=0.1, steps=2)
 KL = PGD(eps=0.1, steps=2, loss="kl", start_std=0.001)

@@ -8,8 +8,14 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adversarial_lightning import networks
 from adversarial_lightning.attacks import Noise, drawing
-from adversarial_lightning.evaluation.checkpoint import build, catalogue, describe, load_network
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.checkpoints.spec import build, catalogue, describe
 from adversarial_lightning.networks import (
     MLP,
     NIN,
@@ -32,15 +38,9 @@ from adversarial_lightning.networks import (
     TorchvisionClassifier,
     Whiten,
     WideResNet,
-    load_weights,
 )
 from adversarial_lightning.networks.features import outputs
-from adversarial_lightning.networks.weights import read
-from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor, nn
-
-from adversarial_lightning import networks
+from adversarial_lightning.networks.foreign_weights import load_weights, read
 
 COUNTS: list[tuple[nn.Module, int]] = [
     (SmallCNN(), 312_202),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from adversarial_lightning.attacks import Noise
 
 

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from adversarial_lightning.configs import FOLDER
-from adversarial_lightning.evaluation import load_network
-from adversarial_lightning.evaluation.checkpoint import build
-from adversarial_lightning.evaluation.checkpoint import catalogue as listed
 from jsonargparse import ArgumentParser
 from torch import nn
 
 import adversarial_lightning
 from adversarial_lightning import datamodules, networks
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.checkpoints.spec import build
+from adversarial_lightning.checkpoints.spec import catalogue as listed
 from adversarial_lightning.cli import configs, main
 from adversarial_lightning.cli.class_names import catalogue, prefer_ours
+from adversarial_lightning.configs import FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD = Path(__file__).parent / "fixtures" / "made_by_0_1"  # by commit a026d16

@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from adversarial_lightning.attacks.choose import choose_step_size
-from adversarial_lightning.attacks.ddn import DDN
-from adversarial_lightning.attacks.deepfool import DeepFool
-from adversarial_lightning.attacks.noise import Noise
-from adversarial_lightning.attacks.norms import NORMS, distances
-from adversarial_lightning.attacks.pdpgd import PDGD, PDPGD
-from adversarial_lightning.attacks.pgd import PGD
-from adversarial_lightning.attacks.prox import (
+from torch import Tensor, nn
+from victims import Linear, at_distance
+
+from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.attacks.core.norms import NORMS, distances
+from adversarial_lightning.attacks.core.prox import (
     GroupL0Penalty,
     L0Penalty,
     L1Penalty,
@@ -24,8 +22,11 @@ from adversarial_lightning.attacks.prox import (
     SumPenalty,
     TotalVariation,
 )
-from torch import Tensor, nn
-from victims import Linear, at_distance
+from adversarial_lightning.attacks.ddn import DDN
+from adversarial_lightning.attacks.deepfool import DeepFool
+from adversarial_lightning.attacks.pdpgd import PDGD, PDPGD
+from adversarial_lightning.attacks.pgd import PGD
+from adversarial_lightning.attacks.step_size_search import choose_step_size
 
 # --- proximal operators ----------------------------------------------------------------------------------------------
 

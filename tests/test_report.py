@@ -16,25 +16,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adversarial_lightning.attacks import DDN, FGSM, FMN, PGD, Attack, Restarts, Within
-from adversarial_lightning.defenses import Purified, RandomQuantizer
-from adversarial_lightning.evaluation import write_comparison
-from adversarial_lightning.evaluation.campaign import Campaign
-from adversarial_lightning.evaluation.cascade import Unit
-from adversarial_lightning.evaluation.ledger import columns
-from adversarial_lightning.evaluation.outcome import Outcome
-from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
-from adversarial_lightning.evaluation.report.fallen import Fallen, gather
-from adversarial_lightning.evaluation.report.figures import DARK, Drawn, confusion, curves
-from adversarial_lightning.evaluation.report.html import report_page
-from adversarial_lightning.evaluation.report.markdown import headlines, report_text
-from adversarial_lightning.evaluation.report.pictures import EACH, galleries, pick
-from adversarial_lightning.evaluation.report.words import duration, percent, radius, settings
-from adversarial_lightning.evaluation.statistics import wilson
 from PIL import Image
 from test_evaluation import campaign, save, trained
 
+from adversarial_lightning.attacks import DDN, FGSM, FMN, PGD, Attack, Restarts, Within
 from adversarial_lightning.cli import evaluate, main
+from adversarial_lightning.defenses import Purified, RandomQuantizer
+from adversarial_lightning.evaluation import run_campaign, write_comparison
+from adversarial_lightning.evaluation.campaign.ledger import columns
+from adversarial_lightning.evaluation.campaign.plan import Campaign
+from adversarial_lightning.evaluation.campaign.sample_status import Unit
+from adversarial_lightning.evaluation.outcomes.outcome import Outcome
+from adversarial_lightning.evaluation.outcomes.statistics import wilson
+from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
+from adversarial_lightning.evaluation.report.figures import DARK, Drawn, confusion, curves
+from adversarial_lightning.evaluation.report.formatting import duration, percent, radius, settings
+from adversarial_lightning.evaluation.report.html import report_page
+from adversarial_lightning.evaluation.report.markdown import headlines, report_text
+from adversarial_lightning.evaluation.report.pictures import EACH, galleries, pick
+from adversarial_lightning.evaluation.report.successes import Fallen, gather
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = """
@@ -260,7 +260,7 @@ ATTACKS: dict[str, Attack] = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     c = campaign(tmp_path_factory.mktemp("campaign"), 40, ATTACKS)
-    c.run(trained())
+    run_campaign(c, trained())
     return c
 
 
@@ -302,7 +302,7 @@ def test_pictures_show_what_the_ledgers_say(finished: Campaign) -> None:
 def test_pictures_of_a_stochastic_model_end_as_its_majority_did(tmp_path: Path) -> None:
     model = Purified(trained(), RandomQuantizer())
     c = replace(campaign(tmp_path, 40, {"pgd": PGD(eps=0.1, steps=3, samples=2)}), draws=5)
-    c.run(model)
+    run_campaign(c, model)
     (shown,), notes = galleries(c, model, gather(c).cases, allowance=60)
     assert not notes and len(shown.rows) == 3
 
@@ -310,7 +310,7 @@ def test_pictures_of_a_stochastic_model_end_as_its_majority_did(tmp_path: Path) 
 def test_what_stands_is_shown_with_the_nearest_point_outside_the_ball(tmp_path: Path) -> None:
     """A sample that only a minimum-norm attack tried: wrong, but too far away, and no deviation from the record."""
     c = campaign(tmp_path, 20, {"near": Within(DDN(steps=10), eps=0.5)})
-    c.run(trained())
+    run_campaign(c, trained())
     shown, notes = galleries(c, trained(), gather(c).cases, allowance=60)
     assert not notes and [gallery.title for gallery in shown] == ["l2 0.5", "l2 nearest"]
     for e in shown[0].rows["standing"]:

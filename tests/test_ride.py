@@ -6,14 +6,14 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import BPDA, FGSM, PGD, Noise, drawing
-from adversarial_lightning.attacks.gradient import input_gradient
-from adversarial_lightning.attacks.objectives import ce
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.defenses import RIDE, MeanFilter, Purified
 from adversarial_lightning.defenses.fitting import Fit
-from adversarial_lightning.defenses.ride import combine
-from adversarial_lightning.evaluation.progress import Watch
-from torch import Tensor, nn
+from adversarial_lightning.defenses.ride import Watch, combine
 
 SMALL: dict[str, Any] = {"channels": (1, 6, 6, 1), "dropout_after": (2,), "steps": 50, "stages": 2, "estimates": 2}
 DIP: dict[str, Any] = {"random_input": True, "noisy_target": False}
@@ -302,7 +302,7 @@ def test_eot_draws_fresh_fits_side_by_side_or_not() -> None:
     for at_once in (0, 2**16):
         with (
             drawing(model, Noise.keyed(0, torch.arange(2))),
-            patch("adversarial_lightning.attacks.gradient._AT_ONCE", at_once),
+            patch("adversarial_lightning.attacks.core.gradient._AT_ONCE", at_once),
         ):
             means.append(input_gradient(model, x, y, ce, 4)[0])
     assert torch.allclose(*means, rtol=1e-6, atol=1e-12)
@@ -410,10 +410,9 @@ def test_memory_bounds_the_images_in_one_pass() -> None:
 
 
 def test_long_fits_say_how_long(capsys: pytest.CaptureFixture[str]) -> None:
-    for seconds, said in ((1.0, "fitting 8 images takes about 2 min, 91 s are left"), (0.01, "")):
-        with patch(
-            "adversarial_lightning.evaluation.progress.time.monotonic", side_effect=[i * seconds for i in range(101)]
-        ):
+    for seconds, said in ((1.0, "fitting 8 images takes about 0:01:41 (h:min:s), 0:01:31 are left"), (0.01, "")):
+        clock = [i * seconds for i in range(101)]
+        with patch("adversarial_lightning.defenses.ride.time.monotonic", side_effect=clock):
             watch = Watch(101, 8)
             for _ in range(101):
                 watch.tick()

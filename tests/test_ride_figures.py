@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     folder = tmp_path_factory.mktemp("ride")
     entry = {"class_path": "defenses.Purified", "init_args": {"purifier": {"init_args": SMALL}}}
     (folder / "ride.yaml").write_text(yaml.safe_dump([entry]))
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import ride_figures
+    from adversarial_lightning.reproduce import ride_figures
 
     words = ["--checkpoint", save(folder / "net.ckpt"), "--output", folder / "out", "--defense", folder / "ride.yaml"]
     words += ["--images", 6, "--every", 1, "--draws", 3, "--panels", "5a", "5b", "5c", "5d", "9"]

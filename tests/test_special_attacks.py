@@ -9,15 +9,20 @@ from typing import Any
 import pytest
 import test_attacks as table
 import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from victims import BatchNormNet, Linear, at_distance
+
 from adversarial_lightning.attacks import APGD, PGD, Attack, Noise, Restarts
+from adversarial_lightning.attacks.core.bpda import part, straight_through
+from adversarial_lightning.attacks.core.norms import NORMS
+from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.attacks.core.unroll import unroll
 from adversarial_lightning.attacks.daa import DAA, blob
 from adversarial_lightning.attacks.detector_apgd import DetectorAwareAPGD
 from adversarial_lightning.attacks.detector_pgd import DetectorAwarePGD, without
-from adversarial_lightning.attacks.eot import part, straight_through, unroll
 from adversarial_lightning.attacks.feature_adversary import FeatureAdversary, Representation
 from adversarial_lightning.attacks.logit_eot import LogitEOT, MeanLogits
-from adversarial_lightning.attacks.norms import NORMS
-from adversarial_lightning.attacks.objectives import margin
 from adversarial_lightning.attacks.reconstruction_pgd import ReconstructionPGD, reconstruction_gradient
 from adversarial_lightning.attacks.reference import (
     ReferenceALMA,
@@ -27,9 +32,6 @@ from adversarial_lightning.attacks.reference import (
     ReferenceSigmaZero,
     nearest,
 )
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from victims import BatchNormNet, Linear, at_distance
 
 BALL = [
     DAA(norm="linf", eps=0.1, steps=20, particles=3),

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adversarial_lightning.attacks import Attack, AutoAttack, threat
-from adversarial_lightning.evaluation import catalogue, load_network
 from small import with_denoisers
 from test_evaluation import save
 
 from adversarial_lightning import attacks
+from adversarial_lightning.attacks import Attack, AutoAttack, threat
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.cli import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent

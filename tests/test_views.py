@@ -7,17 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from small import Bare, Coded, adam, digits, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_evaluation import finish
+from torch import Tensor, nn
+
 from adversarial_lightning.attacks import CW, FGSM, PGD, Attack, HighConfidence, Noise, Square, drawing
 from adversarial_lightning.callbacks import NetworkPictures
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.defenses import MALA, Magnet, Purified, Purifier
 from adversarial_lightning.detectors import Guarded, MaxProbability
-from adversarial_lightning.evaluation import Campaign, write_report
-from adversarial_lightning.evaluation.report import steps as steps_module
-from adversarial_lightning.evaluation.report import views as module
-from adversarial_lightning.evaluation.report.grids import grids
-from adversarial_lightning.evaluation.report.pictures import EACH, Gallery
-from adversarial_lightning.evaluation.report.views import (
+from adversarial_lightning.evaluation import Campaign, run_campaign, write_report
+from adversarial_lightning.evaluation.report import embeddings as module
+from adversarial_lightning.evaluation.report import purifier_steps as steps_module
+from adversarial_lightning.evaluation.report.embeddings import (
     draw_codes,
     encode,
     flatten,
@@ -26,13 +30,10 @@ from adversarial_lightning.evaluation.report.views import (
     viewed,
     views,
 )
+from adversarial_lightning.evaluation.report.grids import grids
+from adversarial_lightning.evaluation.report.pictures import EACH, Gallery
 from adversarial_lightning.lightning_modules import ERClassifier, Standard
 from adversarial_lightning.networks import ConvAutoencoder, Denoiser
-from pytorch_lightning.loggers import TensorBoardLogger
-from small import Bare, Coded, adam, digits, trainer
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_evaluation import finish
-from torch import Tensor, nn
 
 
 class Rounded(nn.Module):
@@ -150,7 +151,7 @@ class Bare28(nn.Module):
 
 def finished(folder: Path, suite: dict[str, Attack], net: nn.Module) -> Campaign:
     c = Campaign(suite, Digits().dataset("test"), 12, 0, folder, "test")
-    c.run(net.eval())
+    run_campaign(c, net.eval())
     return c
 
 

@@ -1,8 +1,9 @@
 """Models whose nearest adversarial point is known in closed form, and small ones that are quick to train."""
 
 import torch
-from adversarial_lightning.attacks.norms import NORMS
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.norms import NORMS
 
 
 class Linear(nn.Module):

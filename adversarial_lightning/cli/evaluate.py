@@ -18,24 +18,26 @@ from torch import nn
 
 from adversarial_lightning import datamodules, defenses, detectors
 from adversarial_lightning.attacks import Attack
+from adversarial_lightning.checkpoints.files import digest_file
+from adversarial_lightning.checkpoints.load import check_fit, open_network
+from adversarial_lightning.checkpoints.spec import PACKAGE, Spec, build, catalogue, describe, plain
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
 from adversarial_lightning.errors import exits
-from adversarial_lightning.evaluation import Campaign, build, catalogue, describe, write_report
+from adversarial_lightning.evaluation import Campaign, run_campaign, write_report
 from adversarial_lightning.evaluation.audit import audited
-from adversarial_lightning.evaluation.cascade import CLEAN, Mode
-from adversarial_lightning.evaluation.checkpoint import PACKAGE, Spec, check_fit, plain
-from adversarial_lightning.evaluation.detection import calibration, score_images, threshold
-from adversarial_lightning.evaluation.haste import Precision, hasten
-from adversarial_lightning.evaluation.identity import data_part, digest_file, identify, settle, suite_part, with_files
-from adversarial_lightning.evaluation.locks import check_free
-from adversarial_lightning.evaluation.merge import Incomplete
-from adversarial_lightning.evaluation.parity import parity
-from adversarial_lightning.evaluation.processes import Place, behave, foretell_parent, place, spawn, tell_parent
-from adversarial_lightning.evaluation.progress import Bars
+from adversarial_lightning.evaluation.campaign.identity import data_part, identify, settle, suite_part, with_files
+from adversarial_lightning.evaluation.campaign.launch import Place, behave, foretell_parent, place, spawn, tell_parent
+from adversarial_lightning.evaluation.campaign.locks import check_free
+from adversarial_lightning.evaluation.campaign.merge import Incomplete
+from adversarial_lightning.evaluation.campaign.precision import Precision, hasten
+from adversarial_lightning.evaluation.campaign.precision_check import parity
+from adversarial_lightning.evaluation.campaign.progress import Bars
+from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Mode
+from adversarial_lightning.evaluation.outcomes.detection import calibration, score_images, threshold
+from adversarial_lightning.evaluation.outcomes.imported_proof import prove, record
+from adversarial_lightning.evaluation.outcomes.statistics import Results
 from adversarial_lightning.evaluation.report import headlines
-from adversarial_lightning.evaluation.statistics import Results
-from adversarial_lightning.evaluation.weights import open_network, prove, record
 
 Wrap = Callable[[nn.Module], nn.Module]
 Detect = Callable[[nn.Module], detectors.Detector]
@@ -81,6 +83,8 @@ def evaluate(argv: list[str], here: Place) -> int:
     settings = parser.parse_args(resolved(argv))
     if not 0 <= settings.fpr < 1:
         raise ValueError(f"--fpr is a share of at least 0 and below 1, not {settings.fpr}")
+    if settings.published is not None and not 0 <= settings.published <= 1:
+        raise ValueError(f"--published {settings.published:g} is a share in [0, 1]: 0.8492 for 84.92 %")
     for name in ("devices", "batch_size", "draws"):
         if settings[name] is not None and settings[name] < 1:
             raise ValueError(f"--{name} must be at least 1, not {settings[name]}")
@@ -111,7 +115,7 @@ def evaluate(argv: list[str], here: Place) -> int:
             told = (tell_parent, foretell_parent(here)) if here.spawned else (bars.tell, bars.foretell)
             around = hasten(model, settings.precision, settings.compile)
             load = {"batch_size": settings.batch_size, "workers": settings.workers}
-            campaign.run(model, here, **load, tell=told[0], foretell=told[1], around=around)
+            run_campaign(campaign, model, here, **load, tell=told[0], foretell=told[1], around=around)
         if here.spawned:
             return 0
     obligations = defenses.obligations(model)
@@ -153,7 +157,7 @@ def evaluate(argv: list[str], here: Place) -> int:
 def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campaign, Spec, Callable[[], None]]:
     """The model behind its defenses, the campaign in its folder, the parts of its identity, and what calibrates."""
     path = settings.checkpoint or settings.weights
-    model, recorded, imported = open_network(settings.checkpoint, settings.weights, objects.network, settings.published)
+    model, recorded, imported = open_network(settings.checkpoint, settings.weights, objects.network)
     model, data = defended(model, objects, path, recorded)
     detector = objects.detector(model) if objects.detector else None
     if detector is not None:

@@ -8,12 +8,12 @@ from torch import nn
 
 from adversarial_lightning import datamodules, detectors
 from adversarial_lightning.attacks import Attack
+from adversarial_lightning.checkpoints.load import open_network
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
 from adversarial_lightning.cli.evaluate import Detect, Wrap, defended, device
 from adversarial_lightning.errors import exits
-from adversarial_lightning.evaluation.processes import Place, place
-from adversarial_lightning.evaluation.weights import open_network
+from adversarial_lightning.evaluation.campaign.launch import Place, place
 
 
 def options() -> ArgumentParser:
@@ -47,7 +47,7 @@ def fit_detector(argv: list[str], here: Place) -> int:
     if "fitted" in arguments:
         arguments.fitted = None
     objects = parser.instantiate(settings)
-    model, recorded, _ = open_network(settings.checkpoint, None, objects.network, None)
+    model, recorded, _ = open_network(settings.checkpoint, None, objects.network)
     model, data = defended(model, objects, settings.checkpoint, recorded)
     detector = objects.detector(model).to(device(settings.accelerator, here))
     about = detectors.fit_on(detector, data, objects.attack, seed=settings.seed, batch_size=settings.batch_size)

@@ -11,11 +11,11 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from adversarial_lightning.checkpoints.load import load_checkpoint
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
 from adversarial_lightning.configs import FOLDER
 from adversarial_lightning.errors import exits
-from adversarial_lightning.evaluation.checkpoint import load_checkpoint
 
 # Lightning 2.6 on torch 2.15 says this once an epoch; it concerns neither us nor our users.
 warnings.filterwarnings("ignore", message=".*LeafSpec")

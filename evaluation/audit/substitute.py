@@ -2,8 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from adversarial_lightning.attacks import Noise, guard
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks import Noise
+from adversarial_lightning.networks.eval_mode import guard
 
 _SIDE = 64  # larger images are averaged down to this side
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adversarial_lightning.evaluation.report import words
+from adversarial_lightning.evaluation.outcomes.statistics import wilson
+from adversarial_lightning.evaluation.report import formatting
 from adversarial_lightning.evaluation.report.figures import Drawn, Series, over_radius
-from adversarial_lightning.evaluation.statistics import wilson
 
 Results = dict[str, Any]
 
@@ -110,7 +110,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
 def rank(model: tuple[str | None, float | None]) -> tuple[int, int, float]:
     """Where a threat model stands in a table: norms, radii ascending, then lengths, corruptions at the end."""
     norm, eps = model
-    norms = [*words.SYMBOLS, norm]
+    norms = [*formatting.SYMBOLS, norm]
     return (2 if norm is None else 1 if eps is None else 0, norms.index(norm), eps or 0.0)
 
 
@@ -124,14 +124,14 @@ def _accuracy(entry: Results, n: int) -> Cell:
 
 
 def _share(share: float, bounds: Sequence[float], n: int, refused: bool = False) -> Cell:
-    return Cell(share, words.percent(share, n), words.interval(bounds, n), refused)
+    return Cell(share, formatting.percent(share, n), formatting.interval(bounds, n), refused)
 
 
 def _length(attack: Results) -> Cell:
     """The median length; infinite where less than half were found."""
     median = attack["median_norm"]
-    found = f"{words.count(attack['found'])} of {words.count(attack['attacked'])} found"
-    return Cell(math.inf, "∞", found) if median is None else Cell(median, words.number(median), found)
+    found = f"{formatting.count(attack['found'])} of {formatting.count(attack['attacked'])} found"
+    return Cell(math.inf, "∞", found) if median is None else Cell(median, formatting.number(median), found)
 
 
 def title(norm: str | None, eps: float | None, symbols: bool = False) -> str:
@@ -139,7 +139,9 @@ def title(norm: str | None, eps: float | None, symbols: bool = False) -> str:
     if norm is None:
         return "corruptions"
     return (
-        words.threat(norm, eps, symbols) if eps is not None else f"{words.threat(norm, None, symbols)}, median length"
+        formatting.threat(norm, eps, symbols)
+        if eps is not None
+        else f"{formatting.threat(norm, None, symbols)}, median length"
     )
 
 
@@ -182,7 +184,7 @@ def _differences(models: Mapping[str, Results]) -> list[str]:
             if (c["norm"], c["eps"]) == (norm, eps)
         ]
         if len(set(suites)) > 1:
-            found.append(f"the worst case of {words.threat(norm, eps)} is over different attacks")
+            found.append(f"the worst case of {formatting.threat(norm, eps)} is over different attacks")
     known: dict[str, list[Any]] = {}
     for a in (a for r in models.values() for a in r["attacks"]):
         facts = [a["norm"], a["eps"], a["restarts"]], a.get("settings")  # schema 1 has no settings
@@ -214,8 +216,8 @@ def _drawings(models: Mapping[str, Results]) -> list[Drawn]:
     drawn = []
     for (norm, what), series in lines.items():
         if len(series) > 1:
-            caption = f"Robust accuracy over the {words.SYMBOLS[norm]} radius: {what}."
-            half = [f"{s.name} {words.half(s.x, s.y)}" for s in series]
+            caption = f"Robust accuracy over the {formatting.SYMBOLS[norm]} radius: {what}."
+            half = [f"{s.name} {formatting.half(s.x, s.y)}" for s in series]
             alt = f"{caption} Radius where it is half of the first value: {'; '.join(half)}."
             drawn.append(Drawn(f"curves/{norm}/{what}", over_radius(norm, series), caption, alt))
     return drawn
@@ -229,8 +231,8 @@ def side_by_side(comparison: Comparison) -> str:
         for row in group.rows:
             label = f"{row.label} ({group.title})" if group.title else row.label
             body.append([f"**{label}**" if row.worst else label, *(_words(row.cells.get(model)) for model in models)])
-    body.append(["audit", *(words.audit_words(comparison.models[model]["audit"]) for model in models)])
-    lines = words.table(["accuracy under", *models], body)
+    body.append(["audit", *(formatting.audit_words(comparison.models[model]["audit"]) for model in models)])
+    lines = formatting.table(["accuracy under", *models], body)
     lines += [
         "",
         "Best of a row in bold; in brackets 95 % intervals; worst case: mean over samples of the minimum over attacks.",

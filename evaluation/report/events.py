@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from adversarial_lightning.evaluation.identity import writing
-from adversarial_lightning.evaluation.report.fallen import Array
+from adversarial_lightning.checkpoints.files import writing
+from adversarial_lightning.evaluation.report.successes import Array
 
 _SUFFIX = ".evaluation"  # tells our file from those of a training run in the same folder
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from adversarial_lightning.evaluation.report.words import SYMBOLS, number, percent, radius
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+
+from adversarial_lightning.evaluation.report.formatting import SYMBOLS, number, percent, radius
 
 Results = Mapping[str, Any]
 Array = NDArray[Any]

@@ -6,14 +6,16 @@ from dataclasses import replace
 import matplotlib as mpl
 import numpy as np
 import torch
-from adversarial_lightning.attacks import Attack, HighConfidence, Noise, guard
-from adversarial_lightning.evaluation.campaign import Campaign
-from adversarial_lightning.evaluation.cascade import CLEAN
-from adversarial_lightning.evaluation.report.figures import STYLE, Drawn
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torchvision.utils import make_grid
+
+from adversarial_lightning.attacks import Attack, HighConfidence, Noise
+from adversarial_lightning.evaluation.campaign.plan import Campaign
+from adversarial_lightning.evaluation.campaign.sample_status import CLEAN
+from adversarial_lightning.evaluation.report.figures import STYLE, Drawn
+from adversarial_lightning.networks.eval_mode import guard
 
 CONFIDENCES = (0.35, 0.6, 0.98)  # the lowest is about the boundary of ten classes
 _LEAST, _MOST = 2, 10  # sources, and classes

@@ -5,12 +5,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from adversarial_lightning.evaluation.report import words
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from adversarial_lightning.evaluation.report import formatting
 from adversarial_lightning.evaluation.report.comparison import Comparison, any_radius, rank, title
 from adversarial_lightning.evaluation.report.figures import Drawn
 from adversarial_lightning.evaluation.report.pictures import Gallery
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 _PAGES = Path(__file__).parent / "pages"
 Results = dict[str, Any]
@@ -23,18 +24,18 @@ def _environment() -> Environment:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "percent": words.percent,
-        "interval": words.interval,
-        "symbols": lambda norm, eps=None: words.threat(norm, eps, symbols=True),
-        "duration": words.duration,
-        "count": words.count,
-        "number": words.number,
-        "settings": words.settings,
-        "facts": words.facts,
+        "percent": formatting.percent,
+        "interval": formatting.interval,
+        "symbols": lambda norm, eps=None: formatting.threat(norm, eps, symbols=True),
+        "duration": formatting.duration,
+        "count": formatting.count,
+        "number": formatting.number,
+        "settings": formatting.settings,
+        "facts": formatting.facts,
         "any_radius": any_radius,
         "breakable": lambda path: path.replace("/", "/\u200b"),  # a zero-width space: lines may break there
-        "audit_state": words.audit_state,
-        "audit_words": words.audit_words,
+        "audit_state": formatting.audit_state,
+        "audit_words": formatting.audit_words,
     }
     return environment
 
@@ -78,8 +79,8 @@ def report_page(
         "report.html",
         r=results,
         command=command,
-        title=f"Robustness of {words.place(results['checkpoint']['path'])}",
-        subject=words.subject(results),
+        title=f"Robustness of {formatting.place(results['checkpoint']['path'])}",
+        subject=formatting.subject(results),
         contents=[(id, name) for id, name in sections.items() if name],
         cards=cards(results),
         refused=any(case.get("refused") for case in results["worst_case"]),
@@ -90,8 +91,8 @@ def report_page(
         detector=detector,
         levels=levels(results) if detector else [],
         areas={a["name"]: a["detection"]["auroc"] for a in results["attacks"]} if detector else {},
-        facts=words.facts(results),
-        facts_of_cost=words.facts_of_cost(results),
+        facts=formatting.facts(results),
+        facts_of_cost=formatting.facts_of_cost(results),
         **{"drawn": drawn, "galleries": galleries, "omitted": omitted},
     )
 
@@ -128,12 +129,12 @@ def draws(results: Results) -> list[tuple[str, dict[str, Any]]]:
     found = [("no attack", results["clean_draws"])] if results.get("clean_draws") else []
     found += [(a["name"], a["draws"]) for a in results["attacks"] if a.get("draws")]
     cases = [c for c in results["worst_case"] if c.get("draws")]
-    return found + [(f"worst case, {words.threat(c['norm'], c['eps'], symbols=True)}", c["draws"]) for c in cases]
+    return found + [(f"worst case, {formatting.threat(c['norm'], c['eps'], symbols=True)}", c["draws"]) for c in cases]
 
 
 def levels(results: Results) -> list[dict[str, Any]]:
     """What stands behind the detector at each false positive rate: the level and, by attack and worst case, figures."""
-    cases = {f"worst case, {words.threat(c['norm'], c['eps'], symbols=True)}": c for c in results["worst_case"]}
+    cases = {f"worst case, {formatting.threat(c['norm'], c['eps'], symbols=True)}": c for c in results["worst_case"]}
     judged = {**{a["name"]: a for a in results["attacks"]}, **cases}
     return [
         {**level, "rows": {name: entry["detection"]["levels"][i] for name, entry in judged.items()}}

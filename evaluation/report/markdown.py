@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adversarial_lightning.evaluation.report.comparison import any_radius
-from adversarial_lightning.evaluation.report.html import draws, groups
-from adversarial_lightning.evaluation.report.words import (
+from adversarial_lightning.evaluation.report.formatting import (
     audit_words,
     count,
     duration,
@@ -18,6 +17,7 @@ from adversarial_lightning.evaluation.report.words import (
     table,
     threat,
 )
+from adversarial_lightning.evaluation.report.html import draws, groups
 
 Results = dict[str, Any]
 

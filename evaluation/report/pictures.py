@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from adversarial_lightning.attacks import threat
-from adversarial_lightning.evaluation.campaign import Campaign, Unit
-from adversarial_lightning.evaluation.outcome import Outcome, evaluate_batch
-from adversarial_lightning.evaluation.report.fallen import Array, Fallen
-from adversarial_lightning.evaluation.report.figures import uri
-from adversarial_lightning.evaluation.report.words import SYMBOLS
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
+
+from adversarial_lightning.attacks import threat
+from adversarial_lightning.evaluation.campaign.plan import Campaign, Unit
+from adversarial_lightning.evaluation.outcomes.outcome import Outcome, evaluate_batch
+from adversarial_lightning.evaluation.report.figures import uri
+from adversarial_lightning.evaluation.report.formatting import SYMBOLS
+from adversarial_lightning.evaluation.report.successes import Array, Fallen
 
 EACH = 4  # examples of a kind in a gallery
 _SIDE = 160  # larger images are made smaller

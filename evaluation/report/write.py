@@ -5,22 +5,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adversarial_lightning.evaluation.campaign import Campaign
-from adversarial_lightning.evaluation.identity import write_whole
-from adversarial_lightning.evaluation.merge import merge, refusals
-from adversarial_lightning.evaluation.report import words
+from torch import nn
+
+from adversarial_lightning.checkpoints.files import write_whole
+from adversarial_lightning.evaluation.campaign.merge import merge, refusals
+from adversarial_lightning.evaluation.campaign.plan import Campaign
+from adversarial_lightning.evaluation.outcomes.statistics import Results
+from adversarial_lightning.evaluation.report import formatting
 from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
+from adversarial_lightning.evaluation.report.embeddings import viewed
 from adversarial_lightning.evaluation.report.events import write_events
-from adversarial_lightning.evaluation.report.fallen import gather
 from adversarial_lightning.evaluation.report.figures import Drawn, confusion, curves, lengths, roc, scores
 from adversarial_lightning.evaluation.report.grids import grids
 from adversarial_lightning.evaluation.report.html import compare_page, report_page
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
 from adversarial_lightning.evaluation.report.pictures import Gallery, galleries
-from adversarial_lightning.evaluation.report.steps import steps
-from adversarial_lightning.evaluation.report.views import viewed
-from adversarial_lightning.evaluation.statistics import Results
-from torch import nn
+from adversarial_lightning.evaluation.report.purifier_steps import steps
+from adversarial_lightning.evaluation.report.successes import gather
 
 _ALLOWANCE = 5.0, 0.1  # pictures may take so many seconds, or this share of what the evaluation took
 
@@ -48,18 +49,20 @@ def write_report(
     merged["audit"] = audit(merged) if audit else None
     merged["haste"] = hasty = haste() if haste else None
     refused = refusals(campaign.suite, obligations)
-    refused |= {(c["norm"], c["eps"]): words.too_hasty(c) for c in (hasty or {}).get("cases", []) if not c["passed"]}
+    refused |= {
+        (c["norm"], c["eps"]): formatting.too_hasty(c) for c in (hasty or {}).get("cases", []) if not c["passed"]
+    }
     for case in merged["worst_case"]:
         if reason := refused.get((case["norm"], case["eps"])):
             case["refused"] = reason
-            merged["warnings"].append(f"no headline for {words.threat(case['norm'], case['eps'])}: {reason}")
+            merged["warnings"].append(f"no headline for {formatting.threat(case['norm'], case['eps'])}: {reason}")
     results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **merged}
     results = {"schema": results.pop("schema"), **results}
     write_whole(campaign.folder / "results.json", json.dumps(results, indent=2) + "\n")
     shown = upgraded(results)
     write_whole(campaign.folder / "report.md", report_text(shown, command))
     records = gather(campaign)
-    radii = {norm: [c["eps"] for c in shown["worst_case"] if c["norm"] == norm] for norm in words.SYMBOLS}
+    radii = {norm: [c["eps"] for c in shown["worst_case"] if c["norm"] == norm] for norm in formatting.SYMBOLS}
     drawn: dict[str, list[Drawn]] = {
         "steps": [],
         "grids": [],
@@ -113,5 +116,7 @@ def scalars(results: Results) -> dict[str, float]:
     """The numbers of the report by tag."""
     numbers = {"accuracy/clean": results["clean_accuracy"]}
     numbers |= {f"robust_accuracy/{a['name']}": a["robust_accuracy"] for a in results["attacks"]}
-    cases = [(words.threat(c["norm"], c["eps"]).replace(" ", "_").replace("/", "_"), c) for c in results["worst_case"]]
+    cases = [
+        (formatting.threat(c["norm"], c["eps"]).replace(" ", "_").replace("/", "_"), c) for c in results["worst_case"]
+    ]
     return numbers | {f"worst_case/{name}": c["robust_accuracy"] for name, c in cases}

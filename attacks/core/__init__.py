@@ -1,0 +1,1 @@
+"""The tools of attacks: their base class, norms, objectives, the input gradient, random numbers."""

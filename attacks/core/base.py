@@ -1,0 +1,45 @@
+"""What every attack is: a frozen set of parameters with ``x_adv = attack(model, x, y)``."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from adversarial_lightning.attacks.core.checks import check_images, checked_logits
+from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.networks.eval_mode import guard
+
+Kind = Literal["budget", "minimum-norm", "corruption"]
+Knowledge = Literal["white-box", "scores", "decisions", "surrogate", "none"]
+
+
+class Attack(ABC):
+    """Base of all attacks; leaves are frozen dataclasses and write `perturb`, the paper's loop.
+
+    ``attack(model, x, y, noise)``: `model` maps images (B, C, H, W) in [0, 1] to logits (B, K); `y` holds labels (B,)
+    int64 or target probabilities (B, K), and where the attack is `targeted` the classes to reach: a targeted attack
+    that is given labels does nothing. `noise` is keyed per sample, or None for torch's global generator. Returns images
+    like `x`: same shape, dtype and device, in [0, 1].
+
+    `kind`: a *budget* attack returns a point of the ball, a *minimum-norm* attack the nearest adversarial point it
+    found, or x itself; a *corruption* has no ball. `knowledge` is what it must see of the model: all, for gradients
+    (white-box), or, black-box, logits (scores), predictions (decisions), another network (surrogate) or nothing.
+    """
+
+    kind: ClassVar[Kind] = "budget"
+    knowledge: ClassVar[Knowledge] = "white-box"
+    targeted: bool = False
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise | None = None) -> Tensor:
+        check_images(x)
+        if len(y) != len(x):
+            raise ValueError(f"{len(x)} images came with {len(y)} labels")
+        noise = Noise.from_global(x) if noise is None else noise
+        with guard(model), checked_logits(model, y), drawing(model, noise.fork("defense")):
+            # Clones made here are no inference tensors, so autograd may keep them, labels too.
+            x, y = x.detach().clone(), y.detach().clone()
+            return self.perturb(model, x, y, noise).detach().clamp(0, 1)
+
+    @abstractmethod
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """The attack itself, inside the guard: `x` and `y` are its own copies."""

@@ -1,0 +1,149 @@
+"""Norms as objects: distance, projection, steepest ascent and random points of a ball, row by row.
+
+All functions take perturbations `d` (B, ...) in pixels of [0, 1] and treat every row by itself.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from adversarial_lightning.attacks.core.noise import Noise
+
+NormName = Literal["linf", "l2", "l1"]
+
+
+def column(value: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ...) with as many dimensions as `like`."""
+    return value.view(-1, *[1] * (like.ndim - 1))
+
+
+class Norm(ABC):
+    """A norm with a ball that can be projected on."""
+
+    @abstractmethod
+    def distance(self, d: Tensor) -> Tensor:
+        """Length of each row, (B,)."""
+
+    @abstractmethod
+    def project(self, d: Tensor, eps: float) -> Tensor:
+        """The nearest point (Euclidean) of the ball with radius `eps`."""
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """The direction of length 1 (this norm) in which a function with `gradient` at `x` in [0, 1] rises most."""
+
+    @abstractmethod
+    def random(self, like: Tensor, eps: float, noise: Noise) -> Tensor:
+        """A random point of the ball with radius `eps`."""
+
+
+class Linf(Norm):
+    def distance(self, d: Tensor) -> Tensor:
+        return d.flatten(1).abs().amax(1)
+
+    def project(self, d: Tensor, eps: float) -> Tensor:
+        return d.clamp(-eps, eps)
+
+    def steepest(self, gradient: Tensor, x: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def random(self, like: Tensor, eps: float, noise: Noise) -> Tensor:
+        """Uniform in the ball."""
+        return noise.uniform(like).mul_(2).sub_(1).mul_(eps)
+
+
+class L2(Norm):
+    def distance(self, d: Tensor) -> Tensor:
+        lengths: Tensor = torch.linalg.vector_norm(d.flatten(1), dim=1)
+        return lengths
+
+    def project(self, d: Tensor, eps: float) -> Tensor:
+        return d * column(eps / self.distance(d).clamp_min(max(eps, 1e-12)), d)
+
+    def steepest(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """The unit vector; a zero gradient stays zero. Scaled by the largest entry first, so that tiny ones count."""
+        scaled = gradient / column(gradient.flatten(1).abs().amax(1).clamp_min(1e-30), gradient)
+        return scaled / column(self.distance(scaled).clamp_min(1e-12), gradient)
+
+    def random(self, like: Tensor, eps: float, noise: Noise) -> Tensor:
+        """A uniform direction with a uniform length (Rice et al. 2020), not uniform in volume."""
+        d = noise.normal(like)
+        length = noise.uniform(like.flatten(1)[:, :1])[:, 0]
+        return d * column(eps * length / self.distance(d).clamp_min(1e-12), d)
+
+
+class L1(Norm):
+    """Projection of Duchi et al. 2008; sparse steps of Tramèr and Boneh 2019 (SLIDE)."""
+
+    density = 0.01  # share of the pixels that a step moves
+
+    def distance(self, d: Tensor) -> Tensor:
+        return d.flatten(1).abs().sum(1)
+
+    def project(self, d: Tensor, eps: float) -> Tensor:
+        flat = d.flatten(1)
+        size = flat.abs()
+        sorted_size = size.sort(1, descending=True).values
+        excess = sorted_size.cumsum(1) - eps
+        rank = torch.arange(1, flat.shape[1] + 1, device=d.device, dtype=d.dtype)
+        support = (sorted_size * rank > excess).sum(1, keepdim=True).clamp_min(1)
+        threshold = (excess.gather(1, support - 1) / support).clamp_min(0)
+        return (flat.sign() * (size - threshold).clamp_min(0)).view_as(d)
+
+    def steepest(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """Equal shares of the step on the 1 % largest entries, left out where the box stops them."""
+        stopped = ((x >= 1) & (gradient > 0)) | ((x <= 0) & (gradient < 0))
+        flat = gradient.masked_fill(stopped, 0).flatten(1)
+        k = max(1, round(self.density * flat.shape[1]))
+        top = flat.abs().topk(k, 1).indices
+        return torch.zeros_like(flat).scatter_(1, top, flat.gather(1, top).sign() / k).view_as(gradient)
+
+    def random(self, like: Tensor, eps: float, noise: Noise) -> Tensor:
+        """A Laplace direction (uniform on the sphere of l1) with a uniform length."""
+        u = noise.uniform(like).sub_(0.5)
+        d = u.sign() * torch.log1p(-2 * u.abs()).neg()
+        length = noise.uniform(like.flatten(1)[:, :1])[:, 0]
+        return d * column(eps * length / self.distance(d).clamp_min(1e-12), d)
+
+
+def project_l1_box(d: Tensor, x: Tensor, eps: float) -> Tensor:
+    """The perturbation `p` nearest to `d` with ||p||_1 <= eps and x + p in [0, 1] (Croce and Hein 2021, prop. 2.1).
+
+    Every entry shrinks by the same amount t and stops at the box: |p_i| = min(room_i, max(|d_i| - t, 0)), with t the
+    smallest that fits into the ball. Projecting on the ball and then on the box would end short of the sphere.
+    """
+    flat, x = d.flatten(1), x.flatten(1)
+    size = flat.abs()
+    room = torch.where(flat > 0, 1 - x, x)
+    # The mass that is left after shrinking by t is piecewise linear: entries appear below t = |d_i|, and are
+    # stopped by the box below t = |d_i| - room_i.
+    knots, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
+    moving = torch.where(order < size.shape[1], 1, -1).cumsum(1).to(size.dtype)
+    mass = torch.zeros_like(knots)
+    mass[:, 1:] = (moving[:, :-1] * (knots[:, :-1] - knots[:, 1:])).cumsum(1)
+    last = (mass <= eps).sum(1, keepdim=True) - 1
+    rest = (eps - mass.gather(1, last)) / moving.gather(1, last).clamp_min(1)
+    t = (knots.gather(1, last) - rest).clamp_min(0)
+    shrunk = torch.minimum(room, (size - t).clamp_min(0))
+    shrunk = shrunk * (eps / shrunk.sum(1, keepdim=True).clamp_min(max(eps, 1e-30)))  # what rounding left over
+    return (flat.sign() * shrunk).view_as(d)
+
+
+NORMS: dict[str, Norm] = {"linf": Linf(), "l2": L2(), "l1": L1()}
+
+
+def l0_distance(d: Tensor) -> Tensor:
+    """Number of entries of each row that are not zero, (B,)."""
+    return (d.flatten(1) != 0).sum(1)
+
+
+def distance(norm: str, d: Tensor) -> Tensor:
+    """Length (B,) of each row of `d` in l0, l1, l2 or linf."""
+    return l0_distance(d) if norm == "l0" else NORMS[norm].distance(d)
+
+
+def distances(d: Tensor) -> dict[str, Tensor]:
+    """All four lengths of each row of `d`: l0, l1, l2 and linf, (B,) each."""
+    return {name: distance(name, d) for name in ("l0", "l1", "l2", "linf")}

@@ -1,0 +1,14 @@
+"""How a trained network is kept and brought back: safe rebuilding, weights from elsewhere, digests, whole files."""
+
+from adversarial_lightning.checkpoints.load import check_fit, load_checkpoint, load_network, open_network
+from adversarial_lightning.checkpoints.spec import build, catalogue, describe
+
+__all__ = [
+    "build",
+    "catalogue",
+    "check_fit",
+    "describe",
+    "load_checkpoint",
+    "load_network",
+    "open_network",
+]

@@ -1,0 +1,113 @@
+"""Networks out of checkpoints: tensors and plain values only, classes of the catalogue only."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from adversarial_lightning import networks
+from adversarial_lightning.checkpoints.files import digest_file
+from adversarial_lightning.checkpoints.spec import Spec, brief, build, catalogue
+from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.foreign_weights import Report, load_weights
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The checkpoint's content: tensors and plain values only.
+
+    Raises FileNotFoundError where there is none, ValueError where it is damaged or holds anything else, such as code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}: give --checkpoint the .ckpt file of a training run")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)  # explicit: wins over environment and default
+    except Exception as error:  # torch raises half a dozen kinds, all of them mean that this file is of no use
+        code = isinstance(error, pickle.UnpicklingError) and ("Unsupported" in str(error) or "GLOBAL" in str(error))
+        reason = (
+            "it holds objects besides tensors and plain values; loading those can run code, so nothing was loaded"
+            if code
+            else "it is truncated, damaged or no checkpoint at all; copy or train it again"
+        )
+        raise ValueError(f"{path} cannot be loaded: {reason} ({brief(error)})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(f"{path} is no Lightning checkpoint: it has no state_dict")
+    return content
+
+
+def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn.Module, Spec | None]:
+    """The network of a checkpoint in eval mode, and the spec of the data it was trained on (None where not recorded).
+
+    With a `network`, made from a reviewed configuration, only tensors are taken from the file, into that network.
+    Raises FileNotFoundError or ValueError, naming the file, for checkpoints that are missing, damaged, unsafe, or that
+    name anything outside the catalogue of networks.
+    """
+    content = load_checkpoint(path)
+    recorded = content.get("catalogue") if isinstance(content.get("catalogue"), dict) else {}
+    assert isinstance(recorded, dict)
+    if network is None:
+        try:
+            network = build(
+                _without_weights(recorded.get("network")), [c for c in catalogue(networks) if issubclass(c, nn.Module)]
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"{path} does not say how to build its network from the catalogue: {error}. If you trust the file, "
+                "describe the network in a YAML file of your own and pass it as --network; only tensors are then taken"
+            ) from error
+    prefix = "network."
+    tensors = {name[len(prefix) :]: t for name, t in content["state_dict"].items() if str(name).startswith(prefix)}
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise ValueError(f"the weights in {path} do not fit {type(network).__name__}: {detail[:400]}") from error
+    data = recorded.get("data")
+    return network.eval(), data if isinstance(data, dict) else None
+
+
+def _without_weights(spec: Any) -> Any:
+    """`spec` without files and downloads for pretrained networks: a checkpoint brings its own tensors, all of them."""
+    if not isinstance(spec, dict):
+        return spec
+    return {name: None if name == "weights" else _without_weights(value) for name, value in spec.items()}
+
+
+def check_fit(network: nn.Module, data: Any) -> None:
+    """Raise ValueError unless `network` maps images of `data` (image_shape, num_classes) to one logit a class."""
+    name, shape = type(data).__name__, tuple(data.image_shape)
+    parameter = next(network.parameters(), torch.zeros(()))
+    with guard(network), torch.no_grad():
+        try:
+            logits = network(torch.zeros(2, *shape, dtype=parameter.dtype, device=parameter.device))
+        except RuntimeError as error:
+            raise ValueError(
+                f"{type(network).__name__} cannot take the images {shape} of {name}: choose a network for that shape "
+                f"(--model.init_args.network) or other data ({str(error).splitlines()[0][:150]})"
+            ) from error
+    if logits.ndim != 2 or logits.shape[1] != data.num_classes:
+        raise ValueError(
+            f"{name} has {data.num_classes} classes, {type(network).__name__} gives {tuple(logits.shape[1:])} logits: "
+            f"set model.init_args.network.init_args.num_classes to {data.num_classes}"
+        )
+
+
+def open_network(
+    checkpoint: str | None, weights: str | None, network: nn.Module | None
+) -> tuple[nn.Module, Spec | None, Report | None]:
+    """The network of a checkpoint of ours or, with a report, one with foreign weights; its data's spec where recorded.
+
+    `network`, made from a reviewed configuration, is what the tensors of a foreign file go into. Raises ValueError for
+    both files or none, for weights without a network or with a tensor that has no partner; FileNotFoundError.
+    """
+    if checkpoint is not None and weights is None:
+        return *load_network(checkpoint, network), None
+    if weights is None or checkpoint is not None:
+        raise ValueError("give either --checkpoint, of a training run here, or --weights, from elsewhere")
+    if network is None:
+        raise ValueError(f"--weights {weights} says nothing of its network: describe it in a YAML file, --network FILE")
+    report = replace(load_weights(network, weights), sha256=digest_file(weights))
+    return network.eval(), None, report

@@ -1,0 +1,126 @@
+"""The samples that are put before the model, attacked, and judged as everywhere: by a fresh forward."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from adversarial_lightning.attacks import Attack, Noise, drawing, threat
+from adversarial_lightning.attacks.core.norms import NORMS, distance
+from adversarial_lightning.evaluation.outcomes.outcome import defender, exact, predict
+from adversarial_lightning.networks.eval_mode import guard
+
+
+class Connected(nn.Module):
+    """`model` with outputs that depend on its input in autograd's eyes, also where its graph is interrupted.
+
+    A gradient that does not exist is then zero, for attacks that would raise an error.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits if logits.requires_grad or not x.requires_grad else logits + 0 * x.flatten(1).sum(1)[:, None]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Images `x` (B, C, H, W) with labels `y` and numbers `index` (B,), and the model that is asked about them.
+
+    They stand for the share `of` of all samples. `draws` is the number of the defender's draws that judge, `samples`
+    that of the gradients an attack averages: both 1 for deterministic models. `rows` are attacked at once.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    seed: int
+    of: float = 1.0
+    draws: int = 1
+    samples: int = 1
+    rows: int = 128
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: Tensor | slice) -> "Panel":
+        return replace(self, x=self.x[rows], y=self.y[rows], index=self.index[rows])
+
+    def parts(self) -> Iterator["Panel"]:
+        """The panel in pieces of no more than `rows` samples."""
+        for start in range(0, len(self), self.rows):
+            yield self[slice(start, start + self.rows)]
+
+    def noise(self, name: str) -> Noise:
+        """The attacker's streams for the attack called `name`."""
+        return Noise.keyed(self.seed, self.index).fork("audit").fork(name)
+
+    def points(self, attack: Attack, name: str, model: nn.Module | None = None) -> Tensor:
+        """What `attack` makes of the samples; of another `model`, if one is given."""
+        victim = Connected(self.model if model is None else model)
+        found = [attack(victim, part.x, part.y, part.noise(name)) for part in self.parts()]
+        return torch.cat(found) if found else self.x
+
+    def deciding(self, x: Tensor, score: bool = True) -> Tensor:
+        """Logits (B, K) of one batch in eval mode and the defender's first draw; with a graph, where gradients are on.
+
+        A last column holds the `score` of a detector that the model carries.
+        """
+        gradients, detector = torch.is_grad_enabled(), getattr(self.model, "detector", None)
+        noise = defender(self.seed, self.index, 1)[0]
+        with guard(self.model), torch.set_grad_enabled(gradients), drawing(self.model, noise):
+            logits: Tensor = Connected(self.model)(x)
+            if not score or not hasattr(detector, "score"):
+                return logits
+            scores = detector.score(x)  # type: ignore[union-attr]
+            return torch.cat([logits, (scores + 0 * x.flatten(1).sum(1))[:, None]], 1)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Logits of all samples at `z`, without gradients."""
+        with torch.no_grad():
+            rows = [p.deciding(q, score=False) for p, q in zip(self.parts(), z.split(self.rows), strict=False)]
+        return torch.cat(rows) if rows else z.new_zeros(0, 1)
+
+    def moved(self, norm: str, eps: float, noise: Noise) -> "Panel":
+        """The samples, each at a random point of the ball around it."""
+        return replace(self, x=(self.x + NORMS[norm].random(self.x, eps, noise)).clamp(0, 1))
+
+    def wrong(self, z: Tensor) -> Tensor:
+        """Whether each row of `z` is misclassified, by two thirds of the draws: (B,)."""
+        verdicts = []
+        for part, points in zip(self.parts(), z.split(self.rows), strict=False):
+            _, right = predict(self.model, points, part.y, defender(self.seed, part.index, self.draws))
+            count = torch.stack([(right >> d) & 1 for d in range(self.draws)]).sum(0)
+            verdicts.append(3 * count <= self.draws)
+        return torch.cat(verdicts) if verdicts else self.y.bool()
+
+    def felled(self, attack: Attack, name: str, model: nn.Module | None = None) -> Tensor:
+        """Which samples `attack` fells, inside its ball: (B,)."""
+        z = self.points(attack, name, model)
+        norm, eps = threat(attack)
+        wrong = self.wrong(z)
+        if norm is None or eps is None:
+            return wrong
+        lengths = distance(norm, z.cpu().double() - self.x.cpu().double()).to(wrong.device)
+        return wrong & (lengths <= eps * (1 + 1e-6) + 1e-7)
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Computes like `evaluate_batch`, in exact float32; torch's global generators are put back afterwards."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(exact())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="the model seems to return probabilities")  # a check says so
+        yield

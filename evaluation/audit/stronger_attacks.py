@@ -1,0 +1,162 @@
+"""Stronger or other attacks than the suite's, on the samples that it left standing: what they fell, it has missed."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adversarial_lightning.attacks import APGD, FGSM, PGD, Attack, HopSkipJump, Noise, RayS, Square, Targeted, Within
+from adversarial_lightning.attacks.core.bpda import straight_through
+from adversarial_lightning.attacks.core.norms import NORMS
+from adversarial_lightning.evaluation.audit.check import Check, share_check
+from adversarial_lightning.evaluation.audit.samples import Panel
+from adversarial_lightning.evaluation.audit.threat_models import Claim
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the audit may spend: samples of a threat model, and what one attack may do to one of them.
+
+    `draws` are random points; `averaged` are the draws of a stochastic model whose gradients are averaged in a step.
+    The substitute learns from `imitated` images, in `imitation` steps. `repeated` outcomes are computed again.
+    """
+
+    samples: int
+    steps: int
+    queries: int
+    draws: int
+    imitation: int
+    imitated: int = 1000
+    averaged: int = 10
+    repeated: int = 16
+
+
+LEVELS = {
+    "brief": Budget(32, steps=10, queries=40, draws=10, imitation=10, imitated=64, averaged=3, repeated=4),
+    "quick": Budget(64, steps=40, queries=300, draws=200, imitation=150),
+    "full": Budget(512, steps=100, queries=5_000, draws=10_000, imitation=2_000),
+}
+
+
+@dataclass(frozen=True)
+class RandomPoints(Attack):
+    """`n` random points, of the ball and of its surface in turn: the first that fools, else the last."""
+
+    norm: Any
+    eps: float
+    n: int
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        norm, z, fooled = NORMS[self.norm], x, torch.zeros_like(y, dtype=torch.bool)
+        for i in range(self.n):
+            d = norm.random(x, self.eps, noise)
+            if i % 2:
+                d = self.eps * d.sign() if self.norm == "linf" else norm.project(1e3 * d, self.eps)
+            z = torch.where(fooled.view(-1, *[1] * (x.ndim - 1)), z, (x + d).clamp(0, 1))
+            with torch.no_grad():
+                fooled |= model(z).argmax(1) != y
+        return z
+
+
+def ascent(panel: Panel, claim: Claim, steps: int, **settings: Any) -> PGD:
+    """PGD in the ball of the claim, with EOT where the model is stochastic."""
+    return PGD(claim.norm, claim.eps, steps, samples=panel.samples, **settings)
+
+
+def leading(panel: Panel, claim: Claim, budget: Budget, among: tuple[type, ...] = (Attack,)) -> Attack:
+    """The suite's strongest gradient attack, of some classes, that may be repeated here; ours where it has none."""
+    own = [attack for attack in claim.gradient_attacks() if isinstance(attack, among)]
+    if not own:
+        return ascent(panel, claim, budget.steps)
+    samples = {"samples": panel.samples} if any(f.name == "samples" for f in fields(own[0])) else {}  # type: ignore[arg-type]
+    return replace(own[0], **samples)  # type: ignore[type-var]
+
+
+def missed(
+    id: str,
+    name: str,
+    panel: Panel,
+    claim: Claim,
+    attacks: Mapping[str, Attack],
+    limit: float,
+    made_on: Mapping[str, nn.Module] | None = None,
+) -> Check:
+    """A check that none of `attacks` fells what the suite left standing; `made_on` names other victims of theirs."""
+    if not len(panel):
+        return share_check(id, f"{name}, {claim.title}", 0, 0, limit, "", bad="", good="")
+    made_on = made_on or {}
+    fell = {label: panel.felled(attack, f"{id} {label}", made_on.get(label)) for label, attack in attacks.items()}
+    k = int(torch.stack(list(fell.values())).any(0).sum())
+    counts = "; ".join(f"{label}: {int(rows.sum())}" for label, rows in fell.items())
+    return share_check(
+        *(id, f"{name}, {claim.title}", k, len(panel), limit),
+        f"{k} of {len(panel)} samples that the suite left standing at {claim.title} fell ({counts})",
+        of=claim.of,
+        bad=f"the robust accuracy is too high by about {100 * claim.of * k / len(panel):.1f} points",
+        good="the suite had found what is found like this",
+    )
+
+
+def single_step(panel: Panel, claim: Claim) -> Check:
+    """C3: one gradient step is no better than the suite's many."""
+    attacks = {f"FGSM {loss}": FGSM(claim.norm, claim.eps, loss, samples=panel.samples) for loss in ("ce", "margin")}
+    return missed("C3", "one step finds no more than many", panel, claim, attacks, 0.005)
+
+
+def converged(panel: Panel, claim: Claim, budget: Budget) -> Check:
+    """C5: twice the steps and one more start of the suite's leading attack find no more."""
+    attack: Any = leading(panel, claim, budget)
+    attacks = {"twice the steps": replace(attack, steps=2 * attack.steps), "another start": attack}
+    return missed("C5", "more steps and starts find no more", panel, claim, attacks, 0.005)
+
+
+def gradient_free(panel: Panel, claim: Claim, budget: Budget) -> Check:
+    """C6, AutoAttack's square_sr: queries for logits and for labels find no more than gradients, sample by sample."""
+    attacks: dict[str, Attack] = {"Square": Square(claim.norm, claim.eps, budget.queries)}
+    votes = 1 if panel.draws == 1 else 5
+    if claim.norm == "linf":
+        attacks["RayS"] = Within(RayS(queries=budget.queries * votes, votes=votes), claim.eps)
+    elif claim.norm == "l2":
+        jumps = HopSkipJump(queries=budget.queries * votes, votes=votes, starts=10, probes=30)
+        attacks["HopSkipJump"] = Within(jumps, claim.eps)
+    return missed("C6", "attacks without gradients find no more", panel, claim, attacks, 0.002)
+
+
+def random_points(panel: Panel, claim: Claim, budget: Budget) -> Check:
+    """C7: random perturbations find no more."""
+    attacks = {f"{budget.draws} draws": RandomPoints(claim.norm, claim.eps, budget.draws)}
+    return missed("C7", "random noise finds no more", panel, claim, attacks, 0.002)
+
+
+def transferred(panel: Panel, claim: Claim, budget: Budget, substitutes: Mapping[str, nn.Module]) -> Check:
+    """C8, transfer failure: examples made on networks with honest gradients find no more."""
+    attacks = {label: ascent(panel, claim, budget.steps, loss="margin", momentum=0.75) for label in substitutes}
+    return missed("C8", "examples of other networks find no more", panel, claim, attacks, 0.002, substitutes)
+
+
+def around_purifiers(panel: Panel, claim: Claim, budget: Budget, purifiers: list[nn.Module]) -> Check:
+    """C10: gradients that pass by the purifiers (BPDA with the identity) find no more than the suite's."""
+    with ExitStack() as stack:
+        for purifier in purifiers:
+            stack.enter_context(straight_through(purifier))
+        attacks = {f"PGD {loss}": ascent(panel, claim, budget.steps, loss=loss) for loss in ("ce", "margin")}
+        return missed("C10", "gradients past the defense find no more", panel, claim, attacks, 0.005)
+
+
+def tuned(panel: Panel, claim: Claim, budget: Budget, classes: int, level: str) -> Check:
+    """C15: other step sizes and objectives than the suite's find no more."""
+    steps, loss = budget.steps, claim.losses()[0]
+    attacks: dict[str, Attack] = {
+        f"PGD {loss}, steps of {share:g} eps": ascent(panel, claim, steps, loss=loss, step_size=share * claim.eps)
+        for share in (0.02, 0.1, 0.5)
+    }
+    losses: list[Any] = ["ce", "margin", *["dlr"][: classes > 2]]
+    for loss in losses:
+        attacks[f"APGD {loss}"] = APGD(claim.norm, claim.eps, steps, loss, samples=panel.samples)
+    if level == "full":
+        aim: Any = "dlr" if classes > 3 else "margin"
+        attacks["targeted"] = Targeted(APGD(claim.norm, claim.eps, steps, aim, targeted=True, samples=panel.samples))
+    return missed("C15", "other objectives and step sizes find no more", panel, claim, attacks, 0.01)

@@ -1,0 +1,108 @@
+"""What makes two evaluations the same campaign: a hash over everything that may change a number."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from adversarial_lightning.attacks import Attack
+from adversarial_lightning.checkpoints.files import digest_file, write_whole, writing
+from adversarial_lightning.checkpoints.spec import Spec, describe
+from adversarial_lightning.evaluation.outcomes import outcome
+
+# Settings of a data module that do not choose test images, or only say where they lie: the fingerprint knows them.
+_LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download", "cache")
+_TRAINING = ("val_size", "split_seed", "train_limit", "augment")
+_LOOKED_AT = 16  # images whose pixels enter the fingerprint of the data
+_SCHEMA = 2  # of campaign.json and of the parts in it
+_ROOMS = ("attacks", "checkpoints", "defenses", "detectors", "networks")  # what may change an outcome, with outcome.py
+
+
+def suite_part(suite: Mapping[str, Attack]) -> Spec:
+    """The attacks by name, with all their settings, defaults included; files that they name by their bytes."""
+    part: Spec = with_files({name: describe(attack) for name, attack in suite.items()})
+    return part
+
+
+def data_part(spec: Spec, images: Any) -> Spec:
+    """The data's spec, and a fingerprint of `images`: numbers and labels of all, pixels (8 bits) of a few."""
+    digest = hashlib.sha256()
+    for tensor in (images.indices, images.labels):
+        digest.update(torch.as_tensor(tensor, dtype=torch.int64).numpy().tobytes())
+    for position in range(0, len(images), max(1, len(images) // _LOOKED_AT)):
+        digest.update((images[position][0] * 255).round().to(torch.uint8).numpy().tobytes())
+    init_args = {name: value for name, value in spec["init_args"].items() if name not in _LOADING + _TRAINING}
+    return {"class_path": spec["class_path"], "init_args": init_args, "fingerprint": digest.hexdigest()}
+
+
+def with_files(spec: Any) -> Any:
+    """`spec` with every string that names a file replaced by ``{"file": name, "sha256": ...}``."""
+    if isinstance(spec, Mapping):
+        return {name: with_files(value) for name, value in spec.items()}
+    if isinstance(spec, list | tuple):
+        return [with_files(value) for value in spec]
+    if isinstance(spec, str) and spec and Path(spec).is_file():
+        return {"file": Path(spec).name, "sha256": digest_file(spec)}
+    return spec
+
+
+def identify(parts: Mapping[str, Any]) -> str:
+    """The identity of the campaign with these parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def code() -> str:
+    """A digest of the program text that makes outcomes: a change between two runs of a campaign is worth a warning."""
+    digest = hashlib.sha256()
+    for room in _ROOMS:
+        folder = Path(str(import_module(f"adversarial_lightning.{room}").__file__)).parent
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    digest.update(Path(outcome.__file__).read_bytes())
+    return digest.hexdigest()
+
+
+def settle(folder: Path, parts: Mapping[str, Any]) -> str:
+    """Make `folder` the home of the campaign with these `parts`, or recognise it; returns the campaign's identity.
+
+    The parts (checkpoint, suite, data, defenses, seed, limit ...) are written to ``campaign.json``. Raises ValueError,
+    naming the parts, where the folder belongs to another campaign, and OSError where it cannot be written.
+    """
+    identity = identify(parts)
+    parts = json.loads(json.dumps(parts))  # as it will be read back
+    path = folder / "campaign.json"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "campaign.lock", timeout=60):
+            if path.exists():
+                _compare(path, parts)
+            else:
+                text = json.dumps({"schema": _SCHEMA, "identity": identity, "parts": parts}, indent=2)
+                write_whole(path, text + "\n")
+    return identity
+
+
+def _compare(path: Path, parts: Mapping[str, Any]) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        schema, before = found["schema"], found["parts"]
+        different = (
+            [] if schema != _SCHEMA else [name for name in {**before, **parts} if before.get(name) != parts.get(name)]
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): choose another --output") from error
+    if schema != _SCHEMA:
+        raise ValueError(
+            f"{path.parent} holds an evaluation by another version of this program (schema {schema}, ours is "
+            f"{_SCHEMA}): finish it with the version that began it, or choose another --output"
+        )
+    if different:
+        raise ValueError(
+            f"{path.parent} holds another evaluation, with other {' and '.join(different)}: its outcomes would be "
+            "mixed with these. Choose another --output, or repeat the first command to resume that evaluation"
+        )

@@ -1,0 +1,203 @@
+"""Where outcomes are kept: one SQLite file per process, one commit per batch, read together as one.
+
+SQLite's default rollback journal is used, because WAL does not work on network file systems. A writer that was killed
+leaves a hot journal, which the next one who opens the file rolls back: ledgers are therefore never opened read-only.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import fields
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adversarial_lightning.checkpoints.files import writing
+from adversarial_lightning.evaluation.campaign.locks import claimed, ledgers
+from adversarial_lightning.evaluation.outcomes.outcome import Outcome
+from adversarial_lightning.evaluation.outcomes.types import Columns, Effort
+
+_SCHEMA = 2  # of the tables; kept in SQLite's user_version
+_COLUMNS = ["sample" if f.name == "index" else f.name for f in fields(Outcome)]
+_WHOLE = {"index", "label", "clean", "adversarial", "draws", "l0"}  # columns of whole numbers
+_EFFORT = ", ".join(f.name for f in fields(Effort))
+_values = attrgetter(
+    *(f.name for f in fields(Outcome))
+)  # dataclasses.astuple copies deeply, which takes 50 times as long
+_CREATE = f"""
+CREATE TABLE IF NOT EXISTS campaign (identity TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS effort ({_EFFORT});
+CREATE TABLE IF NOT EXISTS outcomes (
+    attack TEXT, restart INTEGER, {", ".join(_COLUMNS)}, PRIMARY KEY (attack, restart, sample)
+) WITHOUT ROWID;
+"""
+_AT_ONCE = 20_000  # rows that are Python objects at the same time
+_PATIENCE = 60.0  # seconds to wait for a reader on the same file
+
+
+class Ledger:
+    """The ledger that this process writes: `folder`/ledgers/rank`rank`.sqlite, locked until `close`.
+
+    `run` names the run that this process belongs to. Raises ValueError where a process of another run writes into the
+    same folder, where the ledger belongs to a campaign with another `identity`, and where it is damaged; OSError where
+    nothing can be written.
+    """
+
+    def __init__(self, folder: Path, rank: int, *, identity: str, run: str) -> None:
+        home = folder / "ledgers"
+        self.path = home / f"rank{rank}.sqlite"
+        self._row: int | None = None  # of this run in the table of efforts
+        with ExitStack() as stack:
+            with writing(folder):
+                home.mkdir(parents=True, exist_ok=True)
+                self._lock = stack.enter_context(claimed(self.path, run))
+            with _explained(self.path):
+                self._connection = stack.enter_context(closing(_connect(self.path)))
+                _check_schema(self._connection, self.path)
+                # One transaction, because siblings read at any moment: tables never stand without the identity.
+                with self._connection:
+                    for statement in ("BEGIN IMMEDIATE", *_CREATE.strip().split(";\n")):
+                        self._connection.execute(statement)
+                    if not self._connection.execute("SELECT 1 FROM campaign").fetchone():
+                        self._connection.execute("INSERT INTO campaign VALUES (?)", (identity,))
+                        self._connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+                _check(self._connection, self.path, identity)
+            self._stack = stack.pop_all()
+
+    def add(self, attack: str, restart: int, outcomes: Iterable[Outcome], effort: Effort | None = None) -> None:
+        """Write the outcomes of one batch in one transaction, and what was spent: all or, after a kill, nothing."""
+        rows = [(attack, restart, *_values(o)) for o in outcomes]
+        with _explained(self.path), self._connection:
+            marks = ", ".join("?" * (2 + len(fields(Outcome))))
+            self._connection.executemany(f"INSERT INTO outcomes VALUES ({marks})", rows)
+            if effort is not None:
+                self._spend(effort)
+
+    def spend(self, effort: Effort) -> None:
+        """Write what was spent without outcomes."""
+        with _explained(self.path), self._connection:
+            self._spend(effort)
+
+    def _spend(self, effort: Effort) -> None:
+        """One row for as long as this ledger is open: a run that is started again may bear the same name."""
+        if self._row is None:
+            found = self._connection.execute("SELECT coalesce(max(rowid), 0) + 1 FROM effort").fetchone()
+            self._row = int(found[0])
+        marks = ", ".join("?" * (1 + len(fields(Effort))))
+        self._connection.execute(
+            f"INSERT OR REPLACE INTO effort (rowid, {_EFFORT}) VALUES ({marks})", (self._row, *vars(effort).values())
+        )
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def columns(outcomes: Iterable[Outcome]) -> Columns:
+    """Outcomes as one array a field: whole numbers int64, all others float64 (no score: nan)."""
+    return _columns([_values(o) for o in outcomes])
+
+
+def _columns(rows: list[tuple[Any, ...]]) -> Columns:
+    parts = list(zip(*rows, strict=True)) if rows else [()] * len(fields(Outcome))
+    return {
+        f.name: np.array(part, np.int64 if f.name in _WHOLE else np.float64)
+        for f, part in zip(fields(Outcome), parts, strict=True)
+    }
+
+
+def table(folder: Path, attack: str, restart: int, *, identity: str) -> Columns:
+    """The outcomes of one run of one attack in all ledgers of the folder, in ascending order of the samples.
+
+    One array a field of `Outcome`. Raises ValueError for damaged and foreign ledgers, and for a sample that is recorded
+    twice.
+    """
+    paths = ledgers(folder)
+    parts = [_rows(path, attack, restart, identity) for path in paths]
+    whole = {f.name: np.concatenate([columns([])[f.name], *(p[f.name] for p in parts)]) for f in fields(Outcome)}
+    order = np.argsort(whole["index"], kind="stable")
+    whole = {name: column[order] for name, column in whole.items()}
+    twice = np.flatnonzero(np.diff(whole["index"]) == 0)
+    if len(twice):
+        sample = whole["index"][twice[0]]
+        where = " and ".join(str(path) for path, part in zip(paths, parts, strict=True) if sample in part["index"])
+        raise ValueError(
+            f"sample {sample} of {attack} (restart {restart}) is recorded twice, in {where}: "
+            "two evaluations have written into one folder; move one of the files away and run the command again"
+        )
+    return whole
+
+
+def efforts(folder: Path, *, identity: str) -> list[Effort]:
+    """What all processes of all runs have spent on this campaign."""
+    found = []
+    for path in ledgers(folder):
+        with _explained(path), closing(_connect(path)) as connection:
+            if _started(connection, path, identity):
+                rows = connection.execute(f"SELECT {_EFFORT} FROM effort ORDER BY rowid")
+                found += [Effort(*row) for row in rows]
+    return found
+
+
+def _rows(path: Path, attack: str, restart: int, identity: str) -> Columns:
+    with _explained(path), closing(_connect(path)) as connection:
+        if not _started(connection, path, identity):
+            return columns([])
+        query = f"SELECT {', '.join(_COLUMNS)} FROM outcomes WHERE attack = ? AND restart = ? ORDER BY sample"
+        cursor = connection.execute(query, (attack, restart))
+        parts = [columns([])]
+        while rows := cursor.fetchmany(_AT_ONCE):
+            parts.append(_columns(rows))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _started(connection: sqlite3.Connection, path: Path, identity: str) -> bool:
+    """Whether the ledger holds anything; no where its writer was killed before its first commit."""
+    _check_schema(connection, path)
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'outcomes'").fetchone():
+        return False
+    _check(connection, path, identity)
+    return True
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_PATIENCE)
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    empty = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    if version != _SCHEMA and not empty:
+        raise ValueError(
+            f"{path} was written by another version of this program (its tables are of version {version}, ours of "
+            f"version {_SCHEMA}): finish that evaluation with the version that began it, or choose another --output"
+        )
+
+
+def _check(connection: sqlite3.Connection, path: Path, identity: str) -> None:
+    found = [row[0] for row in connection.execute("SELECT identity FROM campaign")]
+    if found != [identity]:
+        raise ValueError(f"{path} was not written by this campaign: move it away, or choose another --output")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """SQLite's errors as what they mean here."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(f"{path} cannot be used: {error}. What is recorded is safe; run again to resume") from error
+    except sqlite3.IntegrityError:
+        raise
+    except (sqlite3.DatabaseError, TypeError) as error:
+        raise ValueError(
+            f"the ledger {path} is damaged ({error}): move it away and run the same command again; "
+            "only the samples that it held are then computed anew"
+        ) from error

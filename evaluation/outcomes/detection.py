@@ -1,0 +1,190 @@
+"""What a detector's scores say: ROC, thresholds at false positive rates, and the accountings of two papers.
+
+Scores are float64, higher = more suspicious; one that is not a number counts as infinite. An image is flagged where its
+score lies strictly above the threshold. Li et al. 2021 (ER-Classifier), Table 4: ACC-ADV, ACC-NADV, ACC-CLA, ACC-COM.
+Srinivasan et al. 2021 (MALADE): accuracy with a flagged clean image as a failure and a flagged adversarial one as a
+success, and four ways to see it otherwise.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score, roc_curve
+from torch import nn
+
+from adversarial_lightning.checkpoints.files import write_whole
+from adversarial_lightning.evaluation.outcomes.outcome import defender, suspicion
+from adversarial_lightning.evaluation.outcomes.types import Columns, Flags
+
+Scores = NDArray[np.float64]
+LEVELS = (0.0, 0.01, 0.05, 0.1)  # false positive rates of every report
+_POINTS = 101  # of a ROC curve
+
+
+def threshold(clean: ArrayLike, fpr: float) -> float:
+    """The threshold above which at most the share `fpr` of the `clean` scores lies.
+
+    The ceil((1 - fpr) n)-th smallest of n. A rate of 0 means no detector and gives infinity, not the largest score: the
+    next clean image may well lie above that. Raises ValueError without scores, or for a rate outside [0, 1].
+    """
+    scores = np.sort(_numbers(clean))
+    if not len(scores) or not 0 <= fpr <= 1:
+        raise ValueError(f"a threshold needs scores and a rate in [0, 1], not {len(scores)} scores and {fpr}")
+    if fpr == 0:
+        return math.inf
+    rank = math.ceil(round((1 - fpr) * len(scores), 9))  # rounded, so that 0.9 x 10 is 9
+    return float(scores[rank - 1]) if rank else -math.inf
+
+
+def flagged(scores: ArrayLike, theta: float) -> Flags:
+    """Which images are turned away; nothing where `theta` is infinite."""
+    over: Flags = _numbers(scores) > theta
+    return over
+
+
+def auroc(clean: ArrayLike, adversarial: ArrayLike) -> float | None:
+    """Area under the ROC curve, ties counting half; None where one side is empty."""
+    truth, ranks = _ranked(clean, adversarial)
+    return None if truth.all() or not truth.any() else float(roc_auc_score(truth, ranks))
+
+
+def roc(clean: ArrayLike, adversarial: ArrayLike) -> dict[str, list[float]] | None:
+    """False and true positive rates, ascending, thinned to at most 101 points; None where one side is empty."""
+    truth, ranks = _ranked(clean, adversarial)
+    if truth.all() or not truth.any():
+        return None
+    fpr, tpr, _ = roc_curve(truth, ranks)
+    chosen = np.unique(np.linspace(0, len(fpr) - 1, _POINTS).round().astype(int))
+    return {"fpr": fpr[chosen].round(6).tolist(), "tpr": tpr[chosen].round(6).tolist()}
+
+
+def criteria(adversarial: Flags, right: Flags, clean: Flags) -> dict[str, float | None]:
+    """Li et al., Table 4, from what was flagged of the `adversarial` and `clean` images, and which of the former
+    are classified `right`.
+
+    acc_adv: adversarial images flagged; acc_nadv: clean images not flagged; acc_cla: right among the adversarial ones
+    not flagged; acc_com: adversarial images flagged or right. None where there is no such image. To flag everything
+    gives acc_com 1: it says nothing without acc_nadv.
+    """
+    return {
+        "acc_adv": _share(adversarial),
+        "acc_nadv": _share(~clean),
+        "acc_cla": _share(right[~adversarial]),
+        "acc_com": _share(adversarial | right),
+    }
+
+
+def malade(clean: Flags, clean_right: Flags, adversarial: Flags, right: Flags) -> dict[str, float | None]:
+    """MALADE's accountings, from what is flagged and what is classified right, without and under the attack.
+
+    All four have one entry a sample. `clean` and `robust`: the paper's (flagged is wrong without and right under an
+    attack, so `clean` is at most 1 - FPR, and accuracy jumps between eps 0 and the smallest eps). clean_lenient: a
+    flagged clean image is no failure. robust_error: neither flagged nor right. accepted_accuracy: right among those
+    accepted under attack. strict: flagged is a failure there too.
+    """
+    return {
+        "clean": _share(~clean & clean_right),
+        "robust": _share(adversarial | right),
+        "clean_lenient": _share(clean | clean_right),
+        "robust_error": _share(~adversarial & ~right),
+        "accepted_accuracy": _share(right[~adversarial]),
+        "strict": _share(~adversarial & right),
+    }
+
+
+def closest_calls(parts: Iterable[Columns]) -> Columns:
+    """Of several runs, the row of each sample that serves the attacker best: wrong before right, then the lowest score.
+
+    `parts` need index, right and score; returns them in ascending order of the samples.
+    """
+    given = list(parts)
+    rows = {key: np.concatenate([part[key] for part in given]) for key in given[0]}
+    order = np.lexsort((_numbers(rows["score"]), rows["right"], rows["index"]))
+    first = np.unique(rows["index"][order], return_index=True)[1]
+    return {key: column[order][first] for key, column in rows.items()}
+
+
+def account(clean: Columns, attacked: Columns, thresholds: Mapping[float | None, float]) -> dict[str, Any]:
+    """Everything about one attack, or one threat model: the entry "detection" of results.json.
+
+    `clean` and `attacked` have one row a sample, ascending: index, right, score and, `attacked`, `counts` (the image
+    was changed and lies in the ball). A sample that was not attacked, being wrong without an attack, is its own
+    adversarial image. `thresholds` by false positive rate, None for the one that the detector was fitted for.
+    """
+    at = np.searchsorted(clean["index"], attacked["index"])
+    scores, right = clean["score"].copy(), clean["right"].copy()
+    scores[at], right[at] = attacked["score"], attacked["right"]
+    counts = attacked["counts"]
+    changed, fooled = attacked["score"][counts], attacked["score"][counts & ~attacked["right"]]
+    levels = []
+    for fpr, theta in thresholds.items():
+        known = flagged(clean["score"], theta)
+        level = {"fpr": fpr, "theta": None if math.isinf(theta) else theta}
+        level |= criteria(flagged(changed, theta), attacked["right"][counts], known)
+        levels.append({**level, "malade": malade(known, clean["right"], flagged(scores, theta), right)})
+    return {
+        "auroc": auroc(clean["score"], changed),
+        "auroc_succeeded": auroc(clean["score"], fooled),
+        "roc": roc(clean["score"], changed),
+        "levels": levels,
+    }
+
+
+def calibration(folder: Path, measure: Callable[[], Scores], about: Mapping[str, Any]) -> Scores:
+    """The scores of clean held-out images, measured by the first process that asks and kept in calibration.json.
+
+    `about` (detector, aimed_fpr, own_theta, split) is kept beside them. Raises ValueError where the file is damaged.
+    """
+    path = folder / "calibration.json"
+    with FileLock(folder / "calibration.lock"):
+        if not path.exists():
+            scores = _numbers(measure())
+            invalid = int(np.isposinf(scores).sum())
+            kept = [None if math.isinf(score) else score for score in scores.tolist()]
+            facts = {"split": "val", **about, "n": len(kept), "invalid": invalid, "scores": kept}
+            write_whole(path, json.dumps(facts) + "\n")
+    return calibrated(folder)[0]
+
+
+def calibrated(folder: Path) -> tuple[Scores, dict[str, Any]]:
+    """What `calibration` kept: scores, and everything else."""
+    path = folder / "calibration.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return _numbers([math.nan if score is None else score for score in about.pop("scores")]), about
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}): remove it and run the same command again") from error
+
+
+def score_images(detector: nn.Module, images: Any, batch_size: int, seed: int) -> Scores:
+    """The scores of a whole data set of numbered images, where the detector lies, in batches of one shape."""
+    device = next((t.device for t in [*detector.parameters(), *detector.buffers()]), torch.device("cpu"))
+    shape, scores = min(batch_size, len(images)), []
+    for start in range(0, len(images), shape):
+        rows = list(range(start, min(start + shape, len(images))))
+        x, _, index = images.__getitems__(rows + [-1] * (shape - len(rows)))  # -1: a dummy
+        found = suspicion(detector, x.to(device), defender(seed, index.to(device), 1)[0].fork("detector"))
+        scores.append(found[: len(rows)].numpy())
+    return np.concatenate(scores)
+
+
+def _numbers(scores: ArrayLike) -> Scores:
+    return np.nan_to_num(np.asarray(scores, np.float64), nan=np.inf, posinf=np.inf)
+
+
+def _ranked(clean: ArrayLike, adversarial: ArrayLike) -> tuple[Flags, NDArray[np.int64]]:
+    """Truth, and ranks instead of scores: scikit-learn takes no infinite ones."""
+    parts = _numbers(clean), _numbers(adversarial)
+    truth = np.repeat([False, True], [len(part) for part in parts])
+    return truth, np.unique(np.concatenate(parts), return_inverse=True)[1]
+
+
+def _share(flags: Flags) -> float | None:
+    return float(flags.mean()) if len(flags) else None

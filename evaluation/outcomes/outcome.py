@@ -1,0 +1,247 @@
+"""What happens to one sample under one attack, measured: the only place where adversarial images are judged."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from adversarial_lightning.attacks import Attack, Noise, check_images, drawing
+from adversarial_lightning.attacks.core.norms import distance, distances
+from adversarial_lightning.evaluation.outcomes.types import Around
+from adversarial_lightning.networks.eval_mode import guard
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One sample under one run of one attack.
+
+    `index` is its number in the source, `label` the true class; `clean` and `adversarial` are the predicted classes
+    without and with the attack, for several draws of the defender's noise the majority's, -1 where logits or pixels are
+    not finite. Bit d of `draws` is set where the model was right in draw d, under the attack if there is one. l0 counts
+    changed values; l1, l2 and linf are lengths of the perturbation in pixels of [0, 1], `image_l2` is that of the image
+    itself. `score` is what a detector says of the attacked image, None without one, infinite where it says no number.
+    `forwards` and `backwards` are passes of this sample through the model in the attack, `seconds` its share of the
+    time. Without an attack, `adversarial` is `clean`, and lengths and passes are 0.
+    """
+
+    index: int
+    label: int
+    clean: int
+    adversarial: int
+    draws: int
+    l0: int
+    l1: float
+    l2: float
+    linf: float
+    image_l2: float
+    score: float | None
+    forwards: float
+    backwards: float
+    seconds: float
+
+
+def robust(outcome: Outcome, norm: str | None, eps: float | None, kind: str) -> bool:
+    """Whether the model stands: right without the attack, and right under it or only wrong outside the ball.
+
+    A *budget* attack gets the slack of float32 arithmetic: eps (1 + 1e-6) + 1e-7; a *minimum-norm* attack, whose
+    norm is the result itself, gets none. Without a norm or eps (corruptions) there is no outside.
+    """
+    if outcome.clean != outcome.label:
+        return False
+    return outcome.adversarial == outcome.label or outside(outcome, norm, eps, kind)
+
+
+def outside(outcome: Outcome, norm: str | None, eps: float | None, kind: str) -> bool:
+    """Whether the perturbation leaves the ball of radius `eps`."""
+    if norm is None or eps is None:
+        return False
+    slack = eps * 1e-6 + 1e-7 if kind == "budget" else 0.0
+    return float(getattr(outcome, norm)) > eps + slack
+
+
+def predict(model: nn.Module, x: Tensor, y: Tensor, noises: Sequence[Noise]) -> tuple[Tensor, Tensor]:
+    """Majority class (B,) of `x` over the defender's `noises`, and in which of them (bits, (B,)) the model is right.
+
+    Eval mode, no gradients. A row with a logit that is not finite, in whatever draw, is class -1 and never right. Of
+    classes with equally many votes the lowest wins. Raises ValueError where the logits are not (B, K) with K above all
+    labels `y`.
+    """
+    votes, right, valid = torch.zeros(()), torch.zeros_like(y), torch.ones_like(y, dtype=torch.bool)
+    for d, noise in enumerate(noises):
+        with guard(model), torch.no_grad(), drawing(model, noise):
+            logits: Tensor = model(x.clone())
+        _check_logits(logits, x, y)
+        chosen = logits.argmax(1)
+        votes = votes.to(x.device) + one_hot(chosen, logits.shape[1])
+        right |= (chosen == y).long() << d
+        valid &= logits.isfinite().all(1)
+    return votes.argmax(1).masked_fill(~valid, -1), right.masked_fill(~valid, 0)
+
+
+def _check_logits(logits: Tensor, x: Tensor, y: Tensor) -> None:
+    if logits.ndim != 2 or len(logits) != len(x):
+        raise ValueError(f"{len(x)} images gave logits {tuple(logits.shape)}: a model returns (B, K), one row an image")
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
+        raise ValueError(
+            f"labels {int(y.min())} .. {int(y.max())} do not fit a model with {logits.shape[1]} outputs: "
+            "evaluate it on the data it was made for"
+        )
+
+
+PROBABILITIES = (
+    "the model returns probabilities, not logits (every row lies in [0, 1] and sums to 1): gradients through a softmax "
+    "vanish where the model is sure, attacks then look weak; leave out the last softmax"
+)
+
+
+def gives_probabilities(model: nn.Module, x: Tensor, noise: Noise) -> bool:
+    """Whether every row of the model's output is a distribution: a softmax where logits are due.
+
+    Its gradients vanish where the model is sure, which makes attacks look weak.
+    """
+    with guard(model), torch.no_grad(), drawing(model, noise):
+        p: Tensor = model(x.clone())
+    return bool((p >= 0).all()) and torch.allclose(p.sum(-1), torch.ones_like(p[..., 0]), atol=1e-4)
+
+
+def defender(seed: int, index: Tensor, draws: int) -> list[Noise]:
+    """The noise of the defender's draws for the samples `index`: disjoint from every attacker's.
+
+    The same with and without an attack and under all of them, so that one draw is one deterministic model.
+    """
+    keyed = Noise.keyed(seed, index).fork("defender")
+    return [keyed.fork(d) for d in range(draws)]
+
+
+@dataclass
+class Passes:
+    """Rows that went through a model forwards and backwards."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+@contextmanager
+def counting(model: nn.Module) -> Iterator[Passes]:
+    """Count all passes through `model` in this context, from outside: whatever an attack says about itself."""
+    passes = Passes()
+
+    def backward(gradient: Tensor) -> None:
+        passes.backwards += len(gradient)
+
+    def forward(_module: nn.Module, _inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        passes.forwards += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(backward)
+
+    handle = model.register_forward_hook(forward)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def evaluate_batch(
+    model: nn.Module,
+    attack: Attack | None,
+    x: Tensor,
+    y: Tensor,
+    index: Tensor,
+    *,
+    seed: int,
+    name: str,
+    restart: int = 0,
+    clean: Tensor | None = None,
+    draws: int = 1,
+    detector: nn.Module | None = None,
+    around: Around = nullcontext,
+) -> list[Outcome]:
+    """Attack a batch and verify the result by fresh forwards: one `Outcome` a row, rows with index < 0 left out.
+
+    `x` (B, C, H, W) in [0, 1], labels `y` and `index` (B,) int64. `attack` None gives the clean rows. `name` and
+    `restart` choose the attacker's random streams, which are functions of (seed, sample, name, restart); for the
+    defender's `draws` see `defender`. `clean` (B,) are predictions that are known already. `detector` scores what comes
+    out. `around` is entered for the attack only (see `hasten`). Computes in float32 without autocast; may be called in
+    any train/eval mode, under no_grad and inference_mode, and leaves all of them as they were. Misclassified rows
+    travel with the batch, whose shape is fixed, and count as not robust whatever the attack does to them.
+
+    Raises ValueError for images outside [0, 1], logits that do not fit, and attacks that leave the shape or [0, 1].
+    """
+    attacker = Noise.keyed(seed, index).fork("attacker").fork(name).fork(restart)
+    noises = defender(seed, index, draws)
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), exact():
+        x = x.detach().float().clone()
+        check_images(x)
+        started = _now(x)
+        right = torch.zeros_like(y)
+        if clean is None:
+            clean, right = predict(model, x, y, noises)
+        passes, z, adversarial = Passes(), x, clean
+        if attack is not None:
+            started = _now(x)
+            with counting(model) as passes, around():
+                z = attack(model, x, y, attacker)
+        seconds = _now(x) - started
+        if attack is not None:
+            z, valid = _checked(z, x, name)
+            adversarial, right = predict(model, z, y, noises)
+            # An image that is not finite is nothing to attack with, but the model or its gradient broke: it fell.
+            adversarial, right = adversarial.masked_fill(~valid, -1), right.masked_fill(~valid, 0)
+        scores = None if detector is None else suspicion(detector, z, noises[0].fork("detector"))
+        lengths = distances(z.cpu().double() - x.cpu().double())  # not every device has doubles
+        lengths["image_l2"] = distance("l2", x.cpu().double())
+    keep = (index >= 0).cpu()
+    columns = {"index": index, "label": y, "clean": clean, "adversarial": adversarial, "draws": right, **lengths}
+    listed: dict[str, list[Any]] = {key: column.cpu()[keep].tolist() for key, column in columns.items()}
+    listed["score"] = [None] * int(keep.sum()) if scores is None else scores.cpu()[keep].tolist()
+    costs: dict[str, Any] = {"forwards": passes.forwards / len(x), "backwards": passes.backwards / len(x)}
+    costs["seconds"] = seconds / max(1, int(keep.sum()))
+    return [Outcome(**dict(zip(listed, row, strict=True)), **costs) for row in zip(*listed.values(), strict=True)]
+
+
+def suspicion(detector: nn.Module, x: Tensor, noise: Noise) -> Tensor:
+    """The scores (B,) of a detector in eval mode without gradients; infinite where one is not a number.
+
+    Raises ValueError where there is not one score an image.
+    """
+    with guard(detector), torch.no_grad(), drawing(detector, noise):
+        scores: Tensor = detector.score(x.clone())  # type: ignore[operator]
+    if scores.shape != (len(x),):
+        raise ValueError(
+            f"{type(detector).__name__} gave scores {tuple(scores.shape)} for {len(x)} images: (B,) is due"
+        )
+    return scores.double().cpu().nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """float32 means float32 and the same bits again: neither TF32 nor nondeterministic kernels in cuDNN."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = before
+
+
+def _checked(z: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """`z` with the rows that are not finite put back to `x`, and which rows (B,) were finite."""
+    if z.shape != x.shape or z.device != x.device:
+        raise ValueError(f"attack {name} made {tuple(z.shape)} on {z.device} of images {tuple(x.shape)} on {x.device}")
+    valid = z.flatten(1).isfinite().all(1)
+    z = torch.where(valid.view(-1, *[1] * (x.ndim - 1)), z.detach().float(), x)
+    if not bool(((z >= 0) & (z <= 1)).all()):
+        low, high = float(z.min()), float(z.max())
+        raise ValueError(f"attack {name} returned pixels in [{low:.4g}, {high:.4g}], not in [0, 1]")
+    return z, valid
+
+
+def _now(x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()

@@ -1,0 +1,111 @@
+"""Which run of which attack felled which sample, and how: what pictures, histograms and confusions are made of."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adversarial_lightning.attacks import threat
+from adversarial_lightning.evaluation.campaign.plan import Campaign
+from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Unit, applies, outside, threat_models
+from adversarial_lightning.evaluation.outcomes.types import Columns
+from adversarial_lightning.evaluation.report import formatting
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Fallen:
+    """What the attacks of one threat model did to the samples that the model knew (arrays of one entry a sample).
+
+    `eps` None: no ball, but the nearest adversarial point that minimum-norm attacks of `norm` found. `sample` are
+    numbers in the source, ascending; `adversarial` is the predicted class under the run that felled the sample, the
+    label where it stands; `run` is the position of that run in `runs`, -1 where it stands. `effort` orders the fallen
+    from easy to hard: runs withstood or, without a ball, length. `seconds` is what a sample costs in each run.
+    """
+
+    norm: str
+    eps: float | None
+    sample: Array
+    label: Array
+    runs: list[Unit] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.adversarial, self.run = self.label.copy(), np.full(len(self.sample), -1)
+        self.effort = np.zeros(len(self.sample))
+
+    @property
+    def title(self) -> str:
+        return formatting.threat(self.norm, self.eps) if self.eps is not None else f"{self.norm} nearest"
+
+    @property
+    def heading(self) -> str:
+        """The title as a page shows it."""
+        shape = formatting.threat(self.norm, self.eps, symbols=True)
+        return shape if self.eps is not None else f"{shape}, nearest adversarial points"
+
+    def record(self, unit: Unit, rows: Columns) -> None:
+        """Take note of one run; of a threat model first runs count, without a ball the shortest perturbations."""
+        rows = {key: column[np.isin(rows["index"], self.sample)] for key, column in rows.items()}
+        at = np.searchsorted(self.sample, rows["index"])
+        down = rows["adversarial"] != rows["label"]
+        if self.eps is not None:
+            down &= ~outside(rows, self.norm, self.eps, unit.attack.kind if unit.attack else "budget")
+            self.effort[at] += ~down & (self.run[at] < 0)
+            better = down & (self.run[at] < 0)
+        else:
+            better = down & ((self.run[at] < 0) | (rows[self.norm] < self.effort[at]))
+            self.effort[at[better]] = rows[self.norm][better]
+        self.run[at[better]] = len(self.runs)
+        self.adversarial[at[better]] = rows["adversarial"][better]
+        self.runs.append(unit)
+        self.seconds.append(float(rows["seconds"].mean()) if len(at) else 0.0)
+
+    def shown(self, position: int) -> int:
+        """The run to look at: the one that felled the sample; for one that stands, the budget run that felled most."""
+        if self.run[position] >= 0:
+            return int(self.run[position])
+        felled = np.bincount(self.run[self.run >= 0], minlength=len(self.runs))
+        budget = [unit.attack is not None and unit.attack.kind == "budget" for unit in self.runs]
+        return int(np.where(budget, felled + len(self.run), felled).argmax())  # what stays inside the ball comes first
+
+
+@dataclass
+class Records:
+    """Of all ledgers: `cases`, `lengths` of what minimum-norm attacks found, by norm and attack, and detector `scores`.
+
+    `scores` are those of clean images and, by attack, of the attacked ones (the last run of each); empty without a
+    detector.
+    """
+
+    cases: list[Fallen]
+    lengths: dict[str, dict[str, Array]]
+    scores: dict[str, Array]
+
+
+def gather(campaign: Campaign) -> Records:
+    """Read every ledger once. There are cases for the first threat model of each norm, and for the nearest points."""
+    clean = campaign.table(campaign.units(CLEAN)[0])
+    right = clean["clean"] == clean["label"]
+    known: tuple[Array, Array] = clean["index"][right], clean["label"][right]
+    shortest = [threat(a)[0] for a in campaign.suite.values() if a.kind == "minimum-norm"]
+    first = {norm: eps for norm, eps in reversed(threat_models(campaign.suite))}
+    cases = [Fallen(*model, *known) for model in threat_models(campaign.suite) if model in first.items()]
+    cases += [Fallen(shape, None, *known) for shape in dict.fromkeys(shortest) if shape is not None]
+    records = Records(cases, {}, {CLEAN: clean["score"]} if campaign.scored else {})
+    for name, attack in campaign.suite.items():
+        norm = threat(attack)[0]
+        for unit in campaign.units(name):
+            rows = campaign.table(unit)
+            for case in cases:
+                nearest = case.eps is None and attack.kind == "minimum-norm" and norm == case.norm
+                if nearest or applies(attack, case.norm, case.eps):
+                    case.record(unit, rows)
+            if campaign.scored:
+                records.scores[name] = rows["score"]
+        if attack.kind == "minimum-norm" and norm is not None:
+            found = (rows["clean"] == rows["label"]) & (rows["adversarial"] != rows["label"])
+            records.lengths.setdefault(norm, {})[name] = rows[norm][found]
+    return records

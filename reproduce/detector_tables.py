@@ -1,0 +1,286 @@
+"""Detectors by the protocol of the ER-Classifier paper: Tables 5-8 and 11-14, and the attack that knows the detector.
+
+python -m adversarial_lightning.reproduce.detector_tables --er CKPT [--er-minus CKPT] [--undefended CKPT]
+    --output FILE.json [...]
+
+KD and LID sit on the undefended network, ER1 and ER2 on the ER-Classifier, ER1-minus and ER2-minus on ER-minus. A fifth
+of the test images (set I) fits a detector under one attack, the others (set II) judge it under every attack: familiar
+where both are the same (Table 5; 14 with ER-minus), cross elsewhere (6-8), and C&W at confidence kappa (11-13). Rates
+are at the detector's own threshold; nadv is over clean and noisy images, which stand beside it. `succeeded`: only
+images that were right before and wrong after. The joint attack aims at the threshold with 5 % false positives on set I.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adversarial_lightning import datamodules
+from adversarial_lightning.attacks import (
+    CW,
+    FGSM,
+    PGD,
+    Attack,
+    DetectorAwareAPGD,
+    DetectorAwarePGD,
+    FeatureAdversary,
+    Joint,
+    Noise,
+    Within,
+)
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.checkpoints.spec import build, catalogue
+from adversarial_lightning.detectors import LID, ERDetector, FittedDetector, Guarded, KernelDensity, set_one, set_two
+from adversarial_lightning.detectors.fitting import features, versions_of
+from adversarial_lightning.evaluation.outcomes.detection import auroc, criteria, flagged, score_images, threshold
+from adversarial_lightning.evaluation.outcomes.statistics import wilson
+from adversarial_lightning.networks.features import bends
+from adversarial_lightning.reproduce.record import record_benchmark
+
+Versions = dict[str, Any]
+SEED = 0
+
+
+def attacks_of(options: Any) -> dict[str, Attack]:
+    """The attacks of section 5.2; C&W is judged at `cw_eps`."""
+    cheap = {
+        "steps": options.cw_steps,
+        "search_steps": options.cw_consts,
+        "step_size": options.cw_step_size,
+        "const": options.cw_const,
+    }
+    return {
+        "pgd": PGD(eps=options.eps, steps=options.steps, step_size=options.step_size),
+        "fgsm": FGSM(eps=options.eps),
+        "cw": Within(CW(**cheap), options.cw_eps),
+        "cw_confident": Within(CW(**cheap, kappa=options.kappa), options.cw_eps),
+    }
+
+
+def versions(network: nn.Module, images: Any, attack: Attack) -> Versions:
+    """Clean, noisy and adversarial `images` by number, and what the network makes of them."""
+    x, noisy, z, found, index, std = versions_of(network, images, attack, seed=SEED, batch_size=100)
+    length = (z - x).flatten(1).norm(dim=1)
+    y = images.labels.to(index.device)
+    with torch.no_grad():
+        clean_right, right = (torch.cat([network(b).argmax(1) for b in v.split(200)]) == y for v in (x, z))
+    return {
+        **{"clean": x, "noisy": noisy, "adversarial": z[found], "index": index, "found": found, "noise_std": std},
+        **{"right": right[found].numpy(), "clean_right": clean_right.numpy()},
+        **{"l2": float(length[found].mean()) if found.any() else None},
+    }
+
+
+def features_of(detector: FittedDetector, v: Versions, paired: bool) -> dict[str, Tensor]:
+    """Features of the versions; `paired`: of Ma et al.'s code, where an image meets its clean self."""
+    numbers = {"clean": v["index"], "noisy": v["index"], "adversarial": v["index"][v["found"]]}
+    if not paired:
+        return {name: features(detector, v[name], index, SEED, 100) for name, index in numbers.items()}
+    assert isinstance(detector, LID)
+    found: dict[str, list[Tensor]] = {name: [] for name in numbers}
+    place = v["found"].long().cumsum(0) - 1
+    for rows in torch.arange(len(v["clean"])).split(100):
+        if len(rows) > detector.k + 1:
+            hit = rows[v["found"][rows]]
+            parts = {"clean": v["clean"][rows], "noisy": v["noisy"][rows], "adversarial": v["adversarial"][place[hit]]}
+            with torch.no_grad():
+                for name, part in parts.items():
+                    found[name].append(detector.among(part, v["clean"][rows]))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def odds(detector: FittedDetector, f: Tensor) -> Any:
+    """What the fitted regression says of features."""
+    return (((f - detector.mean) / detector.std) @ detector.weight + detector.bias).cpu().numpy()
+
+
+def rates(detector: FittedDetector, f: dict[str, Tensor], v: Versions | None, theta: float) -> dict[str, Any]:
+    """Table 4's criteria at the detector's own threshold, and what the paper does not print."""
+    scores = {name: odds(detector, part) for name, part in f.items()}
+    flags = {name: flagged(s, detector.own_theta) for name, s in scores.items()}
+    passed = np.concatenate([scores["clean"], scores["noisy"]])
+    entry: dict[str, Any] = {
+        "n": len(scores["adversarial"]),
+        "auroc": auroc(passed, scores["adversarial"]),
+        "tpr_at_5": share(flagged(scores["adversarial"], threshold(passed, 0.05))),
+        **{f"nadv_{name}": float((~flags[name]).mean()) for name in ("clean", "noisy")},
+    }
+    if v is not None:
+        accepted = criteria(flags["adversarial"], v["right"], np.concatenate([flags["clean"], flags["noisy"]]))
+        fooled = v["clean_right"][v["found"].numpy()] & ~v["right"]
+        entry |= accepted
+        entry["succeeded"] = {"n": int(fooled.sum()), "auroc": auroc(passed, scores["adversarial"][fooled])}
+        entry["clean_accuracy"] = float(v["clean_right"].mean())
+        entry["clean_and_accepted"] = float((v["clean_right"] & ~flags["clean"]).mean())
+        entry["fpr_set_two_at_5"] = float(flagged(scores["clean"], theta).mean())
+    return entry
+
+
+def guides(images: Any, path: Path, a_class: int = 3) -> str:
+    """A file with the first images of each class, whose codes an attack may imitate."""
+    chosen = torch.cat([(images.labels == t).nonzero()[:a_class, 0] for t in images.labels.unique()])
+    x, y, _ = images.__getitems__(chosen.tolist())
+    save_file({"images": x, "labels": y}, path)
+    return str(path)
+
+
+def joint_attack(options: Any, layer: str, imitated: str) -> Joint:
+    """Both constraints by Auto-PGD, also towards the likeliest wrong classes; selective, orthogonal; others' codes."""
+    shared: dict[str, Any] = {"eps": options.eps, "steps": options.joint_steps, "random_start": True}
+    aware: list[Attack] = [DetectorAwareAPGD(**shared, detector_weight=w) for w in options.weights]
+    aware += [DetectorAwareAPGD(**shared, detector_weight=options.weights[0], targeted=True)]
+    aware += [DetectorAwarePGD(**shared, combine="selective"), DetectorAwarePGD(**shared, combine="orthogonal")]
+    matching = FeatureAdversary(layer, imitated, **shared)
+    return Joint([*aware, matching], restarts=options.joint_restarts, n_targets=options.joint_targets)
+
+
+def joint(detector: FittedDetector, theta: float, images: Any, train: Any, options: Any) -> dict[str, Any]:
+    """Share of `images` where nothing gets past both: PGD, it and the joint attack, the latter in a large ball."""
+    x, y, index = images.__getitems__(list(range(min(options.joint_images, len(images)))))
+    model = Guarded(detector.classifier, detector).eval()
+    detector.theta = theta
+    entry: dict[str, Any] = {"n": len(x), "theta": theta}
+    large = argparse.Namespace(**{**vars(options), "eps": 0.5, "joint_restarts": 1})
+    layer = detector.encoder if isinstance(detector, ERDetector) else bends(detector.classifier)[-1]
+    gone: dict[str, Any] = {}
+    with TemporaryDirectory() as folder:
+        imitated = guides(train, Path(folder) / "guides.safetensors")
+        attacks: dict[str, Attack] = {"pgd": attacks_of(options)["pgd"]}
+        attacks |= {
+            "joint": joint_attack(options, layer, imitated),
+            "joint_eps_0.5": joint_attack(large, layer, imitated),
+        }
+        for name, attack in attacks.items():
+            z = attack(model, x, y, Noise.keyed(SEED, index).fork(name))
+            with torch.no_grad():
+                wrong, silent = model(z).argmax(1) != y, model.detector.score(z) <= theta
+            gone[name] = {"wrong": wrong, "both": wrong & silent}
+    for name, found in gone.items():
+        both = found["both"] | (gone["pgd"]["both"] if name == "joint" else False)
+        share = float(1 - both.double().mean())
+        entry[name] = {"stands": share, "interval": wilson(share, len(x))}
+        entry[name]["stands_without_detector"] = float(1 - found["wrong"].double().mean())
+    return entry
+
+
+def table(title: str, detector: FittedDetector, network: nn.Module, data: Any, sets: Any, options: Any) -> Any:
+    """Every row of one detector: trained on each attack, tested on each."""
+    two, chosen = sets
+    rows: dict[str, Any] = {"width": None, "rows": {}}
+    start = time.perf_counter()
+    detector.eval().fit_reference(data.dataset("train"), 200)
+    if densities := getattr(detector, "densities", None):
+        rows["width"], rows["log_density_by_width"] = float(densities.width), densities.curve
+    for paired in (False, True) if isinstance(detector, LID) else (False,):
+        known = {name: features_of(detector, v, paired) for name, v in chosen["one"].items()}
+        asked = {name: features_of(detector, v, paired) for name, v in chosen["two"].items()}
+        for trained, f in known.items():
+            if not len(f["adversarial"]):
+                print(f"{title}: {trained} found nothing in set I, so nothing is fitted on it")
+                continue
+            detector.fit_detector(f["clean"], f["noisy"], f["adversarial"])
+            theta = threshold(odds(detector, f["clean"]), 0.05)
+            for tested, g in asked.items():
+                v = None if paired else chosen["two"][tested]
+                name = f"{trained} -> {tested}" + " (paired)" * paired
+                rows["rows"][name] = rates(detector, g, v, theta)
+            if trained == options.joint_trained_on and not paired:
+                rows["theta_val"] = threshold(score_images(detector, data.dataset("val"), 200, SEED), 0.05)
+                rows["joint"] = joint(detector, theta, two, data.dataset("train"), options)
+    rows["seconds"] = round(time.perf_counter() - start, 1)
+    print(f"\n{title}: width {rows['width']}, {rows['seconds']} s")
+    for name, r in rows["rows"].items():
+        if "acc_com" in r:
+            shown = " ".join("  -  " if v is None else f"{100 * v:5.1f}" for v in (r[k] for k in COLUMNS))
+            print(f"  {name:22s} {shown} | AUROC {words(r['auroc'])}, succeeded {words(r['succeeded']['auroc'])}")
+        else:
+            print(f"  {name:22s} AUROC {words(r['auroc'])}")
+    if "joint" in rows:
+        said = {k: (v["stands"], v["stands_without_detector"]) for k, v in rows["joint"].items() if isinstance(v, dict)}
+        print(
+            f"  stands at 5 % false positives, with and without detector (n {rows['joint']['n']}): {said}", flush=True
+        )
+    return rows
+
+
+def share(flags: Any) -> float | None:
+    return float(flags.mean()) if len(flags) else None
+
+
+def words(area: float | None) -> str:
+    return "-" if area is None else f"{area:.3f}"
+
+
+COLUMNS = ("acc_nadv", "acc_com", "acc_adv", "acc_cla")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--er", type=Path, help="checkpoint of an ER-Classifier: ER1, ER2")
+    add("--er-minus", type=Path, help="of an ER-Classifier without adversarial training: ER1-minus, ER2-minus")
+    add("--undefended", type=Path, help="of a plain network: KD, LID")
+    add("--output", type=Path, required=True)
+    add("--root", help="folder of the data, where it is not the checkpoint's")
+    add("--train-limit", type=int, help="training images in the banks; default: all")
+    add("--test-limit", type=int, help="test images; default: all")
+    add("--eps", type=float, default=0.3)
+    add("--steps", type=int, default=40)
+    add("--step-size", type=float, default=0.01)
+    add("--cw-eps", type=float, default=5.49, help="0.007 times 784 pixels")
+    add("--cw-steps", type=int, default=1000)
+    add("--cw-consts", type=int, default=9)
+    add("--cw-step-size", type=float, default=0.01)
+    add("--cw-const", type=float, default=0.001)
+    add("--kappa", type=float, default=9.0)
+    add("--confident", type=int, default=100, help="images of the high-confidence test")
+    add("--joint-images", type=int, default=1000)
+    add("--joint-steps", type=int, default=200)
+    add("--joint-restarts", type=int, default=10)
+    add("--joint-targets", type=int, default=9)
+    add("--joint-trained-on", default="pgd")
+    add("--weights", type=float, nargs="+", default=[0.1, 1, 10, 100], help="of the detector in the joint attack")
+    add("--note", default="")
+    options = parser.parse_args()
+    files = {"undefended": options.undefended, "er": options.er, "er_minus": options.er_minus}
+    detectors: dict[str, dict[str, Any]] = {
+        "undefended": {"KD": KernelDensity, "LID": LID},
+        "er": {"ER1": ERDetector, "ER2": lambda net: ERDetector(net, code="combined")},
+        "er_minus": {"ER1-minus": ERDetector, "ER2-minus": lambda net: ERDetector(net, code="combined")},
+    }
+    figures: dict[str, Any] = {}
+    for place, path in files.items():
+        if path is None:
+            continue
+        network, spec = load_network(path)
+        assert spec is not None
+        moved = {"root": options.root} if options.root else {}
+        limits = {"train_limit": options.train_limit, "test_limit": options.test_limit}
+        data = build({**spec, "init_args": {**spec["init_args"], **moved, **limits}}, catalogue(datamodules))
+        one = set_one(data.dataset("test"), SEED)
+        two = set_two(data.dataset("test"), frozenset(one.indices.tolist()))
+        chosen: dict[str, dict[str, Versions]] = {"one": {}, "two": {}}
+        for name, attack in attacks_of(options).items():
+            few = two.select(torch.arange(min(options.confident, len(two)))) if name == "cw_confident" else two
+            chosen["two"][name] = versions(network, few, attack)
+            if name != "cw_confident":
+                chosen["one"][name] = versions(network, one, attack)
+        made = {k: {**{f: v[f] for f in ("l2", "noise_std")}, "n": len(v["right"])} for k, v in chosen["two"].items()}
+        print(f"{place}: {json.dumps(made)}", flush=True)
+        figures[place] = {"adversarial": made}
+        for title, make in detectors[place].items():
+            figures[place][title] = table(title, make(network), network, data, (two, chosen), options)
+    settings = {k: v for k, v in vars(options).items() if k not in (*files, "output", "root", "note")} | {"seed": SEED}
+    checkpoints = {name: path for name, path in files.items() if path is not None}
+    record_benchmark(options.output, checkpoints, settings, figures, options.note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""Keeping the figure of a benchmark: a file, and TensorBoard where it is asked for."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from adversarial_lightning.evaluation.report.figures import Drawn
+
+
+def keep(figure: Figure, path: Path, tensorboard: Path | None = None) -> None:
+    """Write `figure` to the PNG file `path` and, under the name of the file, to the folder `tensorboard`."""
+    pixels = Drawn(path.stem, figure, "", "").pixels()
+    Image.fromarray(pixels).save(path)
+    if tensorboard:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        with SummaryWriter(str(tensorboard)) as writer:
+            writer.add_image(path.stem, pixels, dataformats="HWC")

@@ -1,0 +1,236 @@
+"""Figures 2, 4 to 7, 9 and 10 to 12 and Tables 4 to 6 of RIDE's paper as data, on images with one network each.
+
+python -m adversarial_lightning.reproduce.ride_figures --checkpoint CNN --output DIR
+    [--defense configs/defenses/ride_mnist_fast.yaml]
+    [--images 50] [--eps 0.1 0.2] [--panels 5a 5b 5c 5d 9] [--every 20]
+
+Writes trace.csv (Figs. 2 and 6: per image and iteration the confidences of all classes and the distances), figures.json
+(Figs. 4, 5, 7 and 9, Tables 4 to 6) and grid.npz (Figs. 10 to 12), then draws them (ride_pictures.py). Distances are
+mean absolute differences in grey levels, 0 to 255. Figs. 2 to 6, the sweeps of filters and the grid are gray boxes:
+PGD-40 (and FGSM) on the bare classifier; their x axis is the iteration of the fit. Fig. 7 is the white box: PGD with
+BPDA through a complete fresh fit in each of 10 steps of eps / 5, from the image itself.
+"""
+
+import argparse
+import csv
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from adversarial_lightning import datamodules
+from adversarial_lightning.attacks import FGSM, PGD, Attack, Noise, drawing
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.checkpoints.spec import build, catalogue
+from adversarial_lightning.configs import FOLDER
+from adversarial_lightning.defenses import RIDE, Median, Purified, Purifier, TVBregman, TVChambolle
+from adversarial_lightning.evaluation.outcomes.outcome import defender, predict
+from adversarial_lightning.reproduce.record import record_benchmark
+from adversarial_lightning.reproduce.ride_pictures import draw
+
+SWEEPS: dict[str, tuple[type[Purifier], list[float]]] = {
+    "median": (Median, [3, 5, 7, 9, 11]),
+    "bregman": (TVBregman, [0.075, 0.125, 0.25, 0.5, 0.75, 1, 2, 5, 10, 20, 50]),
+    "chambolle": (TVChambolle, [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75]),
+}
+
+
+def panels(settings: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What each curve of each panel changes in the `settings` of RIDE; all curves take as many iterations."""
+    once = {"steps": settings["steps"] * settings["stages"], "stages": 1}
+    prior = {"random_input": True, "noisy_target": False}
+    kinds = {"DIP": once | prior, "I-DIP": prior, "DAE": once, "RIDE": {}}
+    bare = {f"{name}, no dropout": change | {"dropout": 0.0} for name, change in kinds.items()}
+    ratios = [(p, noisy) for p in (0.9, 0.8) for noisy in (True, False)]
+    return {
+        "5a": kinds | bare,
+        "5b": {f"n {n}": {"samples": n} for n in (1, 2, 4, 8)},
+        "5c": {f"alpha {alpha:g}": {"alpha": alpha} for alpha in (0.7, 0.8, 0.9, 0.95, 1.0)},
+        "5d": {f"sigma {sigma:g}": {"sigma": sigma} for sigma in (0.0, 0.05, 0.1, 0.2, 0.5, 2.0)},
+        "9": {
+            f"p {p:g}, {'noisy' if noisy else 'fixed'} target": {"mask_ratio": p, "noisy_target": noisy}
+            for p, noisy in ratios
+        },
+    }
+
+
+def levels(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference (B,) of images in [0, 1], in grey levels."""
+    return 255 * (a - b).abs().flatten(1).mean(1)
+
+
+@torch.no_grad()
+def confidences(classifier: nn.Module, x: Tensor) -> Tensor:
+    """Probabilities (B, K)."""
+    p: Tensor = classifier(x).softmax(1)
+    return p
+
+
+def follow(classifier: nn.Module, ride: RIDE, z: Tensor, x: Tensor, noise: Noise, every: int) -> list[dict[str, Any]]:
+    """Along the fits to `z`, whose clean images are `x`: one row a look, from the images themselves at iteration 0.
+
+    Each has "iteration", "stage", and for all images "confidences" (B, K), "dist2gt" and "dist2adv" (B,).
+    """
+    parts = []
+    for rows in torch.arange(len(z)).split(ride.images_per_pass(z)):
+        looks = [(0, 0, z[rows])]
+        looks += [(m.iteration, m.stage, m.estimate) for m in ride.run(z[rows], noise[rows], every)]
+        parts.append([(i, t, confidences(classifier, e), levels(e, x[rows]), levels(e, z[rows])) for i, t, e in looks])
+    names = ("confidences", "dist2gt", "dist2adv")
+    return [
+        {"iteration": look[0][0], "stage": look[0][1]}
+        | {name: torch.cat([part[k] for part in look]).cpu() for k, name in enumerate(names, 2)}
+        for look in zip(*parts, strict=True)
+    ]
+
+
+def curves(rows: list[dict[str, Any]], y: Tensor) -> dict[str, list[float]]:
+    """What `follow` saw as means over the images, by iteration: Figs. 4, 5 and 9."""
+    return {
+        "iteration": [row["iteration"] for row in rows],
+        "accuracy": [float((row["confidences"].argmax(1) == y.cpu()).float().mean()) for row in rows],
+        "dist2gt": [float(row["dist2gt"].mean()) for row in rows],
+        "dist2adv": [float(row["dist2adv"].mean()) for row in rows],
+    }
+
+
+def white_box(model: Purified, x: Tensor, y: Tensor, index: Tensor, pgd: PGD, draws: int) -> dict[str, Any]:
+    """Fig. 7: PGD through the purifier, looked at in each step, and its end under the defender's own draws.
+
+    "adversarial" and "defended" are the accuracies of the bare classifier on the attacker's images, as they are and as
+    the purifier made them in that step; the last of them are the end, in the first of the defender's draws.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []
+    watch = model.purifier.register_forward_hook(lambda _, args, out: seen.append((args[0].detach(), out.detach())))
+    try:
+        z = pgd(model, x, y, Noise.keyed(0, index).fork("attacker"))
+    finally:
+        watch.remove()
+    noises = defender(0, index, draws if model.purifier.stochastic else 1)
+    with drawing(model, noises[0]), torch.no_grad():
+        seen.append((z, model.purifier(z)))
+    right = torch.stack([predict(model, z, y, [noise])[1] for noise in noises]).float()
+    g = seen[-1][1]
+    hits = [[float((confidences(model.classifier, v).argmax(1) == y).float().mean()) for v in pair] for pair in seen]
+    distances = {"defend2adv": levels(g, z), "adv2gt": levels(z, x), "defend2gt": levels(g, x)}
+    return {
+        "adversarial": [a for a, _ in hits],
+        "defended": [d for _, d in hits],
+        "end": {"draws": len(noises), "mean": float(right.mean()), "worst": float(right.amin(0).mean())},
+        "distances": {name: values.tolist() for name, values in distances.items()},
+    }
+
+
+def sweep(network: nn.Module, views: dict[str, Tensor], y: Tensor) -> list[dict[str, Any]]:
+    """Tables 4 to 6: accuracy behind every filter that fits the images, on each of the `views` of them."""
+    rows = []
+    for name, (kind, values) in SWEEPS.items():
+        for value in values if kind is not Median else [v for v in values if v <= min(views["clean"].shape[2:])]:
+            purifier = kind(int(value) if kind is Median else value)
+            hits = {k: confidences(network, purifier(v)).argmax(1) == y for k, v in views.items()}
+            rows.append({"filter": name, "value": value} | {k: float(h.float().mean()) for k, h in hits.items()})
+    return rows
+
+
+def gray_box(network: nn.Module, x: Tensor, y: Tensor, index: Tensor, radii: list[float]) -> dict[str, Tensor]:
+    """Clean images, and what FGSM and PGD-40 on the bare classifier make of them, by name."""
+    views, noise = {"clean": x}, Noise.keyed(0, index).fork("attacker")
+    for eps in radii:
+        attacks: dict[str, Attack] = {"fgsm": FGSM(eps=eps), "pgd": PGD(eps=eps, steps=40)}
+        views |= {f"{name}_{eps:g}": attack(network, x, y, noise) for name, attack in attacks.items()}
+    return views
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Everything, into the folder of the output."""
+    network, spec = load_network(options.checkpoint)
+    data = build(spec, catalogue(datamodules))
+    settings = yaml.safe_load(Path(options.defense).read_text())[0]["init_args"]["purifier"]["init_args"]
+    settings = {"steps": 2000, "stages": 5} | settings
+    ride, wanted = RIDE(**settings), list(range(options.images))
+    network.to(options.device)
+    x, y, index = (v.to(options.device) for v in data.dataset("test").__getitems__(wanted))
+    held_x, held_y, held_index = (v.to(options.device) for v in data.dataset("val").__getitems__(wanted))
+    views = gray_box(network, x, y, index, options.eps)
+    z, noise = views[f"pgd_{options.eps[-1]:g}"], Noise.keyed(0, index).fork("defender")
+    found: dict[str, Any] = {
+        "bare": {k: float((confidences(network, v).argmax(1) == y).float().mean()) for k, v in views.items()}
+    }
+    found["sweep"] = {
+        "test": sweep(network, views, y),
+        "val": sweep(network, gray_box(network, held_x, held_y, held_index, options.eps), held_y),
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    seen = follow(network, ride, z, x, noise, options.every)
+    write_trace(seen, y, options.output / "trace.csv")
+    found["panels"] = {}
+    for panel in options.panels:
+        changes = panels(settings)[panel].items()
+        runs = {name: follow(network, RIDE(**settings | c), z, x, noise, options.every) for name, c in changes}
+        found["panels"][panel] = {name: curves(rows, y) for name, rows in runs.items()}
+    defenses: dict[str, Purifier] = {"median": Median(3), "bregman": TVBregman(), "RIDE": ride}
+    found["clean"], found["seconds"], grid = {}, {}, {"clean": x, "adversarial": z}
+    for name, purifier in defenses.items():
+        with drawing(purifier, noise), torch.no_grad():
+            start = time.perf_counter()
+            found["clean"][name] = float((confidences(network, purifier(x)).argmax(1) == y).float().mean())
+            found["seconds"][name] = (time.perf_counter() - start) / len(x)
+            grid[name] = purifier(z)
+    found["white_box"] = {f"{eps:g}": {} for eps in options.eps}
+    for eps in options.eps:
+        pgd = PGD(eps=eps, steps=10, step_size=eps / 5, random_start=False)
+        for name, purifier in defenses.items():
+            model = Purified(network, purifier)
+            found["white_box"][f"{eps:g}"][name] = white_box(model, x, y, index, pgd, options.draws)
+    used = {"seed": 0, "images": options.images, "eps": options.eps, "every": options.every, "ride": settings}
+    record_benchmark(
+        options.output / "figures.json", {"classifier": Path(options.checkpoint)}, used, found, options.note
+    )
+    pixels = {name: (255 * v[:10]).round().to("cpu", torch.uint8).numpy() for name, v in grid.items()}
+    answers = {f"{name} class": confidences(network, v[:10]).argmax(1).cpu().numpy() for name, v in grid.items()}
+    arrays: dict[str, Any] = {"label": y[:10].cpu().numpy(), **pixels, **answers}
+    np.savez_compressed(options.output / "grid.npz", **arrays)
+
+
+def write_trace(rows: list[dict[str, Any]], y: Tensor, path: Path) -> None:
+    """One line an image and look: Figs. 2 and 6."""
+    classes = rows[0]["confidences"].shape[1]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["image", "label", "iteration", "stage", "dist2gt", "dist2adv", *map("p{}".format, range(classes))]
+        )
+        for i, label in enumerate(y.tolist()):
+            for row in rows:
+                numbers = [row["dist2gt"][i], row["dist2adv"][i], *row["confidences"][i]]
+                writer.writerow([i, label, row["iteration"], row["stage"], *(f"{v:.5g}" for v in map(float, numbers))])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="the classifier")
+    add("--output", type=Path, required=True)
+    add("--defense", default=FOLDER / "defenses" / "ride_mnist_fast.yaml", help="YAML file with RIDE")
+    add("--images", type=int, default=50, help="the first so many test images")
+    add("--eps", type=float, nargs="+", default=[0.1, 0.2], help="linf radii; the last is that of Figs. 2 to 6 and 9")
+    add("--panels", nargs="*", default=["5a"], choices=["5a", "5b", "5c", "5d", "9"])
+    add("--every", type=int, default=20, help="iterations of the fit between looks")
+    add("--draws", type=int, default=5, help="fresh fits that judge the end of the white box")
+    add("--device", default="cpu")
+    add("--note", default="", help="what a reader must know about this run")
+    options = parser.parse_args(argv)
+    measure(options)
+    draw(options.output)
+    found = json.loads((options.output / "figures.json").read_text())["figures"]
+    ends = {eps: {n: w["end"] for n, w in rows.items()} for eps, rows in found["white_box"].items()}
+    print(json.dumps({"bare": found["bare"], "clean": found["clean"], "white_box": ends}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

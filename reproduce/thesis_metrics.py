@@ -1,0 +1,149 @@
+"""The thesis' own figures for checkpoints (Matyasko 2020, Tables 3.1 and 3.2), the histogram of Fig. 3.6 and pictures.
+
+python -m adversarial_lightning.reproduce.thesis_metrics NAME=CKPT ... --output DIR [--images 1000] [--split test]
+    [--eps 0.2]
+    [--space input|preprocessed] [--data-root DIR]
+
+evaluate.py is what robust accuracies come from. Here are the definitions that it does not share: FGSM without clipping,
+rho of perturbations that may leave [0, 1], its three averages, and attacks on images that were preprocessed beforehand
+(Table 3.2, whitened: --space preprocessed --eps 0.05). The images are those that the first checkpoint names.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from scipy.stats import gaussian_kde
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
+
+from adversarial_lightning import datamodules
+from adversarial_lightning.attacks import DeepFool, HighConfidence
+from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.norms import NORMS
+from adversarial_lightning.attacks.core.objectives import ce
+from adversarial_lightning.attacks.deepfool import relative_robustness
+from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.checkpoints.spec import build, catalogue
+from adversarial_lightning.evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
+from adversarial_lightning.networks import Whiten
+from adversarial_lightning.networks.eval_mode import guard
+
+
+def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: int = 50) -> dict[str, Any]:
+    """Error, FGSM error and rho of `network` on images (N, C, H, W) in [0, 1]; "each" holds rho of every correct one.
+
+    rho_correct is eq. 3.20; rho_all counts misclassified images as 0 (eq. 4.9); rho_predicted moves every image away
+    from what the network says. Failures of DeepFool keep their r, as in the thesis: "found" is its success rate.
+    """
+    parts = []
+    attack = DeepFool(steps=steps, max_step=0.5, box=False)
+    with guard(network):
+        for x_, y_ in zip(x.split(250), y.split(250), strict=True):
+            with torch.no_grad():
+                predicted = network(x_).argmax(1)
+            step = eps * input_gradient(network, x_, y_, ce)[0].sign()
+            r, found = attack.displacement(network, x_, y_)
+            away, _ = attack.displacement(network, x_, predicted)
+            with torch.no_grad():
+                free, clipped = (network(z).argmax(1) != y_ for z in (x_ + step, (x_ + step).clamp(0, 1)))
+            parts.append((predicted == y_, free, clipped, r, found, away))
+    correct, free, clipped, r, found, away = (torch.cat(column) for column in zip(*parts, strict=True))
+    lit = correct & (NORMS["l2"].distance(x) > 0)  # of a black image there is no relative length
+    each = NORMS["l2"].distance(r)[lit] / NORMS["l2"].distance(x)[lit]
+    return {
+        "n": len(x),
+        "error": float((~correct).float().mean()),
+        "fgsm_error_unclipped": float(free.float().mean()),
+        "fgsm_error_clipped": float(clipped.float().mean()),
+        "rho_correct": float(relative_robustness(r, x, correct)),
+        "rho_all": float(relative_robustness(r * correct.view(-1, 1, 1, 1), x)),
+        "rho_predicted": float(relative_robustness(away, x)),
+        "found": float(found[correct].float().mean()),
+        "each": each.tolist(),
+    }
+
+
+def whitened(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """What is left of a network behind its whitening, and the whitened images. ValueError for one without."""
+    layers = getattr(network, "layers", None)
+    if not isinstance(layers, nn.Sequential) or not isinstance(layers[0], Whiten):
+        raise ValueError(f"{type(network).__name__} does not start with networks.Whiten: use --space input")
+    with torch.no_grad():
+        return nn.Sequential(*layers[1:]), torch.cat([layers[0](part) for part in x.split(250)])
+
+
+def examples(networks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+    """Figs. 3.1 and 3.7, (3, H', W'): the images `x`, and below them what DeepFool makes of them for each network."""
+    attack = DeepFool(steps=50, max_step=0.5)
+    grid: Tensor = make_grid(torch.cat([x, *(attack(network, x, y) for network in networks)]), nrow=len(x))
+    return grid
+
+
+def histogram(rho: Mapping[str, list[float]], path: Path) -> None:
+    """Kernel densities of rho, one line a model (Fig. 3.6)."""
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for name, values in rho.items():
+        grid = np.linspace(0, 1.05 * max(map(max, rho.values())), 300)
+        axes.plot(grid, gaussian_kde(values)(grid), label=name)
+    axes.set(xlabel=r"$\|r\|_2 / \|x\|_2$", ylabel="density")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="NAME=CKPT")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--split", default="test", choices=["test", "val"])
+    parser.add_argument("--eps", type=float, default=0.2, help="of FGSM")
+    parser.add_argument("--space", default="input", choices=["input", "preprocessed"])
+    parser.add_argument("--data-root")
+    options = parser.parse_args()
+    loaded = {name: load_network(path) for name, _, path in (model.partition("=") for model in options.models)}
+    spec = next(iter(loaded.values()))[1]
+    if spec is None:
+        raise SystemExit("the first checkpoint does not say which data it was trained on")
+    if options.data_root:
+        spec["init_args"]["root"] = options.data_root
+    images = build(spec, catalogue(datamodules)).dataset(options.split)
+    x, y, _ = images.__getitems__(list(range(options.images)))
+    firsts = torch.stack([(y == k).nonzero()[0, 0] for k in y.unique()])
+    options.output.mkdir(parents=True, exist_ok=True)
+    board = SummaryWriter(str(options.output))
+    rows: dict[str, dict[str, Any]] = {}
+    names = ("error", "fgsm_error_unclipped", "fgsm_error_clipped", "rho_correct", "rho_all", "rho_predicted", "found")
+    print("| model |", " | ".join(names), "|\n|---" + "|---" * len(names) + "|")
+    pictures = {"examples": examples([network for network, _ in loaded.values()], x[firsts], y[firsts])}
+    for name, (network, _) in loaded.items():
+        behind, seen = whitened(network, x) if options.space == "preprocessed" else (network, x)
+        rows[name] = metrics(behind, seen, y, options.eps)
+        print(f"| {name} |", " | ".join(f"{rows[name][key]:.4f}" for key in names), "|", flush=True)
+        pictures[f"{name}/targets"] = target_grid(
+            network, HighConfidence(confidence=0.95, targeted=True), x[firsts], y[firsts]
+        )
+        pictures[f"{name}/confidence"] = confidence_grid(network, HighConfidence(), x[firsts], y[firsts], CONFIDENCES)
+        board.add_histogram(f"{name}/rho", torch.tensor(rows[name]["each"]))
+    for kind, picture in pictures.items():
+        board.add_image(kind, picture)
+        plt.imsave(options.output / f"{kind.replace('/', '_')}.png", picture.permute(1, 2, 0).numpy())
+    histogram({name: row["each"] for name, row in rows.items()}, options.output / "rho.png")
+    figures = {name: {key: value for key, value in row.items() if key != "each"} for name, row in rows.items()}
+    (options.output / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n")
+    board.close()
+
+
+if __name__ == "__main__":
+    main()
