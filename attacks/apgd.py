@@ -55,7 +55,7 @@ class APGD(Attack):
         random_start: start at a random point of the sphere (l1: of the ball) instead of the image.
         multi_eps: spend 30 % of the steps at 3 eps and 30 % at 2 eps first (Croce and Hein 2021, sec. 3.2; for l1).
         rho: share of steps that must have raised the loss for the step size to stay.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     norm: NormName = "linf"
@@ -66,12 +66,12 @@ class APGD(Attack):
     random_start: bool = True
     multi_eps: bool = False
     rho: float = 0.75
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(0, eps=self.eps)
-        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         if not 0 < self.rho <= 1:
             raise ValueError(f"rho must lie in (0, 1], not {self.rho}")
 
@@ -109,8 +109,8 @@ class APGD(Attack):
                 hits.add_(fools(seen, y, targeted=True) if self.targeted else fools(seen, label, targeted=False))
                 return loss(logits)
 
-            gradient, value = input_gradient(model, z, y, counted, self.samples)
-            rank = (2 * hits > self.samples).long() + (2 * misses > self.samples)
+            gradient, value = input_gradient(model, z, y, counted, self.eot_samples)
+            rank = (2 * hits > self.eot_samples).long() + (2 * misses > self.eot_samples)
             return gradient, value.nan_to_num_(-torch.inf), rank
 
         return look

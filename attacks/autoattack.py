@@ -50,7 +50,7 @@ class AutoAttack(Attack):
             raise ValueError("version plus is defined for norm linf and l2, not for l1: use version: standard")
 
     @property
-    def samples(self) -> int:
+    def eot_samples(self) -> int:
         """Gradients averaged in each step (EOT)."""
         return 20 if self.version == "rand" else 1
 
@@ -58,8 +58,8 @@ class AutoAttack(Attack):
         """The attacks in their order, for a model with so many classes."""
         norm, eps, l1 = self.norm, self.eps, self.norm == "l1"
         sparse = l1 and self.version == "standard"
-        ce = APGD(norm, eps, loss="ce", multi_eps=sparse, samples=self.samples)
-        dlr = APGD(norm, eps, loss="dlr" if classes > 2 else "margin", samples=self.samples)
+        ce = APGD(norm, eps, loss="ce", multi_eps=sparse, eot_samples=self.eot_samples)
+        dlr = APGD(norm, eps, loss="dlr" if classes > 2 else "margin", eot_samples=self.eot_samples)
         aimed = APGD(norm, eps, loss="dlr" if classes > 3 else "margin", targeted=True, multi_eps=sparse)
         apgd_t = Targeted(aimed, n_targets=5 if l1 else 9)
         fab_t = Targeted(FAB(norm, search_steps=0, targeted=True), n_targets=9)

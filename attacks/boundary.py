@@ -32,7 +32,7 @@ class Boundary(Attack):
         start: uniform noise (MALADE's), or varied: also black and white squares, which reach more classes.
         starts: images that are tried as the start; where none fools, the image itself is returned.
         votes: forward passes a question, of which the majority decides: more than 1 for stochastic models. That is the
-            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `samples`.
+            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `eot_samples`.
         targeted: look for the class `y` instead of any but `y`.
     """
 

@@ -24,7 +24,7 @@ class BPDA(Combination):
     Raises ValueError for a model without a purifier, and for a purifier without what is asked for.
 
     Args:
-        attack: any attack that takes gradients; with `samples` it is BPDA + EOT.
+        attack: any attack that takes gradients; with `eot_samples` it is BPDA + EOT.
         backward: identity for the whole purifier; mean: the mean of 3 x 3 pixels; chain: the first `steps` steps of its
             chain without noise and clipping (its method ``quiet``); denoiser: one pass of its attribute ``denoiser``;
             frozen: what it has fitted to the image, held fixed (its method ``frozen``); unrolled: a fit of `steps`

@@ -92,7 +92,7 @@ class CW(Attack):
         kappa: logit margin by which the attack must win (the paper's confidence).
         abort_early: leave a const when a row's loss fell by less than 0.01 % in a tenth of the steps.
         targeted: look for the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -105,11 +105,11 @@ class CW(Attack):
     kappa: float = 0.0
     abort_early: bool = True
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(1, steps=self.steps, search_steps=self.search_steps, samples=self.samples)
+        at_least(1, steps=self.steps, search_steps=self.search_steps, eot_samples=self.eot_samples)
         at_least(0, kappa=self.kappa)
         between(0, math.inf, step_size=self.step_size, const=self.const)
 
@@ -124,7 +124,7 @@ class CW(Attack):
             before = torch.full_like(closest.length, torch.inf)
             for k in range(self.steps):
                 z = boxed(w)
-                gradient, value, logits = gradient_and_logits(model, z, y, loss, self.samples)
+                gradient, value, logits = gradient_and_logits(model, z, y, loss, self.eot_samples)
                 won = active & (value <= 0)
                 success |= closest.offer(z, logits, where=won) & won
                 if self.abort_early and k % max(1, self.steps // 10) == 0:
@@ -156,7 +156,7 @@ class CWLinf(Attack):
         min_tau: where a row is content, in pixels of [0, 1].
         kappa: logit margin by which the attack must win (the paper's confidence).
         targeted: look for the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -170,11 +170,11 @@ class CWLinf(Attack):
     min_tau: Radius = 1 / 256
     kappa: float = 0.0
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         at_least(0, kappa=self.kappa)
         between(0, math.inf, step_size=self.step_size, const=self.const, min_tau=self.min_tau)
         at_least(self.const, max_const=self.max_const)
@@ -191,7 +191,7 @@ class CWLinf(Attack):
             for _ in range(self.steps):
                 z = boxed(w)
                 d = z - x
-                gradient, value, logits = gradient_and_logits(model, z, y, loss, self.samples)
+                gradient, value, logits = gradient_and_logits(model, z, y, loss, self.eot_samples)
                 fooled = closest.offer(z, logits, where=active & (value <= 0)) & (value <= 0)
                 won = active & fooled & (norm.distance(d) <= tau)
                 reached = torch.where(won, norm.distance(d), reached)

@@ -55,7 +55,7 @@ class DAA(Attack):
         kernel_weight: the paper's c, weight of the interaction; the authors use 1.1 with ce and 10 with margin.
         loss: objective that the attack increases.
         targeted: decrease the objective for the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     norm: NormName = "linf"
@@ -66,13 +66,13 @@ class DAA(Attack):
     kernel_weight: float = 1.1
     loss: ObjectiveName = "ce"
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(0, eps=self.eps, kernel_weight=self.kernel_weight)
         at_least(0, step_size=self.step_size)
-        at_least(1, steps=self.steps, particles=self.particles, samples=self.samples)
+        at_least(1, steps=self.steps, particles=self.particles, eot_samples=self.eot_samples)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, objective = NORMS[self.norm], OBJECTIVES[self.loss]
@@ -80,7 +80,7 @@ class DAA(Attack):
         z = torch.stack([(x + norm.random(x, self.eps, noise)).clamp_(0, 1) for _ in range(self.particles)])
         for _ in range(self.steps):
             # One particle after the other: a stochastic model draws for the rows of one batch, not for M times as many.
-            gradient = torch.stack([input_gradient(model, p, y, objective, self.samples)[0] for p in z])
+            gradient = torch.stack([input_gradient(model, p, y, objective, self.eot_samples)[0] for p in z])
             direction = blob(z, -gradient if self.targeted else gradient, self.kernel_weight)
             for i in range(self.particles):
                 p = z[i] + step_size * norm.steepest(direction[i], z[i])

@@ -33,7 +33,7 @@ class DDN(Attack):
         levels: grey levels that every iterate is rounded to; none: no rounding.
         loss: objective that the direction follows.
         targeted: look for the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -46,11 +46,11 @@ class DDN(Attack):
     levels: int | None = None
     loss: Literal["ce", "margin", "dlr"] = "ce"
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         at_least(2, levels=self.levels)
         between(0, 1, gamma=self.gamma)
         between(0, math.inf, step_size=self.step_size, init_norm=self.init_norm)
@@ -63,7 +63,7 @@ class DDN(Attack):
         z = x
         for k in range(self.steps):
             alpha = self.step_size * (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2)
-            gradient, _, logits = gradient_and_logits(model, z, y, objective, self.samples)
+            gradient, _, logits = gradient_and_logits(model, z, y, objective, self.eot_samples)
             fooled = closest.offer(z, logits)
             flat = ~gradient.flatten(1).any(1)
             if flat.any():  # forked by step, so that a draw for one row shifts no other

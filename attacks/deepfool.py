@@ -54,7 +54,7 @@ class DeepFool(Attack):
         box: clip x + r to [0, 1] after every step.
         candidates: classes with the largest logits whose boundaries are considered.
         targeted: look for the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -66,11 +66,11 @@ class DeepFool(Attack):
     box: bool = True
     candidates: int = 10
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(1, steps=self.steps, candidates=self.candidates, samples=self.samples)
+        at_least(1, steps=self.steps, candidates=self.candidates, eot_samples=self.eot_samples)
         at_least(0, overshoot=self.overshoot)
         between(0, math.inf, max_step=self.max_step)
 
@@ -90,7 +90,7 @@ class DeepFool(Attack):
         for _ in range(self.steps):
             if done.all():
                 break
-            slopes, values = jacobian(model, x + r, towards, self.samples)
+            slopes, values = jacobian(model, x + r, towards, self.eot_samples)
             _, distance, w = nearest_boundary(values, slopes, self.norm)
             length = (distance + _NUDGE).clamp(max=torch.inf if self.max_step is None else self.max_step)
             length = torch.where(done | ~distance.isfinite(), 0, length)

@@ -34,7 +34,7 @@ class DetectorAwareAPGD(Attack):
         kappa: margin of the logits above which a label counts as fooled.
         targeted: `y` holds targets.
         random_start: start at a random point of the ball instead of the image.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     norm: NormName = "linf"
@@ -45,12 +45,12 @@ class DetectorAwareAPGD(Attack):
     kappa: float = 0.05
     targeted: bool = False
     random_start: bool = True
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(0, eps=self.eps, detector_weight=self.detector_weight, kappa=self.kappa)
-        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         if self.theta is not None and self.theta != self.theta:
             raise ValueError("theta must be a number, not nan")
 
@@ -58,8 +58,8 @@ class DetectorAwareAPGD(Attack):
         detector, theta = watching(model, self.theta)
 
         def look(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            lead, fooled, up = classify(model, z, y, "margin", self.targeted, self.samples)
-            slope, score = score_gradient(detector, z, self.samples)
+            lead, fooled, up = classify(model, z, y, "margin", self.targeted, self.eot_samples)
+            slope, score = score_gradient(detector, z, self.eot_samples)
             short, over = (self.kappa - lead).relu(), (score - theta).relu()
             value = -short - self.detector_weight * over.nan_to_num(nan=_NO_NUMBER, posinf=_NO_NUMBER)
             # At the threshold is flagged, by some detectors.

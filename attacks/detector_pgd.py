@@ -24,18 +24,18 @@ def without(a: Tensor, b: Tensor) -> Tensor:
     return (a - (a * unit).sum(1, keepdim=True) * unit).view(shape)
 
 
-def score_gradient(detector: Any, x: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Gradient (like `x`) and value (B,) of ``detector.score(x)``, averaged over `samples` draws."""
+def score_gradient(detector: Any, x: Tensor, eot_samples: int) -> tuple[Tensor, Tensor]:
+    """Gradient (like `x`) and value (B,) of ``detector.score(x)``, averaged over `eot_samples` draws."""
     x = x.detach().requires_grad_()
     gradient, mean = torch.zeros_like(x), x.new_zeros(len(x))
-    for _ in range(samples):
+    for _ in range(eot_samples):
         score: Tensor = detector.score(x)
         if not score.requires_grad or score.shape != (len(x),):
             raise ValueError(f"the score of {type(detector).__name__} must be differentiable with one value an image")
         gradient += torch.autograd.grad(score.sum(), x)[0]
         mean += score.detach()
     # A score that is not a number has no slope; its row goes on by the logit term alone.
-    return (gradient / samples).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), mean / samples
+    return (gradient / eot_samples).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), mean / eot_samples
 
 
 def watching(model: nn.Module, theta: float | None) -> tuple[Any, float]:
@@ -48,7 +48,7 @@ def watching(model: nn.Module, theta: float | None) -> tuple[Any, float]:
 
 
 def classify(
-    model: nn.Module, z: Tensor, y: Tensor, loss: ObjectiveName, targeted: bool, samples: int
+    model: nn.Module, z: Tensor, y: Tensor, loss: ObjectiveName, targeted: bool, eot_samples: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """How far `z` is on the wanted side (B,), whether it is there (B,), and the gradient towards it, in one pass."""
     seen: list[Tensor] = []
@@ -57,7 +57,7 @@ def classify(
         seen.append(logits.detach())
         return OBJECTIVES[loss](logits, y)
 
-    gradient, _ = input_gradient(model, z, y, objective, samples)
+    gradient, _ = input_gradient(model, z, y, objective, eot_samples)
     logits = torch.stack(seen).mean(0)
     lead, fooled = margin(logits, y), fools(logits, y, targeted)
     return (-lead, fooled, -gradient) if targeted else (lead, fooled, gradient)
@@ -90,7 +90,7 @@ class DetectorAwarePGD(Attack):
             (selective and orthogonal); keeps them from stopping on the boundary.
         loss: objective J.
         targeted: decrease J for the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     norm: NormName = "linf"
@@ -104,13 +104,13 @@ class DetectorAwarePGD(Attack):
     kappa: float = 0.05
     loss: ObjectiveName = "margin"
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(0, eps=self.eps, detector_weight=self.detector_weight, kappa=self.kappa)
         at_least(0, step_size=self.step_size)
-        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         if self.theta is not None and self.theta != self.theta:
             raise ValueError("theta must be a number, not nan")
 
@@ -122,8 +122,8 @@ class DetectorAwarePGD(Attack):
         best, excess = x, x.new_full((len(x),), torch.inf)  # of the score over the threshold, of the best point
         best_lead = torch.full_like(excess, -torch.inf)
         for k in range(self.steps + 1):
-            lead, fooled, up = classify(model, z, y, self.loss, self.targeted, self.samples)
-            slope, score = score_gradient(detector, z, self.samples)
+            lead, fooled, up = classify(model, z, y, self.loss, self.targeted, self.eot_samples)
+            slope, score = score_gradient(detector, z, self.eot_samples)
             over = (score - theta).clamp_min(0).nan_to_num(nan=torch.inf)
             at = score >= theta  # at the threshold is flagged, by some detectors
             over = torch.where(at, over.clamp_min(torch.finfo(x.dtype).tiny), over)

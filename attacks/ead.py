@@ -41,7 +41,7 @@ class EAD(Attack):
         fista: momentum; without it plain proximal gradient descent (ISTA).
         abort_early: leave a const when a row's loss fell by less than 0.01 % in a tenth of the steps.
         targeted: look for the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -57,11 +57,11 @@ class EAD(Attack):
     fista: bool = True
     abort_early: bool = True
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(1, steps=self.steps, search_steps=self.search_steps, samples=self.samples)
+        at_least(1, steps=self.steps, search_steps=self.search_steps, eot_samples=self.eot_samples)
         at_least(0, beta=self.beta, kappa=self.kappa)
         between(0, math.inf, step_size=self.step_size, const=self.const)
 
@@ -78,7 +78,7 @@ class EAD(Attack):
             success, active = torch.zeros_like(closest.done), ~closest.done
             before = torch.full_like(closest.length, torch.inf)
             for k in range(self.steps):
-                gradient, _, _ = gradient_and_logits(model, ahead, y, loss, self.samples)
+                gradient, _, _ = gradient_and_logits(model, ahead, y, loss, self.eot_samples)
                 size = self.step_size * (1 - k / self.steps) ** 0.5
                 smooth = ahead - size * (2 * (ahead - x) + column(search.const, x) * gradient)
                 last, z = z, shrink(smooth, x, self.beta)

@@ -81,7 +81,7 @@ class FeatureAdversary(Attack):
         random_start: start at a random point of the ball instead of the image; needed without guides, because the
             gradient of the distance to itself is zero at x.
         targeted: guides of the class `y` instead of guides of other classes.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     layer: str = ""
@@ -92,12 +92,12 @@ class FeatureAdversary(Attack):
     step_size: Radius | None = None
     random_start: bool = True
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(0, eps=self.eps, step_size=self.step_size)
-        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         if self.guides is None and self.targeted:
             raise ValueError("targeted needs guides: moving away from one's own representation has no target")
         if self.guides is None and not self.random_start:
@@ -117,7 +117,7 @@ class FeatureAdversary(Attack):
 
             z = (x + norm.random(x, self.eps, noise)).clamp_(0, 1) if self.random_start else x
             for _ in range(self.steps):
-                gradient, _ = input_gradient(phi, z, y, closeness, self.samples)
+                gradient, _ = input_gradient(phi, z, y, closeness, self.eot_samples)
                 z = z + step_size * norm.steepest(gradient, z)
                 z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
         return z

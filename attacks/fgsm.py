@@ -22,20 +22,20 @@ class FGSM(Attack):
         eps: radius, in pixels of [0, 1].
         loss: objective that the step increases.
         targeted: decrease the objective for the target `y` instead.
-        samples: gradients averaged (EOT), for stochastic models.
+        eot_samples: gradients averaged (EOT), for stochastic models.
     """
 
     norm: NormName = "linf"
     eps: Radius = 0.3
     loss: ObjectiveName = "ce"
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(0, eps=self.eps)
-        at_least(1, samples=self.samples)
+        at_least(1, eot_samples=self.eot_samples)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        gradient, _ = input_gradient(model, x, y, OBJECTIVES[self.loss], self.samples)
+        gradient, _ = input_gradient(model, x, y, OBJECTIVES[self.loss], self.eot_samples)
         return x + self.eps * NORMS[self.norm].steepest(-gradient if self.targeted else gradient, x)

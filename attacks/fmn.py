@@ -49,7 +49,7 @@ class FMN(Attack):
         gamma: first share by which the radius changes.
         gamma_final: last share, reached by a cosine.
         targeted: look for the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -60,11 +60,11 @@ class FMN(Attack):
     gamma: float = 0.05
     gamma_final: float = 0.001
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         between(0, math.inf, step_size=self.step_size)
         between(0, 1, gamma=self.gamma, gamma_final=self.gamma_final)
 
@@ -90,7 +90,7 @@ class FMN(Attack):
                 cosine(self.gamma, self.gamma_final, k, self.steps),
                 cosine(first, first / 100, k, self.steps),
             )
-            gradient, value, logits = gradient_and_logits(model, z, y, margin, self.samples)
+            gradient, value, logits = gradient_and_logits(model, z, y, margin, self.eot_samples)
             gradient = sign * gradient
             fooled = closest.offer(z, logits)
             if self.norm == "l0":

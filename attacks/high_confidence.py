@@ -29,11 +29,11 @@ def confidence_step(log_p: Tensor, w: Tensor, confidence: Tensor, max_step: floa
     return column(length / n, w) * w
 
 
-def closest_target(model: nn.Module, x: Tensor, y: Tensor, candidates: int = 10, samples: int = 1) -> Tensor:
+def closest_target(model: nn.Module, x: Tensor, y: Tensor, candidates: int = 10, eot_samples: int = 1) -> Tensor:
     """The class (B,), never `y`, whose linearised l2 boundary with `y` is nearest to `x` (B, ...)."""
     with torch.no_grad():
         others = rivals(model(x), y, candidates)
-    slopes, values = jacobian(model, x, lambda z: z.gather(1, others) - z.gather(1, y[:, None]), samples)
+    slopes, values = jacobian(model, x, lambda z: z.gather(1, others) - z.gather(1, y[:, None]), eot_samples)
     index, _, _ = nearest_boundary(values, slopes, "l2")
     return others.gather(1, index[:, None])[:, 0]
 
@@ -59,7 +59,7 @@ class HighConfidence(Attack):
         overshoot: share by which the result overshoots.
         candidates: classes with the largest logits that may become the target.
         targeted: `y` is the target.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -71,11 +71,11 @@ class HighConfidence(Attack):
     overshoot: float = 0.02
     candidates: int = 10
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(1, steps=self.steps, candidates=self.candidates, samples=self.samples)
+        at_least(1, steps=self.steps, candidates=self.candidates, eot_samples=self.eot_samples)
         at_least(0, overshoot=self.overshoot)
         between(0, 1, confidence=self.confidence)
         between(0, math.inf, max_step=self.max_step)
@@ -89,11 +89,11 @@ class HighConfidence(Attack):
         # Float32 rounds a probability to 1 where no attack could: the thesis' code has the same ceiling.
         confidence = clean.amax(1) if self.confidence is None else x.new_full((len(x),), self.confidence)
         confidence = confidence.clamp(1 / clean.shape[1] + 1e-3, 1 - 1e-4)
-        target = y if self.targeted else closest_target(model, x, y, self.candidates, self.samples)
+        target = y if self.targeted else closest_target(model, x, y, self.candidates, self.eot_samples)
         limit = math.inf if self.max_step is None else self.max_step
         r, z, active = torch.zeros_like(x), x, ~closest.done
         for k in range(self.steps + 1):
-            w, log_p, logits = gradient_and_logits(model, z, target, log_probability, self.samples)
+            w, log_p, logits = gradient_and_logits(model, z, target, log_probability, self.eot_samples)
             won = active & (log_p >= confidence.log()) & (logits.argmax(1) == target)
             closest.offer(z, logits, where=won)
             active = active & ~won

@@ -58,7 +58,7 @@ class JSMA(Attack):
         gamma: largest share of the values that may change (the paper's maximum distortion); half as many steps.
         candidates: classes, by logit, tried as targets.
         targeted: look for the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -69,11 +69,11 @@ class JSMA(Attack):
     gamma: float = 0.145
     candidates: int = 10
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(1, candidates=self.candidates, samples=self.samples)
+        at_least(1, candidates=self.candidates, eot_samples=self.eot_samples)
         if not 0 < self.theta <= 1:
             raise ValueError(f"theta must be above 0 and at most 1, not {self.theta}")
         if not 0 < self.gamma <= 1:
@@ -105,7 +105,7 @@ class JSMA(Attack):
             active = active & (l0_distance(z - x) < closest.length)  # nothing better can come of the other rows
             if not active.any():
                 return
-            slopes, _ = jacobian(model, z, heads, self.samples)
+            slopes, _ = jacobian(model, z, heads, self.eot_samples)
             slopes = sign * slopes.flatten(2)
             level = z.flatten(1)
             room = room & (level < 1 if sign > 0 else level > 0)

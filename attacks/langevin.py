@@ -37,7 +37,7 @@ class Langevin(Attack):
         start_std: standard deviation of the gaussian start.
         direction: unit (see above) or raw, the per-example gradient itself, the only one faithful to the density.
         targeted: descend on the cross-entropy of the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     norm: Literal["linf", "l2"] = "linf"
@@ -52,12 +52,12 @@ class Langevin(Attack):
     start_std: float = 0.001
     direction: Literal["unit", "raw"] = "unit"
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(0, eps=self.eps, noise_scale=self.noise_scale, start_std=self.start_std)
-        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         between(0, math.inf, step_size=self.step_size)
         if not 0 <= self.pull_per_step <= 1:
             name = "step_size * pull" if self.coupled else "pull"
@@ -97,6 +97,6 @@ class Langevin(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         z = self.begin(x, noise)
         for k in range(self.steps):
-            gradient, _ = input_gradient(model, z, y, OBJECTIVES["ce"], self.samples)
+            gradient, _ = input_gradient(model, z, y, OBJECTIVES["ce"], self.eot_samples)
             z = self.step(z, -gradient if self.targeted else gradient, x, noise, last=k == self.steps - 1)
         return z

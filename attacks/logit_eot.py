@@ -11,39 +11,39 @@ from adversarial_lightning.attacks.core.noise import Noise
 
 
 class MeanLogits(nn.Module):
-    """The mean of the logits of `samples` passes through a stochastic `model`."""
+    """The mean of the logits of `eot_samples` passes through a stochastic `model`."""
 
-    def __init__(self, model: nn.Module, samples: int) -> None:
+    def __init__(self, model: nn.Module, eot_samples: int) -> None:
         super().__init__()
-        self.model, self.samples = model, samples
+        self.model, self.eot_samples = model, eot_samples
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x)
-        for _ in range(self.samples - 1):
+        for _ in range(self.eot_samples - 1):
             logits = logits + self.model(x)
-        return logits / self.samples
+        return logits / self.eot_samples
 
 
 @dataclass(frozen=True)
 class LogitEOT(Combination):
-    """An attack on the mean logits of `samples` draws, instead of on the mean of their gradients.
+    """An attack on the mean logits of `eot_samples` draws, instead of on the mean of their gradients.
 
     Named for what it is: the gradient of a loss of mean logits is not the gradient of the expected loss (EOT, Athalye
-    et al. 2018), which is what `samples` of an attack computes. It suits defenders that average logits themselves, and
-    hands attacks without gradients a steadier score. All passes of a step are in memory at once.
+    et al. 2018), which is what `eot_samples` of an attack computes. It suits defenders that average logits themselves,
+    and hands attacks without gradients a steadier score. All passes of a step are in memory at once.
 
     Args:
         attack: the attack to run, a budget attack.
-        samples: passes whose logits are averaged.
+        eot_samples: passes whose logits are averaged.
     """
 
     attack: Attack
-    samples: int = 20
+    eot_samples: int = 20
 
     def __post_init__(self) -> None:
-        at_least(1, samples=self.samples)
+        at_least(1, eot_samples=self.eot_samples)
         if self.attack.kind != "budget":
             raise ValueError(f"attack must be a budget attack, {type(self.attack).__name__} is not")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        return self.attack.perturb(MeanLogits(model, self.samples), x, y, noise)
+        return self.attack.perturb(MeanLogits(model, self.eot_samples), x, y, noise)

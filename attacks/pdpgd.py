@@ -64,7 +64,7 @@ class PrimalDual(Attack):
         dual_step: step of the logarithm of rho.
         surrogate: h, hinge or softplus (smooth, for models on which the hinge stalls).
         targeted: `y` holds the classes to reach.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -80,11 +80,11 @@ class PrimalDual(Attack):
     dual_step: float = 0.1
     surrogate: Literal["hinge", "softplus"] = "hinge"
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
-        at_least(1, steps=self.steps, restarts=self.restarts, samples=self.samples)
+        at_least(1, steps=self.steps, restarts=self.restarts, eot_samples=self.eot_samples)
         at_least(0, finetune=self.finetune, runners_up=self.runners_up, spread=self.spread)
         at_least(1e-12, step_size=self.step_size, dual_step=self.dual_step)
         at_least(1e-6, ratio=self.ratio)
@@ -153,9 +153,9 @@ class PrimalDual(Attack):
         lambda_1 = torch.sigmoid(log_rho)  # lambda_2 = 1 - lambda_1
         for k in range(steps):
             logits = torch.empty(0)
-            gradient, _ = input_gradient(model, z, keep.y, h, self.samples)
+            gradient, _ = input_gradient(model, z, keep.y, h, self.eot_samples)
             length = keep.length
-            fooled = keep.offer(z, logits / self.samples)
+            fooled = keep.offer(z, logits / self.eot_samples)
             closer = keep.length < length
             if k == 0 and not finetuning:
                 log_rho = self.balance(gradient)

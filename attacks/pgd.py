@@ -29,7 +29,7 @@ class PGD(Attack):
         loss: objective that the attack increases.
         targeted: decrease the objective for the target `y` instead.
         momentum: decay factor of MIM's accumulated gradient; 0 for PGD.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
         start_std: the random start is Gaussian, of this standard deviation in pixels of [0, 1], and projected on the
             ball (TRADES); none: uniform in the ball.
     """
@@ -42,13 +42,13 @@ class PGD(Attack):
     loss: ObjectiveName = "ce"
     targeted: bool = False
     momentum: float = 0.0
-    samples: int = 1
+    eot_samples: int = 1
     start_std: Radius | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(0, eps=self.eps, momentum=self.momentum, step_size=self.step_size, start_std=self.start_std)
-        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         if self.start_std is not None and not self.random_start:
             raise ValueError("start_std needs random_start: true")
 
@@ -58,7 +58,7 @@ class PGD(Attack):
         z = (x + self._start(x, noise)).clamp_(0, 1) if self.random_start else x
         g = torch.zeros_like(x)
         for _ in range(self.steps):
-            gradient, _ = input_gradient(model, z, y, objective, self.samples)
+            gradient, _ = input_gradient(model, z, y, objective, self.eot_samples)
             if self.targeted:
                 gradient = -gradient
             if self.momentum:

@@ -36,7 +36,7 @@ class RayS(Attack):
         queries: forward passes for each image.
         tolerance: width at which a bisection ends, in pixels of [0, 1]; the authors' 1e-3 in l2 on 784 pixels is 4e-5.
         votes: forward passes a question, of which the majority decides: more than 1 for stochastic models. That is the
-            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `samples`.
+            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `eot_samples`.
         targeted: look for the class `y` instead of any but `y`.
     """
 

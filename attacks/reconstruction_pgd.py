@@ -16,19 +16,19 @@ from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveN
 from adversarial_lightning.attacks.core.radius import Radius
 
 
-def reconstruction_gradient(rec: nn.Module, x: Tensor, differentiable: bool, samples: int) -> Tensor:
-    """Gradient (like `x`) of ||rec(x) - x||^2, the sum over the values of each image, averaged over `samples` draws.
+def reconstruction_gradient(rec: nn.Module, x: Tensor, differentiable: bool, eot_samples: int) -> Tensor:
+    """Gradient (like `x`) of ||rec(x) - x||^2, summed over the values of an image, mean over `eot_samples` draws.
 
     Where `rec` is not differentiable its output counts as constant. (With BPDA's identity for it the gradient would
     be zero everywhere.)
     """
     x = x.detach().requires_grad_()
     total = torch.zeros_like(x)
-    for _ in range(samples):
+    for _ in range(eot_samples):
         with nullcontext() if differentiable else torch.no_grad():
             r = rec(x)
         total += torch.autograd.grad((r - x).square().sum(), x)[0]
-    return total.nan_to_num_(0.0, 0.0, 0.0) / samples
+    return total.nan_to_num_(0.0, 0.0, 0.0) / eot_samples
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ReconstructionPGD(Attack):
         bpda: take the gradient of J with the identity for d, and for every other purifier; false: through them.
         loss: objective J.
         targeted: decrease J for the target `y` instead.
-        samples: gradients averaged in each step (EOT), for stochastic models.
+        eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
     norm: NormName = "linf"
@@ -63,13 +63,13 @@ class ReconstructionPGD(Attack):
     bpda: bool = True
     loss: ObjectiveName = "ce"
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(0, eps=self.eps, reconstruction_weight=self.reconstruction_weight)
         at_least(0, step_size=self.step_size)
-        at_least(1, steps=self.steps, samples=self.samples)
+        at_least(1, steps=self.steps, eot_samples=self.eot_samples)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, objective = NORMS[self.norm], OBJECTIVES[self.loss]
@@ -84,11 +84,11 @@ class ReconstructionPGD(Attack):
             with ExitStack() as stack:
                 for one in purifiers(model) if self.bpda else []:
                     stack.enter_context(straight_through(one))
-                gradient, _ = input_gradient(model, z, y, objective, self.samples)
+                gradient, _ = input_gradient(model, z, y, objective, self.eot_samples)
             if self.targeted:
                 gradient = -gradient
             if self.reconstruction_weight:
-                error = reconstruction_gradient(rec, z, differentiable, self.samples)
+                error = reconstruction_gradient(rec, z, differentiable, self.eot_samples)
                 gradient = gradient - self.reconstruction_weight * error
             z = z + step_size * norm.steepest(gradient, z)
             z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)

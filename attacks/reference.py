@@ -57,7 +57,9 @@ def seeded(noise: Noise) -> Iterator[int]:
 def deterministic(model: nn.Module) -> None:
     """Raise ValueError for a stochastic `model`: its noise is keyed by row, and foreign attacks select rows."""
     if stochastic(model):
-        raise ValueError("reference attacks run on deterministic models only: use our own attacks with samples (EOT)")
+        raise ValueError(
+            "reference attacks run on deterministic models only: use our own attacks with eot_samples (EOT)"
+        )
 
 
 def nearest(

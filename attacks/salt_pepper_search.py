@@ -29,7 +29,7 @@ class SaltAndPepperSearch(Attack):
         queries: forward passes for each image.
         steps: densities that a growing pattern goes through.
         votes: forward passes a question, of which the majority decides: more than 1 for stochastic models. That is the
-            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `samples`.
+            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `eot_samples`.
         targeted: look for the class `y` instead of any but `y`.
     """
 

@@ -47,7 +47,7 @@ class SparseFool(Attack):
         deepfool_steps: most steps of DeepFool in each linearisation.
         candidates: classes that DeepFool considers.
         targeted: look for the target `y` instead.
-        samples: gradients averaged (EOT), for stochastic models.
+        eot_samples: gradients averaged (EOT), for stochastic models.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -59,18 +59,18 @@ class SparseFool(Attack):
     deepfool_steps: int = 50
     candidates: int = 10
     targeted: bool = False
-    samples: int = 1
+    eot_samples: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
         at_least(1, steps=self.steps, deepfool_steps=self.deepfool_steps, candidates=self.candidates)
-        at_least(1, lambda_=self.lambda_, samples=self.samples)
+        at_least(1, lambda_=self.lambda_, eot_samples=self.eot_samples)
         at_least(0, overshoot=self.overshoot)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         closest = Closest(model, x, y, partial(distance, self.norm), self.targeted)
         deepfool = DeepFool(
-            steps=self.deepfool_steps, candidates=self.candidates, targeted=self.targeted, samples=self.samples
+            steps=self.deepfool_steps, candidates=self.candidates, targeted=self.targeted, eot_samples=self.eot_samples
         )
 
         def wanted(logits: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class SparseFool(Attack):
                 break
             r, _ = deepfool.displacement(model, z, y)
             anchor = z + self.lambda_ * r
-            slopes, _ = jacobian(model, z + r, wanted, self.samples)
+            slopes, _ = jacobian(model, z + r, wanted, self.eot_samples)
             moved = sparse_step(z, slopes[:, 0], anchor)
             z = torch.where(column(closest.found, x), z, moved)
             over = (x + (1 + self.overshoot) * (z - x)).clamp(0, 1)

@@ -105,7 +105,7 @@ def main() -> None:
     noise = Noise.keyed(0, torch.arange(batch))
 
     def search_and_attack() -> None:
-        goal = module.goal(x, noise)
+        goal = module.attack_target(x, noise)
         module.attack(x, goal.target, goal.confidence, create_graph=False)
 
     def passes() -> None:
@@ -127,7 +127,7 @@ def main() -> None:
     for steps in (5, 10):
         module.steps = steps
         net.requires_grad_(False)
-        goal = module.goal(x, noise)
+        goal = module.attack_target(x, noise)
         critics = saved(lambda g=goal: module.critic_loss(x, y, g, noise))  # type: ignore[misc]
         net.requires_grad_(True)
         classifiers = saved(lambda g=goal: module.classifier_loss(x, y, g, noise))  # type: ignore[misc]

@@ -23,7 +23,7 @@ class Recipe:
     sigma: float
     noisy_target: bool
     mask_ratio: float
-    samples: int
+    noisy_copies: int
     squared: bool
     learning_rate: float
     weight_decay: float
@@ -35,8 +35,8 @@ class Recipe:
             raise ValueError(f"channels must begin and end with those of the image, not {list(channels)}")
         if not set(dropped) <= set(range(1, len(channels) - 1)):
             raise ValueError(f"dropout_after names hidden layers, 1 to {len(channels) - 2}, not {list(dropped)}")
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, not {self.samples}")
+        if self.noisy_copies < 1:
+            raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
         for name, share in {"dropout": self.dropout, "mask_ratio": self.mask_ratio}.items():
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {share}")
@@ -60,14 +60,14 @@ class Recipe:
         dropped = sum(self.channels[layer] for layer in self.dropout_after) if self.dropout else 0
         maps = sum(hidden) + 2 * dropped + 4 * max(self.channels) + 8 * self.channels[0]
         words = 8 * (dropped + 4 * self.channels[0]) // itemsize  # of random numbers, before they are floats
-        return itemsize * (5 * self.parameters() + self.samples * height * width * (maps + words))
+        return itemsize * (5 * self.parameters() + self.noisy_copies * height * width * (maps + words))
 
 
 class Fit:
     """B networks h(.; w_i), one for each image, and their Adam state; all draws come from the image's own stream.
 
     A network is a chain of 3x3 convolutions with bias, zero padding and ReLU between them. B of them run as one grouped
-    convolution, images (B, C, H, W) beside each other as channels (samples, B * C, H, W). The loss is the sum over
+    convolution, images (B, C, H, W) beside each other as channels (noisy_copies, B * C, H, W). The loss is the sum over
     images of each image's own, and Adam works element by element, so every network takes the steps that it would take
     alone.
 
@@ -95,17 +95,17 @@ class Fit:
             amsgrad=recipe.amsgrad,
             fused=True,
         )
-        shape = (len(like), recipe.samples, *like.shape[1:])
+        shape = (len(like), recipe.noisy_copies, *like.shape[1:])
         self.fixed = noise.fork("input").normal(like.new_empty(shape)) if recipe.random_input else None
         self.output = like  # mean over the samples of the last training output
 
     def step(self, target: Tensor) -> Tensor:
         """One step of Adam towards `target` (B, C, H, W); the masked losses (B,) before it."""
         recipe, noise = self.recipe, self.noise
-        around = target[:, None].expand(-1, recipe.samples, -1, -1, -1)
+        around = target[:, None].expand(-1, recipe.noisy_copies, -1, -1, -1)
         h = self._apply(self._input(around, noise), noise)
         s = around + recipe.sigma * noise.normal(around) if recipe.noisy_target and recipe.sigma else around
-        squares = (h - _beside(s)).square().unflatten(1, target.shape[:2])  # (samples, B, C, H, W)
+        squares = (h - _beside(s)).square().unflatten(1, target.shape[:2])  # (noisy_copies, B, C, H, W)
         kept = noise.coins(around[:, :, :1], 1 - recipe.mask_ratio).transpose(0, 1).to(h.dtype)
         losses: Tensor
         if recipe.squared:
@@ -123,27 +123,27 @@ class Fit:
             parameter.grad = gradient.contiguous()  # fused Adam on the CPU reads it as if it were
         self.optimizer.step()
 
-    def estimate(self, target: Tensor, samples: int, at: int) -> Tensor:
-        """x_est: the mean output (B, C, H, W) over `samples` draws without dropout; 0: the last training output.
+    def estimate(self, target: Tensor, noisy_copies: int, at: int) -> Tensor:
+        """x_est: the mean output (B, C, H, W) over `noisy_copies` draws without dropout; 0: the last training output.
 
         `at` names the draws, which are not those of training: an estimate more or less changes no other.
         """
-        if samples == 0:
+        if noisy_copies == 0:
             return self.output
         noise, total = self.noise.fork(f"estimate {at}"), torch.zeros_like(target)
-        samples = samples if self.fixed is None else 1  # nothing is random then
-        for _ in range(samples):
+        noisy_copies = noisy_copies if self.fixed is None else 1  # nothing is random then
+        for _ in range(noisy_copies):
             total += self._apply(self._input(target[:, None], noise), None).unflatten(1, target.shape[:2])[0]
-        return total / samples
+        return total / noisy_copies
 
-    def frozen(self, x: Tensor, samples: int) -> Tensor:
-        """h(x + noise; w), mean over `samples` draws without dropout: differentiable in `x`, the weights held fixed.
+    def frozen(self, x: Tensor, noisy_copies: int) -> Tensor:
+        """h(x + noise; w), mean over `noisy_copies` draws without dropout, differentiable in `x`; w is held fixed.
 
         Raises ValueError for a network that sees a random image instead.
         """
         if self.fixed is not None:
             raise ValueError("DIP's network does not see the image, so it has no gradient: use backward: identity")
-        noise, copies = self.noise.fork("frozen"), x[:, None].expand(-1, max(1, samples), -1, -1, -1)
+        noise, copies = self.noise.fork("frozen"), x[:, None].expand(-1, max(1, noisy_copies), -1, -1, -1)
         mean: Tensor = self._apply(self._input(copies, noise), None).unflatten(1, x.shape[:2]).mean(0)
         return mean
 
@@ -162,7 +162,7 @@ class Fit:
             state.update({name: value[rows] for name, value in state.items() if value.ndim})
 
     def _input(self, around: Tensor, noise: Noise) -> Tensor:
-        """z (samples, B * C, H, W) for copies (B, samples, C, H, W) of the images."""
+        """z (noisy_copies, B * C, H, W) for copies (B, noisy_copies, C, H, W) of the images."""
         if self.fixed is not None:
             return _beside(self.fixed[:, : around.shape[1]])
         return _beside(around + self.recipe.sigma * noise.normal(around) if self.recipe.sigma else around)
@@ -185,17 +185,17 @@ class Fit:
 
 
 def _to_few_channels(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The convolution of (samples, B * in, H, W), by a product with all nine taps and a sum of the shifted results.
+    """The convolution of (noisy_copies, B * in, H, W), by a product with all nine taps and a sum of shifted results.
 
     Grouped convolution from 16 channels to 1 takes many times as long (`benchmarks/ride_throughput.py`).
     """
     images, few = weight.shape[:2]
     taps = weight.flip(3, 4).permute(0, 1, 3, 4, 2).flatten(1, 3)  # (B, out * 9, in)
-    products = taps @ h.unflatten(1, (images, -1)).flatten(3)  # (samples, B, out * 9, H * W)
+    products = taps @ h.unflatten(1, (images, -1)).flatten(3)  # (noisy_copies, B, out * 9, H * W)
     sums = F.fold(products.flatten(0, 1), h.shape[2:], 3, padding=1)
     return sums.view(len(h), images * few, *h.shape[2:]) + bias.flatten()[:, None, None]
 
 
 def _beside(x: Tensor) -> Tensor:
-    """(B, samples, C, H, W) -> (samples, B * C, H, W); a view for one sample."""
+    """(B, noisy_copies, C, H, W) -> (noisy_copies, B * C, H, W); a view for one sample."""
     return x.transpose(0, 1).flatten(1, 2)

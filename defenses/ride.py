@@ -84,7 +84,7 @@ class RIDE(Purifier):
         noisy_target: targets have noise, too.
         mask_ratio: share of the pixels that a step leaves out of the loss.
         random_input: the input is a fixed random image instead of the noisy target (DIP).
-        samples: n, noisy copies of the image in a step.
+        noisy_copies: n, noisy copies of the image in a step.
         estimates: outputs whose mean is x_est; 0: the last training output, with dropout.
         learning_rate: of Adam.
         weight_decay: of Adam, coupled (added to the gradient).
@@ -116,7 +116,7 @@ class RIDE(Purifier):
         noisy_target: bool = True,
         mask_ratio: float = 0.9,
         random_input: bool = False,
-        samples: int = 1,
+        noisy_copies: int = 1,
         estimates: int = 16,
         learning_rate: float = 1e-4,
         weight_decay: float = 1e-4,
@@ -152,7 +152,7 @@ class RIDE(Purifier):
             sigma=sigma,
             noisy_target=noisy_target,
             mask_ratio=mask_ratio,
-            samples=samples,
+            noisy_copies=noisy_copies,
             squared=loss == "mse",
             learning_rate=learning_rate,
             weight_decay=weight_decay,
@@ -291,7 +291,7 @@ class RIDE(Purifier):
         if each > budget:
             raise ValueError(
                 f"fitting one image of {tuple(x.shape[1:])} takes {each / GIB:.2g} GiB, more than the memory of "
-                f"{budget / GIB:.2g}: raise memory, or take fewer samples or channels"
+                f"{budget / GIB:.2g}: raise memory, or take fewer noisy_copies or channels"
             )
         most = len(x) if self.max_images_per_pass == "auto" else self.max_images_per_pass
         return min(most, int(budget // each))

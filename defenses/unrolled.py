@@ -23,8 +23,8 @@ class Unrolled(Fit):
         self.moments = [(p.detach() * 0, p.detach() * 0, p.detach() * 0) for p in self.parameters]
         self.steps = 0
 
-    def estimate(self, target: Tensor, samples: int, at: int) -> Tensor:
-        found = super().estimate(target, samples, at)
+    def estimate(self, target: Tensor, noisy_copies: int, at: int) -> Tensor:
+        found = super().estimate(target, noisy_copies, at)
         # Targets may depend on this estimate, but a step differentiates its loss with its target held fixed.
         self.parameters = [p.clone() for p in self.parameters]
         return found

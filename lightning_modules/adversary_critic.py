@@ -17,7 +17,7 @@ from adversarial_lightning.lightning_modules.double_backward import check_logits
 from adversarial_lightning.lightning_modules.schedules import Schedule
 from adversarial_lightning.networks import Critic
 
-Game = Literal["non_saturating", "saturating", "hinge", "least_squares"]
+GanLoss = Literal["non_saturating", "saturating", "hinge", "least_squares"]
 Cycle = Literal["squared_l2", "l2", "l1"]
 
 
@@ -35,7 +35,7 @@ def _real(s: Tensor) -> Tensor:
 
 # Eqs. 4.3 and 4.4 as losses to minimise; printed, 4.3 would train the critic to err and 4.4 the classifier to be found
 # out. The classifier of the public code takes -log D (non-saturating).
-GAMES: dict[str, Losses] = {
+GAN_LOSSES: dict[str, Losses] = {
     "non_saturating": Losses(_real, F.softplus, _real),
     "saturating": Losses(_real, F.softplus, lambda s: -F.softplus(s)),
     "hinge": Losses(lambda s: (1 - s).relu(), lambda s: (1 + s).relu(), lambda s: -s),
@@ -43,7 +43,7 @@ GAMES: dict[str, Losses] = {
 }
 
 
-class Goal(NamedTuple):
+class AttackTarget(NamedTuple):
     """Of each image: the predicted class, the target, the probability the attack aims for, and the clean image's."""
 
     source: Tensor
@@ -83,10 +83,10 @@ def mean_where(values: Tensor, where: Tensor) -> Tensor:
     return mean
 
 
-def slope_penalty(s: Tensor, x: Tensor, slope: float = 1.0) -> Tensor:
-    """(||grad_x s||_2 - slope)^2 of each row, (B,), for the critic's logits `s` (B,) at `x` (WGAN-GP's, both sides)."""
+def gradient_penalty(s: Tensor, x: Tensor, norm: float = 1.0) -> Tensor:
+    """(||grad_x s||_2 - norm)^2 of each row, (B,), for the critic's logits `s` (B,) at `x` (WGAN-GP's, both sides)."""
     (gradient,) = torch.autograd.grad(s.sum(), x, create_graph=True)
-    return (distance(gradient, "l2") - slope).square()
+    return (distance(gradient, "l2") - norm).square()
 
 
 def distance(d: Tensor, kind: Cycle) -> Tensor:
@@ -102,7 +102,7 @@ class AdversaryCritic(Classifier):
     """Trains a classifier whose adversarial images pass for real ones of their target, against a critic that tells.
 
     In every batch the critic learns to tell real images of class y from attacked ones of target t; then the classifier
-    minimises CE(f(x), y) + weight * (-log D_t(x')) + cycle_weight * ||A(x') - x||^2, where x' = A(x) is the attack on
+    minimises CE(f(x), y) + critic_weight * (-log D_t(x')) + cycle_weight * ||A(x') - x||^2, where x' = A(x) attacks
     itself, through which it differentiates, and A(x') attacks back (eqs. 4.3 to 4.5). Only attacks that changed the
     prediction count. The critic is not part of what is evaluated.
 
@@ -112,9 +112,9 @@ class AdversaryCritic(Classifier):
     Args:
         network: images in [0, 1] -> logits.
         critic: images and classes -> logit of "real".
-        weight: lambda, of the critic's term. The thesis: 0.5 for the MLP, 0.1 for LeNet-5.
+        critic_weight: lambda, of the critic's term. The thesis: 0.5 for the MLP, 0.1 for LeNet-5.
         cycle_weight: of the cycle-consistency.
-        slope_weight: of the penalty on the slope of the critic, at real and at attacked images.
+        gradient_penalty_weight: of the penalty on the gradient of the critic, at real and at attacked images.
         steps: of the attack.
         overshoot: of the attack.
         confidence: probability that the attack aims for: running_mean of the classifier's in real images predicted as
@@ -125,9 +125,9 @@ class AdversaryCritic(Classifier):
         pretrain_epochs: epochs of cross-entropy alone, to begin with.
         pretrain_decay: c of c/2 ||W||^2 in these, over all weight matrices but the last; 5e-6 in the public code, the
             text has none.
-        game: loss of the critic and the classifier.
+        gan_loss: loss of the critic and the classifier.
         cycle: how far A(x') is from x; the text prints l2.
-        slope: that the critic is to have; 0 centres the penalty at zero.
+        gradient_norm: of the critic, which the penalty pulls to it; 0 centres the penalty at zero.
         unroll: differentiate through the iterates of the attack, too: steps times deeper graphs.
         clamp: clamp x' to [0, 1] in training, straight through; the critic could else tell it by its range.
         code_parity: as the public code, the critic judges x' as of the class predicted there, and also learns from
@@ -145,9 +145,9 @@ class AdversaryCritic(Classifier):
         self,
         network: nn.Module,
         critic: Critic,
-        weight: float = 0.5,
+        critic_weight: float = 0.5,
         cycle_weight: float = 1e-2,
-        slope_weight: float = 10.0,
+        gradient_penalty_weight: float = 10.0,
         steps: int = 5,
         overshoot: float = 0.05,
         confidence: float | Literal["running_mean", "same"] = "running_mean",
@@ -155,9 +155,9 @@ class AdversaryCritic(Classifier):
         critic_steps: int = 1,
         pretrain_epochs: int = 1,
         pretrain_decay: float = 0.0,
-        game: Game = "non_saturating",
+        gan_loss: GanLoss = "non_saturating",
         cycle: Cycle = "squared_l2",
-        slope: float = 1.0,
+        gradient_norm: float = 1.0,
         unroll: bool = False,
         clamp: bool = False,
         code_parity: bool = False,
@@ -168,9 +168,10 @@ class AdversaryCritic(Classifier):
         critic_schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)
-        check_arguments(AdversaryCritic, confidence=confidence, target=target, game=game, cycle=cycle)
+        check_arguments(AdversaryCritic, confidence=confidence, target=target, gan_loss=gan_loss, cycle=cycle)
         positive = {"steps": steps, "critic_steps": critic_steps}
-        weights = {"weight": weight, "cycle_weight": cycle_weight, "slope_weight": slope_weight, "slope": slope}
+        weights = {"critic_weight": critic_weight, "cycle_weight": cycle_weight, "gradient_norm": gradient_norm}
+        weights["gradient_penalty_weight"] = gradient_penalty_weight
         weights |= {"overshoot": overshoot, "pretrain_epochs": pretrain_epochs, "pretrain_decay": pretrain_decay}
         for least, settings in ((1, positive), (0, weights)):
             for name, value in settings.items():
@@ -184,12 +185,13 @@ class AdversaryCritic(Classifier):
         _same_classes(critic, getattr(network, "num_classes", classes))
         self.automatic_optimization = False
         self.critic, self.opponents = critic, [(critic, critic_optimizer, critic_schedule)]
-        self.weight, self.cycle_weight, self.slope_weight = weight, cycle_weight, slope_weight
+        self.critic_weight, self.cycle_weight = critic_weight, cycle_weight
+        self.gradient_penalty_weight = gradient_penalty_weight
         self.steps, self.overshoot, self.unroll, self.clamp = steps, overshoot, unroll, clamp
         self.confidence, self.target, self.momentum = confidence, target, momentum
         self.critic_steps, self.code_parity = critic_steps, code_parity
         self.pretrain_epochs, self.pretrain_decay = pretrain_epochs, pretrain_decay
-        self.game, self.cycle, self.slope = GAMES[game], cycle, slope
+        self.gan_loss, self.cycle, self.gradient_norm = GAN_LOSSES[gan_loss], cycle, gradient_norm
         self.register_buffer("confidences", torch.ones(classes))
         self.checked = False
 
@@ -210,13 +212,13 @@ class AdversaryCritic(Classifier):
             noise, logs = self.noise(index), {}
             moved.append(critic.optimizer)
             self.toggle_optimizer(critic)
-            goal = self.goal(x, noise)
+            aim = self.attack_target(x, noise)
             for i in range(self.critic_steps):
-                critic_loss, logs = self.critic_loss(x, y, goal, noise.fork(f"critic {i}"))
+                critic_loss, logs = self.critic_loss(x, y, aim, noise.fork(f"critic {i}"))
                 self.update(critic, critic_loss)
             self.untoggle_optimizer(critic)
             self.toggle_optimizer(classifier)
-            loss, more = self.classifier_loss(x, y, goal, noise.fork("classifier"))
+            loss, more = self.classifier_loss(x, y, aim, noise.fork("classifier"))
             self.update(classifier, loss)
             self.untoggle_optimizer(classifier)
             logs |= more
@@ -249,7 +251,7 @@ class AdversaryCritic(Classifier):
         self.confidences.copy_(running_confidence(self.confidences, logits, self.momentum))
         return logits
 
-    def goal(self, x: Tensor, noise: Noise) -> Goal:
+    def attack_target(self, x: Tensor, noise: Noise) -> AttackTarget:
         """Where the attack on each image leads: constants, from one pass over the clean images and its gradients."""
         x = x.detach().requires_grad_()
         logits = self(x)
@@ -262,48 +264,50 @@ class AdversaryCritic(Classifier):
         else:
             confidence = own if self.confidence == "same" else torch.full_like(own, float(self.confidence))
         low, high = 1 / p.shape[1] + 1e-3, 1 - 1e-4  # in float32 a network may claim 1, which no attack can reach
-        return Goal(source, target, confidence.clamp(low, high), own.clamp(low, high))
+        return AttackTarget(source, target, confidence.clamp(low, high), own.clamp(low, high))
 
-    def critic_loss(self, x: Tensor, y: Tensor, goal: Goal, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 4.3 and the penalty on the slope; no graph reaches the classifier."""
-        attacked = self.attack(x, goal.target, goal.confidence, create_graph=False)
-        heads, won, _ = self.verdict(attacked, goal)
+    def critic_loss(self, x: Tensor, y: Tensor, aim: AttackTarget, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 4.3 and the gradient penalty; no graph reaches the classifier."""
+        attacked = self.attack(x, aim.target, aim.confidence, create_graph=False)
+        heads, won, _ = self.critic_labels(attacked, aim)
         counted = torch.ones_like(won) if self.code_parity else won
         real, attacked = x.detach().requires_grad_(), attacked.requires_grad_()
         with drawing(self.critic, noise):
             s_real, s_attacked = self.critic(real, y), self.critic(attacked, heads)
-        loss = self.game.real(s_real).mean() + mean_where(self.game.attacked(s_attacked), counted)
+        loss = self.gan_loss.real(s_real).mean() + mean_where(self.gan_loss.attacked(s_attacked), counted)
         logs = {
             "critic": loss,
             "critic_error_real": (s_real <= 0).float().mean(),
             "critic_error_attacked": mean_where((s_attacked > 0).float(), counted),
         }
-        if self.slope_weight:
-            at_real = slope_penalty(s_real, real, self.slope).mean()
-            at_attacked = mean_where(slope_penalty(s_attacked, attacked, self.slope), counted)
-            loss = loss + self.slope_weight * (at_real + at_attacked)
-            logs |= {"slope_real": at_real, "slope_attacked": at_attacked}
+        if self.gradient_penalty_weight:
+            at_real = gradient_penalty(s_real, real, self.gradient_norm).mean()
+            at_attacked = mean_where(gradient_penalty(s_attacked, attacked, self.gradient_norm), counted)
+            loss = loss + self.gradient_penalty_weight * (at_real + at_attacked)
+            logs |= {"gradient_penalty_real": at_real, "gradient_penalty_attacked": at_attacked}
         return loss, logs
 
-    def classifier_loss(self, x: Tensor, y: Tensor, goal: Goal, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def classifier_loss(
+        self, x: Tensor, y: Tensor, aim: AttackTarget, noise: Noise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Eqs. 4.4 and 4.5; a term of weight 0 is not computed."""
         loss = F.cross_entropy(self.clean_logits(x), y)
-        logs = {"ce": loss, "confidence": goal.confidence.mean()}
-        if not (self.weight or self.cycle_weight):
+        logs = {"ce": loss, "confidence": aim.confidence.mean()}
+        if not (self.critic_weight or self.cycle_weight):
             return loss, logs
-        attacked = self.attack(x, goal.target, goal.confidence)
-        heads, won, p = self.verdict(attacked, goal)
+        attacked = self.attack(x, aim.target, aim.confidence)
+        heads, won, p = self.critic_labels(attacked, aim)
         logs |= {
             "attack_success": won.float().mean(),
-            "attack_confidence": p.gather(1, goal.target[:, None]).mean(),
+            "attack_confidence": p.gather(1, aim.target[:, None]).mean(),
             "attack_length": distance(attacked.detach() - x, "l2").mean(),
         }
-        if self.weight:
+        if self.critic_weight:
             with drawing(self.critic, noise):
-                logs["gan"] = mean_where(self.game.classifier(self.critic(attacked, heads)), won)
-            loss = loss + self.weight * logs["gan"]
+                logs["gan"] = mean_where(self.gan_loss.classifier(self.critic(attacked, heads)), won)
+            loss = loss + self.critic_weight * logs["gan"]
         if self.cycle_weight:
-            back = self.attack(attacked.detach(), goal.source, goal.own)
+            back = self.attack(attacked.detach(), aim.source, aim.own)
             logs["cycle"] = mean_where(distance(back - x, self.cycle), won)
             loss = loss + self.cycle_weight * logs["cycle"]
         return loss, logs
@@ -316,12 +320,12 @@ class AdversaryCritic(Classifier):
             create_graph=create_graph,
         )
 
-    def verdict(self, attacked: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
+    def critic_labels(self, attacked: Tensor, aim: AttackTarget) -> tuple[Tensor, Tensor, Tensor]:
         """As of which class the critic judges each image, whether its attack succeeded, and its probabilities."""
         with torch.no_grad():
             p = self(attacked).softmax(1)
         predicted = p.argmax(1)
-        return predicted if self.code_parity else goal.target, predicted != goal.source, p
+        return predicted if self.code_parity else aim.target, predicted != aim.source, p
 
     def _check(self, logits: Tensor) -> None:
         if not self.checked:

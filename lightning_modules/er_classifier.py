@@ -36,15 +36,15 @@ def sliced_w1(a: Tensor, b: Tensor, directions: Tensor) -> Tensor:
 
 
 class ERClassifier(Classifier):
-    """Minimises E CE(C(Q(x')), y) + weight W1(law of Q(x'), prior) over encoder Q and classifier C, x' from `attack`.
+    """Minimises E CE(C(Q(x')), y) + lambda W1(law of Q(x'), prior) over encoder Q and classifier C, x' from `attack`.
 
     W1 by its dual: a critic D with clipped weights (WGAN) scores draws of the prior high and codes low. For each batch
     1. D ascends w1 = mean D(z) - mean D(Q(x')), and is clipped; 2. Q and C descend the cross-entropy; 3. Q alone
-    ascends weight mean D(Q(x')). The authors' code has the mirrored sign. Clipping bounds D's slope by an unknown
+    ascends lambda mean D(Q(x')). The authors' code has the mirrored sign. Clipping bounds D's slope by an unknown
     constant, so `w1_hat` is W1 up to a factor; for the Cauchy prior W1 is infinite. Update 1 takes codes in train mode
     and leaves the batch norms' statistics alone. Inference is C(Q(x)): the critic is no part of the network.
 
-    Variants: no attack is ER-Classifier-minus; `beta` ER-Trades; ``weight: 0`` E-CLA, then there is no critic and
+    Variants: no attack is ER-Classifier-minus; `beta` ER-Trades; ``regularization: 0`` E-CLA, without a critic and
     updates 1 and 3 do not happen. Three optimizers: on several processes ask for ``--trainer.strategy
     ddp_find_unused_parameters_true``, and note that Lightning counts all their steps in `global_step`. Departures: the
     critic's first weights are clipped, too; all epochs are in train mode, which the authors' code leaves after one.
@@ -53,7 +53,7 @@ class ERClassifier(Classifier):
         network: images in [0, 1] -> logits, with modules `encoder` (images -> codes (B, k)) and `classifier` (codes ->
             logits) and their size `embedding`, k, such as `networks.ERNet`.
         attack: finds x'; none: x' = x.
-        weight: lambda of update 3; update 1 has lambda 1, which is the authors' choice.
+        regularization: lambda of update 3; update 1 has lambda 1, which is the authors' choice.
         beta: the TRADES loss with this weight takes the place of cross-entropy, and x' is that of TRADES; none: it does
             not.
         prior: gaussian N(0, I), uniform in (-3, 3)^k, or cauchy.
@@ -61,8 +61,8 @@ class ERClassifier(Classifier):
         n_critic: steps of update 1.
         critic_hidden: widths of the critic's hidden layers.
         critic_out: of the critic: linear, or logsigmoid as in the authors' code, which saturates: no W1 then.
-        reg_optimizer: of update 3: shared with update 2 (the code); of its own, for which Adam cancels `weight`; or
-            joint: one step on both, the only one for which `weight` is a true weight.
+        reg_optimizer: of update 3: shared with update 2 (the code); of its own, for which Adam cancels lambda; or
+            joint: one step on both, the only one for which lambda is a true weight.
         accumulate_grads: as in the code, gradients are not zeroed between updates 2 and 3, nor between steps of D.
         mix_clean: as in the code, updates 1 and 3 are done on clean images and then on attacked ones, and the
             cross-entropy is the mean of both; else attacked images only.
@@ -79,7 +79,7 @@ class ERClassifier(Classifier):
         self,
         network: nn.Module,
         attack: Attack | None = None,
-        weight: float = 5e-4,
+        regularization: float = 5e-4,
         beta: float | None = None,
         prior: Prior = "gaussian",
         clip: float = 0.01,
@@ -97,8 +97,9 @@ class ERClassifier(Classifier):
     ) -> None:
         super().__init__(network, optimizer, schedule)
         check_parts(network, "ERClassifier")
-        if not (weight >= 0 and clip > 0 and n_critic >= 1):
-            raise ValueError(f"weight ({weight}) must be at least 0, clip ({clip}) above 0, n_critic ({n_critic}) >= 1")
+        if not (regularization >= 0 and clip > 0 and n_critic >= 1):
+            given = f"regularization ({regularization}) must be at least 0, clip ({clip}) above 0"
+            raise ValueError(f"{given}, n_critic ({n_critic}) at least 1")
         if prior not in PRIORS:
             raise ValueError(f"prior is one of {', '.join(PRIORS)}; not {prior!r}")
         if attack is None and (mix_clean or beta is not None):
@@ -106,12 +107,13 @@ class ERClassifier(Classifier):
         if beta is not None and not beta >= 0:
             raise ValueError(f"beta must be at least 0, not {beta}")
         self.automatic_optimization = False
-        self.attack, self.weight, self.beta, self.prior, self.clip = attack, weight, beta, PRIORS[prior], clip
+        self.attack, self.regularization, self.beta = attack, regularization, beta
+        self.prior, self.clip = PRIORS[prior], clip
         self.n_critic, self.reg_optimizer, self.accumulate_grads = n_critic, reg_optimizer, accumulate_grads
         self.mix_clean, self.attack_label = mix_clean, attack_label
         self.opponents = [(self.network.classifier, classifier_optimizer, schedule)]
         self.critic: nn.Module | None = None
-        if weight:
+        if regularization:
             tail = nn.LogSigmoid() if critic_out == "logsigmoid" else nn.Identity()
             self.critic = nn.Sequential(MLP(1, self.network.embedding, list(critic_hidden)), tail)
             self.opponents.append((self.critic, critic_optimizer, schedule))
@@ -180,7 +182,7 @@ class ERClassifier(Classifier):
         """Update 3, for each of the `views`: nothing but the encoder changes."""
         for view in views:
             score = self.score(self.network.encoder(view))
-            self.descend(-self.weight * score, [optimizer], not self.accumulate_grads)
+            self.descend(-self.regularization * score, [optimizer], not self.accumulate_grads)
         return {"code_score": score}
 
     def update_jointly(
@@ -189,7 +191,7 @@ class ERClassifier(Classifier):
         """Updates 2 and 3 as one."""
         loss, codes = self.classification_loss(x, views, y)
         score = torch.stack([self.score(c) for c in codes]).mean()
-        self.descend(loss - self.weight * score, optimizers)
+        self.descend(loss - self.regularization * score, optimizers)
         return {"loss": loss, "code_score": score}
 
     def classification_loss(self, x: Tensor, views: Sequence[Tensor], y: Tensor) -> tuple[Tensor, list[Tensor]]:

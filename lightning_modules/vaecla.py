@@ -19,14 +19,14 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class VAECLA(LossClassifier):
-    """Minimises CE(C(z), y) + weight KL(N(mu(x), sigma(x)^2) || N(0, I)), z = mu(x) + sigma(x) e with e normal.
+    """Minimises CE(C(z), y) + kl_weight * KL(N(mu(x), sigma(x)^2) || N(0, I)), z = mu(x) + sigma(x) e with e normal.
 
     The last dense layer of the encoder gives mu; one beside it, on the same features, gives log sigma^2. Inference is
     C(mu(x)), the network itself, deterministic. There is no decoder: the paper names none.
 
     Args:
         network: images in [0, 1] -> logits, with `encoder`, which ends in a dense layer, `classifier` and `embedding`.
-        weight: of the KL; the paper says that it and the cross-entropy fight: try 1e-3, 1e-2, 0.1 and 1.
+        kl_weight: of the KL; the paper says that it and the cross-entropy fight: try 1e-3, 1e-2, 0.1 and 1.
         optimizer: of all parameters.
         schedule: of the learning rate; none: constant.
     """
@@ -36,18 +36,18 @@ class VAECLA(LossClassifier):
     def __init__(
         self,
         network: nn.Module,
-        weight: float = 1e-2,
+        kl_weight: float = 1e-2,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-4),
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)
         check_parts(network, "VAECLA")
-        if not weight >= 0:
-            raise ValueError(f"weight must be at least 0, not {weight}")
+        if not kl_weight >= 0:
+            raise ValueError(f"kl_weight must be at least 0, not {kl_weight}")
         mean = self.network.encoder[-1]
         if not isinstance(mean, nn.Linear):
             raise ValueError(f"VAECLA needs an encoder that ends in a dense layer, not in {type(mean).__name__}")
-        self.weight = weight
+        self.kl_weight = kl_weight
         self.log_variance = nn.Linear(mean.in_features, mean.out_features)
 
     def losses(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
@@ -55,4 +55,4 @@ class VAECLA(LossClassifier):
         mean, log_variance = self.network.encoder[-1](features), self.log_variance(features)
         z = mean + (log_variance / 2).exp() * noise.normal(mean.detach())
         data, kl = F.cross_entropy(self.network.classifier(z), y), kl_to_standard_normal(mean, log_variance).mean()
-        return {"loss": data + self.weight * kl, "data": data, "kl": kl}
+        return {"loss": data + self.kl_weight * kl, "data": data, "kl": kl}

@@ -46,7 +46,7 @@ def virtual_perturbation(
 
 
 class VAT(LossClassifier):
-    """Minimises CE(f(x), y) + weight KL(p(x) || p(x + r)), with p(x) constant and r the worst of l2 length eps.
+    """Minimises CE(f(x), y) + lambda KL(p(x) || p(x + r)), with p(x) constant and r the worst of l2 length eps.
 
     The defaults are the thesis' (Matyasko 2020, chapters 3 and 4). There the gradient of the divergence was taken at a
     distance of 1e-6, where float32 finds rounding errors; here at 0.01. As in the paper x + r is not clipped to
@@ -55,7 +55,7 @@ class VAT(LossClassifier):
     Args:
         network: images in [0, 1] -> logits.
         eps: l2 length of r, in pixels of [0, 1].
-        weight: of the divergence.
+        divergence_weight: lambda, of the divergence.
         xi: distance at which the gradient of the divergence is taken.
         iterations: of the power method.
         optimizer: of the network's parameters.
@@ -66,18 +66,19 @@ class VAT(LossClassifier):
         self,
         network: nn.Module,
         eps: float = 2.0,
-        weight: float = 1.0,
+        divergence_weight: float = 1.0,
         xi: float = 0.01,
         iterations: int = 1,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3),
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)
-        if not (eps > 0 and xi > 0 and weight >= 0):
-            raise ValueError(f"eps ({eps}) and xi ({xi}) must be above 0, weight ({weight}) at least 0")
+        if not (eps > 0 and xi > 0 and divergence_weight >= 0):
+            given = f"eps ({eps}) and xi ({xi}) must be above 0"
+            raise ValueError(f"{given}, divergence_weight ({divergence_weight}) at least 0")
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, not {iterations}: without any, r is random")
-        self.eps, self.weight, self.xi, self.iterations = eps, weight, xi, iterations
+        self.eps, self.divergence_weight, self.xi, self.iterations = eps, divergence_weight, xi, iterations
         self.checked = False
 
     def losses(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
@@ -89,4 +90,4 @@ class VAT(LossClassifier):
         p = probabilities(logits)
         r = virtual_perturbation(self.network, x, p, noise, self.eps, self.xi, self.iterations)
         smooth = divergence(self(x + r), p).mean()
-        return {"loss": data + self.weight * smooth, "data": data, "divergence": smooth}
+        return {"loss": data + self.divergence_weight * smooth, "data": data, "divergence": smooth}

@@ -89,7 +89,7 @@ def curve(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, options: Any) -
         for eps in options.eps:
             step = 2.5 * eps / options.steps
             samples = options.samples if stochastic(model) else 1
-            pgd = PGD(eps=eps, steps=options.steps, step_size=step, samples=samples)
+            pgd = PGD(eps=eps, steps=options.steps, step_size=step, eot_samples=samples)
             z = (BPDA(pgd) if name == "bpda" else pgd)(model, x, y, noise.fork("attacker")) if eps else x
             found[name].append(float(right(model, z, y, noise).float().mean()))
     return found
@@ -140,7 +140,7 @@ def crafted(model: Purified, x: Tensor, y: Tensor, index: Tensor, options: Any) 
         "C.8 PGD": PGD(**pgd),
         "C.9 R+PGD": ReconstructionPGD(**pgd, reconstruction_weight=1.0, bpda=True),
         "C.10 BPDA": BPDA(PGD(**pgd)),
-        "C.11 BPDAwEOT": BPDA(PGD(**pgd, samples=options.samples)),
+        "C.11 BPDAwEOT": BPDA(PGD(**pgd, eot_samples=options.samples)),
         "C.12 EAD": EAD(
             rule="en", beta=0.01, steps=min(100, options.steps), search_steps=9, step_size=0.01, const=0.01, fista=False
         ),
@@ -174,7 +174,7 @@ def chains(model: Purified, x: Tensor, y: Tensor, index: Tensor, options: Any) -
     for name, rows in (("C.15", slice(0, 1)), ("C.16", slice(0, 3))):
         parts = []
         for eps in options.radii:
-            pgd = PGD(eps=eps, steps=options.steps, samples=1 if name == "C.15" else options.samples)
+            pgd = PGD(eps=eps, steps=options.steps, eot_samples=1 if name == "C.15" else options.samples)
             attack = pgd if name == "C.15" else BPDA(pgd)
             z = attack(model, x[rows], y[rows], noise[rows].fork("attacker"))
             parts.append(along(model, z, noise[rows]))

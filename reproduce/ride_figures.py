@@ -49,7 +49,7 @@ def panels(settings: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     ratios = [(p, noisy) for p in (0.9, 0.8) for noisy in (True, False)]
     return {
         "5a": kinds | bare,
-        "5b": {f"n {n}": {"samples": n} for n in (1, 2, 4, 8)},
+        "5b": {f"n {n}": {"noisy_copies": n} for n in (1, 2, 4, 8)},
         "5c": {f"alpha {alpha:g}": {"alpha": alpha} for alpha in (0.7, 0.8, 0.9, 0.95, 1.0)},
         "5d": {f"sigma {sigma:g}": {"sigma": sigma} for sigma in (0.0, 0.05, 0.1, 0.2, 0.5, 2.0)},
         "9": {

@@ -99,7 +99,7 @@ def measure(
             return Score(n, clean)
         left = []
         for way in (BPDA, lambda attack: attack):
-            pgd = PGD(eps=options.eps, steps=options.steps, samples=options.samples if purifier.stochastic else 1)
+            pgd = PGD(eps=options.eps, steps=options.steps, eot_samples=options.samples if purifier.stochastic else 1)
             parts = [slice(i, min(n, i + options.batch)) for i in range(0, n, options.batch)]
             z = [way(pgd)(model, x[p], y[p], noise[p].fork("attacker")) for p in parts]
             left.append(accuracy(model, torch.cat(z), rows))

@@ -24,10 +24,10 @@ from adversarial_lightning.callbacks import AttackGrids, CollapseGuard
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.lightning_modules import AdversaryCritic, OneCycle, Standard
 from adversarial_lightning.lightning_modules.adversary_critic import (
-    GAMES,
+    GAN_LOSSES,
+    gradient_penalty,
     mean_where,
     running_confidence,
-    slope_penalty,
 )
 from adversarial_lightning.lightning_modules.differentiable_attack import (
     choose_target,
@@ -274,22 +274,22 @@ def test_goals_follow_the_settings() -> None:
     x, _ = images()
     made = module()
     made.confidences.copy_(torch.tensor([0.3, 0.6, 1.0, 0.1]))
-    goal = made.goal(x, noise())
+    goal = made.attack_target(x, noise())
     own = made.network(x).softmax(1).amax(1)
     expected = made.confidences[goal.target].clamp(0.25 + 1e-3, 1 - 1e-4)
     assert torch.equal(goal.confidence, expected.to(own)) and (goal.target != goal.source).all()
     assert torch.allclose(goal.own, own)
-    assert torch.allclose(module(made.network, confidence="same").goal(x, noise()).confidence, own)
-    assert (module(made.network, confidence=0.8).goal(x, noise()).confidence == 0.8).all()
+    assert torch.allclose(module(made.network, confidence="same").attack_target(x, noise()).confidence, own)
+    assert (module(made.network, confidence=0.8).attack_target(x, noise()).confidence == 0.8).all()
 
 
 # --- the critic's loss -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("gan_loss", GAN_LOSSES)
 def test_signs(game: str) -> None:
     """Eqs. 4.3 and 4.4 as printed point the other way."""
-    losses = GAMES[game]
+    losses = GAN_LOSSES[game]
     s = torch.tensor([0.2, 0.6], requires_grad=True)
     for loss, sign in ((losses.real, -1), (losses.attacked, 1), (losses.classifier, -1)):
         (slope,) = torch.autograd.grad(loss(s).sum(), s)
@@ -299,8 +299,8 @@ def test_signs(game: str) -> None:
 def test_losses_read_the_heads_of_label_and_target() -> None:
     """Gradients of the last layer: real images move the head of y, attacked ones that of t, and no other."""
     x, _ = images(1)
-    made = module(slope_weight=0.0, confidence=0.9)
-    goal = made.goal(x, noise(1))
+    made = module(gradient_penalty_weight=0.0, confidence=0.9)
+    goal = made.attack_target(x, noise(1))
     y = goal.source
     last = made.critic.layers[-1]
     loss, _ = made.critic_loss(x, y, goal, noise(1))
@@ -315,39 +315,39 @@ def test_slope_penalty_of_a_linear_critic() -> None:
     v = torch.tensor([0.6, 0.8, 0.0], dtype=torch.float64)
     x = torch.rand(4, 3, dtype=torch.float64).requires_grad_()
     for scale, slope, expected in ((1.0, 1.0, 0.0), (3.0, 1.0, 4.0), (3.0, 0.0, 9.0)):
-        assert torch.allclose(slope_penalty(scale * (x @ v), x, slope), torch.full((4,), expected).double())
+        assert torch.allclose(gradient_penalty(scale * (x @ v), x, slope), torch.full((4,), expected).double())
     made = module()
     x, y = images()
-    goal = made.goal(x, noise())
+    goal = made.attack_target(x, noise())
     attacked = made.attack(x, goal.target, goal.confidence, create_graph=False).requires_grad_()
     stayed = made.network(attacked).argmax(1)[:2]  # two attacks that failed
     goal = goal._replace(source=torch.cat([stayed, goal.source[2:]]))
     real = x.clone().requires_grad_()
     _, logs = made.critic_loss(x, y, goal, noise())
-    assert torch.allclose(logs["slope_real"], slope_penalty(made.critic(real, y), real).mean())
-    won = made.verdict(attacked, goal)[1]
+    assert torch.allclose(logs["gradient_penalty_real"], gradient_penalty(made.critic(real, y), real).mean())
+    won = made.critic_labels(attacked, goal)[1]
     assert won.any() and not won[:2].any()
-    at_attacked = slope_penalty(made.critic(attacked, goal.target), attacked)[won].mean()
-    assert torch.allclose(logs["slope_attacked"], at_attacked)
+    at_attacked = gradient_penalty(made.critic(attacked, goal.target), attacked)[won].mean()
+    assert torch.allclose(logs["gradient_penalty_attacked"], at_attacked)
 
 
 def test_images_are_judged_as_the_target() -> None:
     """Not as what the network says; with code parity the other way round. Success is any other class than before."""
     made, (x, _) = module(), images()
     predicted = made.network(x).argmax(1)
-    goal = made.goal(x, noise())._replace(source=(predicted + 1) % 4, target=(predicted + 2) % 4)
+    goal = made.attack_target(x, noise())._replace(source=(predicted + 1) % 4, target=(predicted + 2) % 4)
     goal = goal._replace(source=torch.cat([goal.source[:3], predicted[3:]]))
-    heads, won, _ = made.verdict(x, goal)
+    heads, won, _ = made.critic_labels(x, goal)
     assert torch.equal(heads, goal.target) and won.tolist() == [True, True, True, False, False]
     made.code_parity = True
-    assert torch.equal(made.verdict(x, goal)[0], predicted)
+    assert torch.equal(made.critic_labels(x, goal)[0], predicted)
 
 
 def test_failed_attacks_do_not_count() -> None:
     """By hand over the successful rows only; with code parity the critic takes all, as of the class predicted there."""
     x, y = images(8)
-    made = module(slope_weight=0.0, cycle_weight=0.0, confidence=0.9)
-    goal = made.goal(x, noise(8))
+    made = module(gradient_penalty_weight=0.0, cycle_weight=0.0, confidence=0.9)
+    goal = made.attack_target(x, noise(8))
     too_low = torch.tensor([0.9, 1e-6]).double().repeat(4)  # reached at the start: x stays what it is
     goal = goal._replace(confidence=too_low)
     attacked = made.attack(x, goal.target, goal.confidence)
@@ -368,7 +368,9 @@ def test_failed_attacks_do_not_count() -> None:
 def test_without_a_success_the_terms_are_zero() -> None:
     x, y = images()
     made = module()
-    same = made.goal(x, noise())._replace(confidence=torch.full((5,), 1e-6, dtype=torch.float64))  # reached at once
+    same = made.attack_target(x, noise())._replace(
+        confidence=torch.full((5,), 1e-6, dtype=torch.float64)
+    )  # reached at once
     critic_loss, _ = made.critic_loss(x, y, same, noise())
     loss, logs = made.classifier_loss(x, y, same, noise())
     assert critic_loss.isfinite() and logs["gan"] == 0 and logs["cycle"] == 0 and logs["attack_success"] == 0
@@ -379,12 +381,12 @@ def test_without_a_success_the_terms_are_zero() -> None:
 
 def test_cycle_leads_back_and_reaches_the_second_attack_only() -> None:
     x, y = images()
-    made = module(weight=0.0, cycle_weight=1.0, confidence=0.9)
-    goal = made.goal(x, noise())
+    made = module(critic_weight=0.0, cycle_weight=1.0, confidence=0.9)
+    goal = made.attack_target(x, noise())
     _, logs = made.classifier_loss(x, y, goal, noise())
     first = made.attack(x, goal.target, goal.confidence).detach()
     back = high_confidence(made.network, first, goal.source, goal.own)
-    won = made.verdict(first, goal)[1]
+    won = made.critic_labels(first, goal)[1]
     by_hand = (back - x).flatten(1).square().sum(1)[won].mean()
     assert torch.allclose(logs["cycle"], by_hand)
     assert torch.allclose(gradients(logs["cycle"], made.network), gradients(by_hand, made.network))
@@ -399,8 +401,8 @@ def test_cycle_leads_back_and_reaches_the_second_attack_only() -> None:
 def test_a_step_raises_what_the_critic_says_of_attacked_images() -> None:
     """One step of the classifier against a frozen critic."""
     x, y = images(16)
-    made = module(weight=1.0, cycle_weight=0.0, confidence=0.9)
-    goal = made.goal(x, noise(16))
+    made = module(critic_weight=1.0, cycle_weight=0.0, confidence=0.9)
+    goal = made.attack_target(x, noise(16))
     before = made.classifier_loss(x, y, goal, noise(16))[1]["gan"]
     optimizer = torch.optim.SGD(made.network.parameters(), lr=1e-3)
     before.backward()
@@ -451,7 +453,7 @@ def test_each_player_moves_its_own_weights(tmp_path: Path) -> None:
 
 
 def test_without_weights_it_is_standard_training(tmp_path: Path) -> None:
-    made = small(weight=0.0, cycle_weight=0.0)
+    made = small(critic_weight=0.0, cycle_weight=0.0)
     trainer(tmp_path, 1).fit(made, digits())
     torch.manual_seed(0)
     plain = Standard(Bare(), adam)
@@ -478,7 +480,7 @@ def test_training_learns_and_the_game_is_open(tmp_path: Path) -> None:
     assert torch.equal(state["state_dict"]["confidences"], made.confidences) and len(state["optimizer_states"]) == 2
 
 
-@pytest.mark.parametrize("change", [{"game": "hinge"}, {"target": "uniform"}, {"unroll": True, "critic_steps": 2}])
+@pytest.mark.parametrize("change", [{"gan_loss": "hinge"}, {"target": "uniform"}, {"unroll": True, "critic_steps": 2}])
 @pytest.mark.parametrize("label", ["head", "layers"])
 def test_options_train(change: dict[str, Any], label: Any, tmp_path: Path) -> None:
     made = small(**change)
@@ -525,7 +527,7 @@ def test_the_critics_own_step_keeps_no_graph(monkeypatch: pytest.MonkeyPatch) ->
         return attack(*given, create_graph=create_graph)
 
     monkeypatch.setattr(made, "attack", watched)
-    goal = made.goal(x, noise())
+    goal = made.attack_target(x, noise())
     made.critic_loss(x, y, goal, noise())
     made.classifier_loss(x, y, goal, noise())
     assert asked == [False, True, True]  # the critic's; the classifier's, and the way back
@@ -579,7 +581,7 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "make,says",
     [
-        (lambda: module(weight=-1.0), "weight must be at least 0"),
+        (lambda: module(critic_weight=-1.0), "critic_weight must be at least 0"),
         (lambda: module(steps=0), "steps must be at least 1"),
         (lambda: module(critic_steps=0), "critic_steps"),
         (lambda: module(momentum=1.0), "momentum"),
@@ -588,12 +590,12 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
         (lambda: module(confidence="runing_mean"), "must be running_mean or same, not 'runing_mean'"),
         (lambda: module(target="closets"), "target of AdversaryCritic"),
         (lambda: module(cycle="l3"), "cycle of AdversaryCritic"),
-        (lambda: module(game="wgan"), "game of AdversaryCritic"),
+        (lambda: module(gan_loss="wgan"), "game of AdversaryCritic"),
         (lambda: HighConfidence(confidence=0.05)(Bare(), torch.rand(1, 1, 28, 28), torch.zeros(1).long()), "above 1/K"),
         (lambda: AttackGrids(confidences=(0.5, 1.5)), "confidences"),
         (lambda: AdversaryCritic(Bare(7), quiet()), "critic.num_classes to 7"),
-        (lambda: module(linear(3)).goal(images()[0], noise()), "critic.num_classes to 3"),
-        (lambda: module(nn.Sequential(smooth(), nn.Softmax(1))).goal(images()[0], noise()), "probabilities"),
+        (lambda: module(linear(3)).attack_target(images()[0], noise()), "critic.num_classes to 3"),
+        (lambda: module(nn.Sequential(smooth(), nn.Softmax(1))).attack_target(images()[0], noise()), "probabilities"),
     ],
 )
 def test_mistakes_are_named(make: Callable[[], object], says: str) -> None:

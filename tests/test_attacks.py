@@ -371,7 +371,7 @@ def test_eot_averages_gradients_of_a_stochastic_model() -> None:
     model = nn.Sequential(Jitter(), inner)
     noise = Noise.keyed(0, torch.arange(8))
     few = PGD(norm="l2", eps=0.1, steps=3, loss="margin", random_start=False)
-    gain = [margin(inner(a(model, x, y, noise)), y).mean() for a in (few, replace(few, samples=300))]
+    gain = [margin(inner(a(model, x, y, noise)), y).mean() for a in (few, replace(few, eot_samples=300))]
     assert gain[1] > gain[0] + 0.05
 
 

@@ -14,8 +14,8 @@ from adversarial_lightning.attacks import APGD, PGD, Attack, Noise, Restarts, dr
 from adversarial_lightning.defenses import Purified, Purifier
 
 ATTACKS: list[Attack] = [
-    PGD("l2", eps=0.5, steps=3, samples=3),
-    Restarts(APGD("linf", eps=0.1, steps=3, samples=2), 2),
+    PGD("l2", eps=0.5, steps=3, eot_samples=3),
+    Restarts(APGD("linf", eps=0.1, steps=3, eot_samples=2), 2),
 ]
 
 

@@ -96,8 +96,8 @@ class DeclaredRipples(Purifier):
 
 
 EOT: dict[str, Attack] = {
-    "pgd": PGD(eps=EPS, steps=40, samples=10),
-    "apgd": APGD(eps=EPS, steps=50, loss="margin", samples=10),
+    "pgd": PGD(eps=EPS, steps=40, eot_samples=10),
+    "apgd": APGD(eps=EPS, steps=50, loss="margin", eot_samples=10),
 }
 # model, suite, draws of the defender -> checks that fail
 DEFENDED: dict[str, tuple[Callable[[], nn.Module], dict[str, Attack], int, set[str]]] = {
@@ -120,7 +120,7 @@ def test_defenses_that_declare(case: str, tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_stood_by_luck_is_not_held_against_a_stochastic_model(tmp_path: Path) -> None:
     """One draw in the campaign: some of what stands falls to the suite's own attack, asked again in twenty."""
     model = Purified(honest("PGD-AT"), RandomQuantizer(4, 0.3))
-    inquiry = inquire(model, {"pgd": PGD(eps=EPS, steps=5, samples=2)}, tmp_path, n=60)
+    inquiry = inquire(model, {"pgd": PGD(eps=EPS, steps=5, eot_samples=2)}, tmp_path, n=60)
     (claim,) = inquiry.claims
     panel = inquiry.standing(claim)
     looked_at = len(inquiry.panel(claim.samples, claim.of))
@@ -356,7 +356,7 @@ def test_costs_are_as_stated(tmp_path: Path) -> None:
 
 def test_a_brief_audit_of_a_stochastic_defense_is_cheap_and_sees_gross_failures(tmp_path: Path) -> None:
     """Up to 2,000 forwards and 1,000 backwards for each of 8 samples, where the suite takes 100 of both."""
-    fair: dict[str, Attack] = {"apgd": APGD(eps=EPS, steps=20, loss="margin", samples=5)}
+    fair: dict[str, Attack] = {"apgd": APGD(eps=EPS, steps=20, loss="margin", eot_samples=5)}
     cases = {
         "fair": (Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), fair),
         "false": (Purified(honest("standard"), DeclaredRipples()), NAIVE),

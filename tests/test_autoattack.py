@@ -193,7 +193,7 @@ def test_apgd_with_eot_survives_a_gradient_that_is_right_only_on_average() -> No
     x, y = at_distance(inner, "l2", 0.05, 8)
     model = nn.Sequential(Wild(), inner)
     few = APGD(norm="l2", eps=0.1, steps=3, loss="margin", random_start=False)
-    gain = [margin(inner(a(model, x, y, keyed(8))), y).mean() for a in (few, replace(few, samples=300))]
+    gain = [margin(inner(a(model, x, y, keyed(8))), y).mean() for a in (few, replace(few, eot_samples=300))]
     assert gain[1] > gain[0]
 
 
@@ -424,7 +424,7 @@ def test_autoattack_runs_the_settings_of_the_reference(norm: str) -> None:
         plain = FAB(norm, 100, 0.1, 1.05, 0.9, 5, 0)  # type: ignore[arg-type]
         assert plus == [*[ce_run] * 5, *[replace(ce_run, loss="dlr")] * 5, plain, square, dlr_t, fab_t]
     rand = replace(a, version="rand")
-    eot = APGD(norm, 0.25, 100, "ce", samples=20)  # type: ignore[arg-type]
+    eot = APGD(norm, 0.25, 100, "ce", eot_samples=20)  # type: ignore[arg-type]
     assert rand.ensemble(10) == [eot, replace(eot, loss="dlr")] and rand.samples == 20
     assert threat(a) == (norm, 0.25) and threat(scale_eps(a, 2)) == (norm, 0.5)
 

@@ -155,7 +155,7 @@ def test_override_patches_every_experiment_that_it_names(path: Path, monkeypatch
         assert after.model.class_path == before.model.class_path and after.trainer.callbacks == before.trainer.callbacks
         for setting, value in own["model"]["init_args"].items():
             assert after.model.init_args[setting].class_path.endswith(f".{value['class_path']}")
-        assert after.model.init_args.get("weight") == before.model.init_args.get("weight")
+        assert after.model.init_args.get("regularization") == before.model.init_args.get("regularization")
         assert after.data.init_args.train_limit == own["data"]["init_args"]["train_limit"]
 
 

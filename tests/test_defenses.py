@@ -127,7 +127,7 @@ def test_bpda_attack_breaks_the_quantizer() -> None:
     noise = Noise.keyed(0, torch.arange(8))
     with drawing(model, noise.fork("defender")):
         assert (model(x).argmax(1) == y).all()
-    z = PGD(eps=0.1, steps=10, samples=4)(model, x, y, noise.fork("attacker"))
+    z = PGD(eps=0.1, steps=10, eot_samples=4)(model, x, y, noise.fork("attacker"))
     with drawing(model, noise.fork("defender")):
         assert (model(z).argmax(1) != y).all()
 

@@ -32,7 +32,7 @@ KL = PGD(eps=0.1, steps=2, loss="kl", start_std=0.001)
 def module(batch_norm: bool = True, **settings: Any) -> ERClassifier:
     """A small one, of weights that are always the same."""
     torch.manual_seed(0)
-    settings = {"attack": INNER, "weight": 0.1, "critic_hidden": [16], **ADAMS, **settings}
+    settings = {"attack": INNER, "regularization": 0.1, "critic_hidden": [16], **ADAMS, **settings}
     return ERClassifier(Coded(batch_norm=batch_norm), **settings)
 
 
@@ -165,7 +165,7 @@ def test_weight_0_is_standard_training_without_a_critic(tmp_path: Path) -> None:
     """E-CLA bit for bit: the classifier's and critic's settings do not matter, dropout draws the same masks."""
     trained = []
     for make in (
-        lambda net: ERClassifier(net, weight=0.0, n_critic=3, mix_clean=False, reg_optimizer="own", **ADAMS),
+        lambda net: ERClassifier(net, regularization=0.0, n_critic=3, mix_clean=False, reg_optimizer="own", **ADAMS),
         lambda net: Standard(net, adam),
     ):
         torch.manual_seed(0)
@@ -195,7 +195,10 @@ def test_an_optimizer_of_its_own_cancels_the_weight() -> None:
 
     same = {name: exact for name in ADAMS}
     for mode in ("own", "joint", "shared"):  # no batch norm: the bias before one has rounding errors for gradients
-        steps = [after_one_batch(batch_norm=False, clip=0.5, weight=w, reg_optimizer=mode, **same) for w in (0.1, 1.0)]
+        steps = [
+            after_one_batch(batch_norm=False, clip=0.5, regularization=w, reg_optimizer=mode, **same)
+            for w in (0.1, 1.0)
+        ]
         assert torch.allclose(*steps, atol=1e-5) == (mode == "own"), mode
 
 
@@ -209,8 +212,8 @@ def test_an_optimizer_of_its_own_cancels_the_weight() -> None:
     ids=str,
 )
 def test_every_switch_changes_the_weights(change: dict[str, Any]) -> None:
-    changed = after_one_batch(weight=10.0, clip=0.5, **change)
-    assert changed.isfinite().all() and not torch.equal(changed, after_one_batch(weight=10.0, clip=0.5))
+    changed = after_one_batch(regularization=10.0, clip=0.5, **change)
+    assert changed.isfinite().all() and not torch.equal(changed, after_one_batch(regularization=10.0, clip=0.5))
 
 
 def test_accumulated_gradients_of_the_critic() -> None:
@@ -348,7 +351,7 @@ def test_vaecla_is_its_formula() -> None:
     assert not kl_to_standard_normal(torch.zeros(2, 3), torch.zeros(2, 3)).any()
     x, y, _ = batch()
     net = Coded()
-    made = VAECLA(net, weight=0.5)
+    made = VAECLA(net, kl_weight=0.5)
     losses = made.losses(x, y, noise(16))
     assert torch.allclose(losses["loss"], losses["data"] + 0.5 * losses["kl"])
     assert not torch.equal(losses["data"], made.losses(x, y, noise(16, 1))["data"])
@@ -389,7 +392,7 @@ def test_the_ensemble_varies_less_the_more_draws_it_has() -> None:
 
 
 def test_training_learns_and_inference_needs_no_critic(tmp_path: Path) -> None:
-    made = ERClassifier(Coded(), INNER, weight=0.1, critic_hidden=[16], **ADAMS)
+    made = ERClassifier(Coded(), INNER, regularization=0.1, critic_hidden=[16], **ADAMS)
     fit = trainer(tmp_path, 5)
     fit.fit(made, digits())
     assert fit.callback_metrics["val/acc"] > 0.6
@@ -464,7 +467,7 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
 
 def test_ddp_must_expect_unused_parameters_where_there_is_a_critic() -> None:
     for weight, unused in ((0.1, True), (0.0, False)):
-        made = module(weight=weight)
+        made = module(regularization=weight)
         made._trainer = SimpleNamespace(strategy=DDPStrategy(find_unused_parameters=unused))  # type: ignore[assignment]
         made.on_fit_start()
     made._trainer = SimpleNamespace(strategy=DDPStrategy(find_unused_parameters=False))  # type: ignore[assignment]
@@ -486,8 +489,8 @@ class Loose(Coded):
         (lambda: ERClassifier(Coded(0)), "embedding must be at least 1"),
         (lambda: ERClassifier(Bare()), "encoder and classifier"),
         (lambda: ERClassifier(Loose()), "outside encoder and classifier"),
-        (lambda: module(weight=-0.1), "weight"),
-        (lambda: module(weight=float("nan")), "weight"),
+        (lambda: module(regularization=-0.1), "regularization"),
+        (lambda: module(regularization=float("nan")), "regularization"),
         (lambda: module(clip=0.0), "clip"),
         (lambda: module(clip=-1.0), "clip"),
         (lambda: module(n_critic=0), "n_critic"),
@@ -496,7 +499,7 @@ class Loose(Coded):
         (lambda: module(attack=None, mix_clean=True), "need an attack"),
         (lambda: module(attack=None, beta=6.0), "need an attack"),
         (lambda: TRADES(Bare(), KL, beta=-1.0), "beta"),
-        (lambda: VAECLA(Coded(), weight=-1.0), "weight"),
+        (lambda: VAECLA(Coded(), kl_weight=-1.0), "regularization"),
         (lambda: VAECLA(Bare()), "encoder and classifier"),
         (lambda: RSE(Bare()), "NoisyConvolutions"),
         (lambda: NoisyConvolutions(nn.Linear(2, 2)), "no convolutions"),

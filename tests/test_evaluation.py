@@ -216,7 +216,7 @@ def test_bad_data_is_refused(level: float, label: int, match: str) -> None:
 PASSES: dict[str, tuple[Attack, int, int]] = {
     "fgsm": (FGSM(eps=0.1), 1, 1),
     "pgd": (PGD(eps=0.1, steps=5), 5, 5),
-    "eot": (PGD(eps=0.1, steps=5, samples=3), 15, 15),
+    "eot": (PGD(eps=0.1, steps=5, eot_samples=3), 15, 15),
     "worst of": (WorstOf([FGSM(eps=0.1), PGD(eps=0.1, steps=3)]), 6, 4),
     "noise": (GaussianNoise(), 0, 0),
 }
@@ -468,7 +468,8 @@ def test_a_ledger_of_another_campaign_is_not_touched(tmp_path: Path) -> None:
 
 def test_tables_never_stand_without_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed at any statement of its first transaction, a ledger is empty: siblings read it as nothing yet."""
-    script = "from pathlib import Path; import sqlite3, sys, os; from evaluation import ledger\n"
+    script = "from pathlib import Path; import sqlite3, sys, os\n"
+    script += "from adversarial_lightning.evaluation.campaign import ledger\n"
     script += "class C(sqlite3.Connection):\n    def execute(self, sql, *a):\n"
     script += "        if 'INSERT INTO campaign' in sql: os._exit(9)\n        return super().execute(sql, *a)\n"
     script += "ledger._connect = lambda path: sqlite3.connect(path, factory=C)\n"
@@ -602,9 +603,9 @@ def test_a_minimum_norm_attack_draws_a_curve_and_is_judged_at_a_radius(tmp_path:
 
 EOT: dict[str, tuple[dict[str, Attack], bool]] = {
     "none": ({"a": PGD(eps=0.1)}, True),
-    "plain": ({"a": PGD(eps=0.1), "b": PGD(eps=0.1, samples=10)}, False),
-    "nested": ({"a": Restarts(WorstOf([FGSM(eps=0.1), PGD(eps=0.1, samples=2)]))}, False),
-    "of another threat": ({"a": PGD(eps=0.1), "b": PGD(eps=0.2, samples=10)}, True),
+    "plain": ({"a": PGD(eps=0.1), "b": PGD(eps=0.1, eot_samples=10)}, False),
+    "nested": ({"a": Restarts(WorstOf([FGSM(eps=0.1), PGD(eps=0.1, eot_samples=2)]))}, False),
+    "of another threat": ({"a": PGD(eps=0.1), "b": PGD(eps=0.2, eot_samples=10)}, True),
 }
 
 

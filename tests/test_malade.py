@@ -337,7 +337,7 @@ def test_streams_belong_to_the_image_and_to_one_side() -> None:
         assert not torch.allclose(chain(x), together)
     defender = keyed(4)
     with drawing(model, defender):
-        PGD(eps=0.1, steps=2, samples=3)(model, x[:4], torch.arange(4) % 3, keyed(4, 9))
+        PGD(eps=0.1, steps=2, eot_samples=3)(model, x[:4], torch.arange(4) % 3, keyed(4, 9))
         assert defender.counter == 0 and torch.allclose(chain(x[:4]), together[:4], atol=1e-6)
 
 
@@ -395,7 +395,7 @@ def test_gradients_by_bpda_and_through_the_chain() -> None:
 
     class Gradient(FGSM):
         def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-            found.append(input_gradient(model, x, y, ce, self.samples)[0])
+            found.append(input_gradient(model, x, y, ce, self.eot_samples)[0])
             return x
 
     found: list[Tensor] = []
@@ -494,7 +494,7 @@ def test_eot_averages_gradients_and_its_variance_falls() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda eps: BPDA(PGD(eps=eps, steps=3, samples=2)),
+        lambda eps: BPDA(PGD(eps=eps, steps=3, eot_samples=2)),
         lambda eps: BPDA(PGD(norm="l2", eps=eps, steps=3), "chain", 1),
         lambda eps: BPDA(FGSM(eps=eps), "denoiser"),
         lambda eps: GrayBox(PGD(eps=eps, steps=3)),

@@ -370,7 +370,7 @@ def test_vat_is_its_formula() -> None:
     r = virtual_perturbation(net, x, p, noise, 2.0, 0.01, 1)
     q = net(x + r).softmax(1)
     expected = (p * (p / q).log()).sum(1).mean()
-    losses = VAT(net, weight=0.5).losses(x, y, Noise.keyed(0, torch.arange(5)))
+    losses = VAT(net, divergence_weight=0.5).losses(x, y, Noise.keyed(0, torch.arange(5)))
     assert torch.allclose(losses["divergence"], expected)
     assert torch.allclose(losses["loss"], nn.functional.cross_entropy(net(x), y) + 0.5 * expected)
     # The clean probabilities and r are constants: the gradient is that of log q alone.

@@ -453,5 +453,5 @@ def test_two_classes_and_stochastic_models_work() -> None:
             {"steps": 2 if isinstance(attack, CWLinf | SparseFool) else 8} if hasattr(attack, "steps") else {}
         )
         quick |= {"confidence": 0.6} if isinstance(attack, HighConfidence) else {}  # above 1/K
-        z = replace(attack, samples=2, **quick)(net, x, y, keys(4))
+        z = replace(attack, eot_samples=2, **quick)(net, x, y, keys(4))
         assert z.isfinite().all() and z.min() >= 0 and z.max() <= 1

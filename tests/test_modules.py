@@ -59,9 +59,9 @@ METHODS = {
     "trades": lambda net: TRADES(net, KL, beta=1.0, optimizer=adam),
     "rse": lambda net: RSE(net, adam),
     "vaecla": lambda net: VAECLA(net, optimizer=adam),
-    "er": lambda net: ERClassifier(net, INNER, weight=0.1, critic_hidden=[16], schedule=OneCycle(), **ADAMS),
-    "er_own": lambda net: ERClassifier(net, weight=0.1, critic_hidden=[16], reg_optimizer="own", **ADAMS),
-    "ecla": lambda net: ERClassifier(net, weight=0, **ADAMS),
+    "er": lambda net: ERClassifier(net, INNER, regularization=0.1, critic_hidden=[16], schedule=OneCycle(), **ADAMS),
+    "er_own": lambda net: ERClassifier(net, regularization=0.1, critic_hidden=[16], reg_optimizer="own", **ADAMS),
+    "ecla": lambda net: ERClassifier(net, regularization=0, **ADAMS),
     "atent_eval": lambda net: ATENT(net, SAMPLER, sampler_mode="eval", optimizer=adam),
 }
 STEPS = {"critic": 2, "er": 4, "er_own": 4, "ecla": 2}  # of optimizers, in a batch; else 1
@@ -363,7 +363,7 @@ def test_atent_refuses(settings: dict[str, float]) -> None:
         ATENT(Bare(), SAMPLER, **settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("change", [{"samples": 2}, {"targeted": True}])
+@pytest.mark.parametrize("change", [{"eot_samples": 2}, {"targeted": True}])
 def test_atent_refuses_samplers_it_would_not_follow(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="samples is 1, targeted false"):
         ATENT(Bare(), replace(SAMPLER, **change))

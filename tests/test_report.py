@@ -301,7 +301,7 @@ def test_pictures_show_what_the_ledgers_say(finished: Campaign) -> None:
 
 def test_pictures_of_a_stochastic_model_end_as_its_majority_did(tmp_path: Path) -> None:
     model = Purified(trained(), RandomQuantizer())
-    c = replace(campaign(tmp_path, 40, {"pgd": PGD(eps=0.1, steps=3, samples=2)}), draws=5)
+    c = replace(campaign(tmp_path, 40, {"pgd": PGD(eps=0.1, steps=3, eot_samples=2)}), draws=5)
     run_campaign(c, model)
     (shown,), notes = galleries(c, model, gather(c).cases, allowance=60)
     assert not notes and len(shown.rows) == 3

@@ -18,7 +18,7 @@ from adversarial_lightning.defenses.ride import Watch, combine
 SMALL: dict[str, Any] = {"channels": (1, 6, 6, 1), "dropout_after": (2,), "steps": 50, "stages": 2, "estimates": 2}
 DIP: dict[str, Any] = {"random_input": True, "noisy_target": False}
 RELEASE: dict[str, Any] = {"estimates": 0, "loss": "norm", "amsgrad": True, "noisy_target": False}
-COLOUR: dict[str, Any] = {"channels": (3, 4, 4, 3), "sigma": 0.5, "space": "normalized", "samples": 2}
+COLOUR: dict[str, Any] = {"channels": (3, 4, 4, 3), "sigma": 0.5, "space": "normalized", "noisy_copies": 2}
 STOP: dict[str, Any] = {"patience": 10, "gain": 0.02, "learning_rate": 1e-2}
 
 
@@ -44,7 +44,7 @@ def by_the_book(ride: RIDE, x: Tensor, noise: Noise) -> Tensor:
         layer.bias.data = (2 * biases.uniform(layer.bias[None].detach()) - 1)[0] / (9 * layer.in_channels) ** 0.5
     parameters = [p for layer in layers for p in layer.parameters()]
     adam = torch.optim.Adam(parameters, r.learning_rate, weight_decay=r.weight_decay, amsgrad=r.amsgrad, foreach=False)
-    copies = target.expand(r.samples, -1, -1, -1)
+    copies = target.expand(r.noisy_copies, -1, -1, -1)
     fixed = run.fork("input").normal(copies[None])[0] if r.random_input else None
 
     def network(z: Tensor, drop: bool) -> Tensor:
@@ -57,7 +57,7 @@ def by_the_book(ride: RIDE, x: Tensor, noise: Noise) -> Tensor:
         return z.sigmoid() if r.sigmoid else z
 
     for iteration in range(1, ride.steps * ride.stages + 1):
-        copies = target.expand(r.samples, -1, -1, -1)
+        copies = target.expand(r.noisy_copies, -1, -1, -1)
         output = network(copies + r.sigma * run.normal(copies[None])[0] if fixed is None else fixed, True)
         s = copies + r.sigma * run.normal(copies[None])[0] if r.noisy_target else copies
         kept = run.coins(copies[None, :, :1], 1 - r.mask_ratio)[0]
@@ -83,7 +83,7 @@ def by_the_book(ride: RIDE, x: Tensor, noise: Noise) -> Tensor:
     return (found * std + mean).clamp(0, 1)
 
 
-SETTINGS = [{}, DIP, RELEASE, COLOUR, {"samples": 3, "dropout": 0.2}, {"suppression": False, "mask_ratio": 0.0}]
+SETTINGS = [{}, DIP, RELEASE, COLOUR, {"noisy_copies": 3, "dropout": 0.2}, {"suppression": False, "mask_ratio": 0.0}]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -365,7 +365,7 @@ def test_a_diverged_fit_leaves_its_image_and_no_other_notices() -> None:
 
 
 BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
-    *(({name: 0}, f"{name} must be at least 1") for name in ("steps", "stages", "samples", "patience")),
+    *(({name: 0}, f"{name} must be at least 1") for name in ("steps", "stages", "noisy_copies", "patience")),
     ({"max_images_per_pass": 0}, "max_images_per_pass must be at least 1"),
     ({"estimates": -1}, "estimates must be at least 0"),
     *(({"alpha": value}, "alpha must lie in") for value in (-0.1, 1.1, float("nan"))),

@@ -503,7 +503,7 @@ def test_logit_eot_averages_logits_and_not_gradients() -> None:
     def run(attack: Attack) -> Tensor:
         return attack(model, x, torch.arange(3), Noise.keyed(0, torch.arange(3)))
 
-    assert not torch.allclose(run(LogitEOT(pgd, 4)), run(replace(pgd, samples=4)))
+    assert not torch.allclose(run(LogitEOT(pgd, 4)), run(replace(pgd, eot_samples=4)))
     assert torch.equal(run(LogitEOT(pgd, 1)), run(pgd))
 
 

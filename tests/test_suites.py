@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SUITES = sorted((ROOT / "configs" / "suites").glob("*.yaml"))
 DEFENSES = sorted((ROOT / "configs" / "defenses").glob("*.yaml"))
 SMALL = {  # most that is left of each budget: enough for every branch, not for an attack
-    **{name: 2 for name in ("steps", "search_steps", "finetune", "restarts", "n", "n_targets", "samples", "particles")},
+    **{
+        name: 2
+        for name in ("steps", "search_steps", "finetune", "restarts", "n", "n_targets", "eot_samples", "particles")
+    },
     **{name: 2 for name in ("deepfool_steps", "candidates", "starts", "probes", "votes", "generations", "pixels")},
     **{"queries": 12, "population": 6, "runners_up": 2},
 }

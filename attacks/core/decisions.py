@@ -2,7 +2,7 @@
 
 Of a stochastic model they see one draw a question, or the majority of `votes`. With enough votes an attack without
 gradients is as strong as it can be; that says nothing about attackers with gradients, so votes do not count as EOT
-(Athalye et al. 2018): a headline number still needs an attack that averages gradients over `samples`.
+(Athalye et al. 2018): a headline number still needs an attack that averages gradients over `eot_samples`.
 """
 
 from collections.abc import Callable

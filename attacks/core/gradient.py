@@ -11,9 +11,9 @@ _AT_ONCE = 2**16
 
 
 def input_gradient(
-    model: nn.Module, x: Tensor, y: Tensor, objective: Objective, samples: int = 1
+    model: nn.Module, x: Tensor, y: Tensor, objective: Objective, eot_samples: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Gradient (like `x`) and value (B,) of the per-example `objective` at `x`, averaged over `samples` draws.
+    """Gradient (like `x`) and value (B,) of the per-example `objective` at `x`, averaged over `eot_samples` draws.
 
     Expectation over transformation (Athalye et al. 2018) averages gradients, not logits; each further forward of a
     stochastic model draws fresh numbers from the attacker's noise. Summed over the batch, never averaged: the gradient
@@ -27,12 +27,12 @@ def input_gradient(
     gradients, values = torch.zeros_like(x), x.new_zeros(len(x))
     at_once = _AT_ONCE if x.device.type == "cpu" else 64 * _AT_ONCE
     done, taken = 0, dict[int, int]()
-    while done < samples:
-        copies = min(samples - done, max(1, at_once // max(1, x.numel()))) if done else 1
+    while done < eot_samples:
+        copies = min(eot_samples - done, max(1, at_once // max(1, x.numel()))) if done else 1
         with side_by_side(model, copies, taken):
             logits = model(x.repeat(copies, *[1] * (x.ndim - 1)) if copies > 1 else x)
         value = torch.stack([objective(each, y) for each in logits.chunk(copies)]).sum(0)
         gradients += torch.autograd.grad(value.sum(), x)[0]
         values += value.detach()
         done += copies
-    return gradients.nan_to_num_(0.0, 0.0, 0.0) / samples, values / samples
+    return gradients.nan_to_num_(0.0, 0.0, 0.0) / eot_samples, values / eot_samples

@@ -99,7 +99,7 @@ def zero_gradients(panel: Panel, claim: Claim) -> Check:
     """F3, unavailable gradients: with all objectives of the suite, zero at half of the iterates or more."""
     blind = torch.ones_like(panel.y, dtype=torch.bool)
     for loss in claim.losses():
-        attack = PGD(claim.norm, claim.eps, 10, random_start=False, loss=loss, samples=panel.samples)
+        attack = PGD(claim.norm, claim.eps, 10, random_start=False, loss=loss, eot_samples=panel.eot_samples)
         zero = [torch.stack(watched(part, attack, "F3")[0].zero).float().mean(0) for part in panel.parts()]
         blind &= torch.cat([*zero, panel.x.new_zeros(0)]) >= 0.5
     return share_check(

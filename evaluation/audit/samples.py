@@ -33,8 +33,8 @@ class Connected(nn.Module):
 class Panel:
     """Images `x` (B, C, H, W) with labels `y` and numbers `index` (B,), and the model that is asked about them.
 
-    They stand for the share `of` of all samples. `draws` is the number of the defender's draws that judge, `samples`
-    that of the gradients an attack averages: both 1 for deterministic models. `rows` are attacked at once.
+    They stand for the share `of` of all samples. `draws` is the number of the defender's draws that judge,
+    `eot_samples` that of the gradients an attack averages: both 1 for deterministic models. `rows` are attacked at once.
     """
 
     model: nn.Module
@@ -44,7 +44,7 @@ class Panel:
     seed: int
     of: float = 1.0
     draws: int = 1
-    samples: int = 1
+    eot_samples: int = 1
     rows: int = 128
 
     def __len__(self) -> int:

@@ -29,7 +29,7 @@ def unmoved(panel: Panel, claim: Claim, budget: Budget) -> Tensor:
         radius = share * widest(claim.norm, panel.x)
         for loss in claim.losses():
             attack = PGD(
-                claim.norm, radius, budget.steps, 2.5 * radius / budget.steps, loss=loss, samples=panel.samples
+                claim.norm, radius, budget.steps, 2.5 * radius / budget.steps, loss=loss, eot_samples=panel.eot_samples
             )
             stands &= ~panel.felled(attack, f"C4 {loss} {share}")
     return stands
@@ -51,7 +51,7 @@ def undefended(panel: Panel, claim: Claim, budget: Budget, bare: nn.Module, clas
 
     The second for classifiers that are robust by themselves.
     """
-    alone = replace(panel, model=bare, draws=1, samples=1)
+    alone = replace(panel, model=bare, draws=1, eot_samples=1)
     alone = alone[~alone.wrong(alone.x)]
     attack = leading(alone, claim, budget, among=(PGD, APGD, Langevin))  # others may be made for the defense
     k, m = int((~alone.felled(attack, "C13")).sum()), len(alone)

@@ -63,7 +63,7 @@ class RandomPoints(Attack):
 
 def ascent(panel: Panel, claim: Claim, steps: int, **settings: Any) -> PGD:
     """PGD in the ball of the claim, with EOT where the model is stochastic."""
-    return PGD(claim.norm, claim.eps, steps, samples=panel.samples, **settings)
+    return PGD(claim.norm, claim.eps, steps, eot_samples=panel.eot_samples, **settings)
 
 
 def leading(panel: Panel, claim: Claim, budget: Budget, among: tuple[type, ...] = (Attack,)) -> Attack:
@@ -71,7 +71,7 @@ def leading(panel: Panel, claim: Claim, budget: Budget, among: tuple[type, ...] 
     own = [attack for attack in claim.gradient_attacks() if isinstance(attack, among)]
     if not own:
         return ascent(panel, claim, budget.steps)
-    samples = {"samples": panel.samples} if any(f.name == "samples" for f in fields(own[0])) else {}  # type: ignore[arg-type]
+    samples = {"eot_samples": panel.eot_samples} if any(f.name == "eot_samples" for f in fields(own[0])) else {}  # type: ignore[arg-type]
     return replace(own[0], **samples)  # type: ignore[type-var]
 
 
@@ -102,7 +102,9 @@ def missed(
 
 def single_step(panel: Panel, claim: Claim) -> Check:
     """C3: one gradient step is no better than the suite's many."""
-    attacks = {f"FGSM {loss}": FGSM(claim.norm, claim.eps, loss, samples=panel.samples) for loss in ("ce", "margin")}
+    attacks = {
+        f"FGSM {loss}": FGSM(claim.norm, claim.eps, loss, eot_samples=panel.eot_samples) for loss in ("ce", "margin")
+    }
     return missed("C3", "one step finds no more than many", panel, claim, attacks, 0.005)
 
 
@@ -155,8 +157,10 @@ def tuned(panel: Panel, claim: Claim, budget: Budget, classes: int, level: str) 
     }
     losses: list[Any] = ["ce", "margin", *["dlr"][: classes > 2]]
     for loss in losses:
-        attacks[f"APGD {loss}"] = APGD(claim.norm, claim.eps, steps, loss, samples=panel.samples)
+        attacks[f"APGD {loss}"] = APGD(claim.norm, claim.eps, steps, loss, eot_samples=panel.eot_samples)
     if level == "full":
         aim: Any = "dlr" if classes > 3 else "margin"
-        attacks["targeted"] = Targeted(APGD(claim.norm, claim.eps, steps, aim, targeted=True, samples=panel.samples))
+        attacks["targeted"] = Targeted(
+            APGD(claim.norm, claim.eps, steps, aim, targeted=True, eot_samples=panel.eot_samples)
+        )
     return missed("C15", "other objectives and step sizes find no more", panel, claim, attacks, 0.01)

@@ -142,7 +142,7 @@ def refusals(suite: Mapping[str, Attack], obligations: Mapping[str, bool]) -> Re
     if not obligations.get("eot"):
         return {}
     return {
-        model: "the defense is stochastic and no attack averages gradients over draws (EOT): set samples: 10 or more"
+        model: "the defense is stochastic and no attack averages gradients over draws: set eot_samples: 10 or more"
         for model, names in threat_models(suite).items()
         if not any(draws(suite[name]) > 1 for name in names)
     }
@@ -150,7 +150,7 @@ def refusals(suite: Mapping[str, Attack], obligations: Mapping[str, bool]) -> Re
 
 def draws(attack: Attack) -> int:
     """The largest number of gradients that the attack, or one it is made of, averages."""
-    return max(getattr(attack, "samples", 1), *map(draws, members(attack)), 1)
+    return max(getattr(attack, "eot_samples", 1), *map(draws, members(attack)), 1)
 
 
 def _complete(unit: Unit, expected: Fate, rows: Columns) -> None:
