@@ -1,7 +1,6 @@
 """What a user sees of an error: one paragraph that names the setting and the remedy; bugs keep their traceback."""
 
 import difflib
-import dis
 import inspect
 import re
 import sys
@@ -33,34 +32,22 @@ def exits(main: Callable[[], object]) -> int:
         return 2
 
 
+class UserError(ValueError):
+    """A mistake of the user's. The message names setting, value and remedy; it is shown without a traceback."""
+
+
 def friendly(error: BaseException) -> str | None:
     """One paragraph for an error that tells the user something, None for a bug.
 
-    Meant for users: what jsonargparse says about options and files (its true cause first), what the rooms of this
-    repository raise on purpose, and what the operating system refuses them.
+    Meant for users: what jsonargparse says about options and files (its true cause first), `UserError`, Lightning's
+    word for a mistake in the settings, and what the operating system refuses.
     """
-    # A constructor's ValueError inside a Union comes back wrapped by jsonargparse.
+    # A constructor's error inside a Union comes back wrapped by jsonargparse.
     if isinstance(error, ArgumentError) or "Does not validate against any of the Union subtypes" in str(error):
         return shorten(str(error))
-    if type(error).__name__ == "MisconfigurationException":  # Lightning's own word for a mistake in the settings
-        return " ".join(str(error).split())
-    if isinstance(error, ValueError | TypeError | OSError | RuntimeError | LookupError) and _ours(error):
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        return " ".join(text.split()) or None
+    if isinstance(error, UserError | OSError) or type(error).__name__ == "MisconfigurationException":
+        return " ".join(str(error).split()) or None
     return None
-
-
-def _ours(error: BaseException) -> bool:
-    """Whether the innermost frame is code of ours, at a ``raise`` or, for OSError, anywhere."""
-    traceback = error.__traceback__
-    if traceback is None:
-        return False
-    while traceback.tb_next:
-        traceback = traceback.tb_next
-    if not str(traceback.tb_frame.f_globals.get("__name__", "")).startswith("adversarial_lightning."):
-        return False
-    raised = dis.opname[traceback.tb_frame.f_code.co_code[traceback.tb_lasti]] == "RAISE_VARARGS"  # else a C function
-    return raised or isinstance(error, OSError)
 
 
 def shorten(message: str) -> str:

@@ -7,7 +7,7 @@ from adversarial_lightning.attacks.bypass import BPDA, GrayBox
 from adversarial_lightning.attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import check_images
-from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.attacks.corruptions import GaussianNoise, SaltAndPepper
 from adversarial_lightning.attacks.cw import CW, CWLinf
@@ -86,8 +86,8 @@ __all__ = [
     "WorstOf",
     "check_images",
     "choose_step_size",
-    "drawing",
     "members",
+    "noise_for",
     "scale_eps",
     "threat",
 ]

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack
-from adversarial_lightning.attacks.core.best_adversarial import fools
+from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, NormName, column, project_l1_box
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view, project_l1_box
 from adversarial_lightning.attacks.core.objectives import OBJECTIVES, dlr_targeted
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.errors import UserError
 
 Look = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -73,7 +74,7 @@ class APGD(Attack):
         at_least(0, eps=self.eps)
         at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         if not 0 < self.rho <= 1:
-            raise ValueError(f"rho must lie in (0, 1], not {self.rho}")
+            raise UserError(f"rho must lie in (0, 1], not {self.rho}")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         look = self.look(model, x, y)
@@ -105,8 +106,12 @@ class APGD(Attack):
 
             def counted(logits: Tensor, _: Tensor) -> Tensor:
                 seen = logits.detach()
-                misses.add_(fools(seen, label, targeted=False) | ~seen.isfinite().all(1))
-                hits.add_(fools(seen, y, targeted=True) if self.targeted else fools(seen, label, targeted=False))
+                misses.add_(is_adversarial(seen, label, targeted=False) | ~seen.isfinite().all(1))
+                hits.add_(
+                    is_adversarial(seen, y, targeted=True)
+                    if self.targeted
+                    else is_adversarial(seen, label, targeted=False)
+                )
                 return loss(logits)
 
             gradient, value = input_gradient(model, z, y, counted, self.eot_samples)
@@ -122,7 +127,7 @@ class APGD(Attack):
             return x + noise.normal(x)
         norm = NORMS[self.norm]
         d = norm.random(x, 1.0, noise)
-        return x + column(eps / norm.distance(d).clamp_min(1e-12), x) * d
+        return x + batch_view(eps / norm.distance(d).clamp_min(1e-12), x) * d
 
     def clip(self, z: Tensor, x: Tensor, eps: float) -> Tensor:
         """`z` back into the ball and the box."""
@@ -150,10 +155,10 @@ class APGD(Attack):
 
         for k in range(steps):
             if l1:
-                previous, z = z, self.clip(z + column(size, x) * sparse_step(gradient, pixels), x, eps)
+                previous, z = z, self.clip(z + batch_view(size, x) * sparse_step(gradient, pixels), x, eps)
             else:
                 pace = 0.75 if k else 1.0  # the paper's alpha
-                step = column(size, x) * NORMS[self.norm].steepest(gradient, z)
+                step = batch_view(size, x) * NORMS[self.norm].steepest(gradient, z)
                 towards = self.clip(z + step, x, eps)
                 previous, z = z, self.clip(z + pace * (towards - z) + (1 - pace) * (z - previous), x, eps)
 
@@ -161,11 +166,11 @@ class APGD(Attack):
             gradient, value, rank = look(z)
             rises += value > last_value
             better = value > best_value
-            best = torch.where(column(better, x), z, best)
-            best_gradient = torch.where(column(better, x), gradient, best_gradient)
+            best = torch.where(batch_view(better, x), z, best)
+            best_gradient = torch.where(batch_view(better, x), gradient, best_gradient)
             best_value = torch.where(better, value, best_value)
             better = (rank > choice_rank) | ((rank == choice_rank) & (value > choice_value))
-            choice = torch.where(column(better, x), z, choice)
+            choice = torch.where(batch_view(better, x), z, choice)
             choice_value, choice_rank = torch.where(better, value, choice_value), torch.where(better, rank, choice_rank)
 
             since += 1
@@ -181,8 +186,8 @@ class APGD(Attack):
                 size = torch.where(back, size / 2, size)
                 halved, before = back, best_value
                 interval = max(interval - max(1, int(0.03 * steps)), max(1, int(0.06 * steps)))
-            z = torch.where(column(back, x), best, z)
-            gradient = torch.where(column(back, x), best_gradient, gradient)
+            z = torch.where(batch_view(back, x), best, z)
+            gradient = torch.where(batch_view(back, x), best_gradient, gradient)
             value = torch.where(back, best_value, value)
             rises, since = torch.zeros_like(rises), 0
         return best, choice

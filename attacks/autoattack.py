@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.apgd import APGD
 from adversarial_lightning.attacks.core.base import Attack
-from adversarial_lightning.attacks.core.best_adversarial import fools
+from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.noise import Noise, drawing
-from adversarial_lightning.attacks.core.norms import NORMS, NormName, column
+from adversarial_lightning.attacks.core.noise import Noise, noise_for
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
 from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.attacks.fab import FAB
 from adversarial_lightning.attacks.square import Square
 from adversarial_lightning.attacks.targeted import Targeted
+from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class AutoAttack(Attack):
         check_choices(self)
         at_least(0, eps=self.eps)
         if self.version == "plus" and self.norm == "l1":
-            raise ValueError("version plus is defined for norm linf and l2, not for l1: use version: standard")
+            raise UserError("version plus is defined for norm linf and l2, not for l1: use version: standard")
 
     @property
     def eot_samples(self) -> int:
@@ -72,11 +73,11 @@ class AutoAttack(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         if y.ndim != 1:
-            raise ValueError("AutoAttack needs labels (B,), not target probabilities")
+            raise UserError("AutoAttack needs labels (B,), not target probabilities")
         with torch.no_grad():
             logits = model(x)
         best, best_margin = x.clone(), torch.full_like(logits[:, 0], -torch.inf)
-        rows = (~fools(logits, y, targeted=False)).nonzero()[:, 0]
+        rows = (~is_adversarial(logits, y, targeted=False)).nonzero()[:, 0]
         for i, attack in enumerate(self.ensemble(logits.shape[1])):
             if not len(rows):
                 break
@@ -84,10 +85,10 @@ class AutoAttack(Attack):
             z = attack(model, x[rows], y[rows], streams)
             if attack.kind == "minimum-norm":  # beyond the ball is nothing found
                 inside = NORMS[self.norm].distance(z - x[rows]) <= self.eps
-                z = torch.where(column(inside, z), z, x[rows])
-            with torch.no_grad(), drawing(model, streams.fork("check")):
+                z = torch.where(batch_view(inside, z), z, x[rows])
+            with torch.no_grad(), noise_for(model, streams.fork("check")):
                 logits = model(z)
-            fooled = fools(logits, y[rows], targeted=False)
+            fooled = is_adversarial(logits, y[rows], targeted=False)
             value = margin(logits, y[rows]).nan_to_num(nan=0.0)
             better = fooled | (value > best_margin[rows])
             best[rows[better]], best_margin[rows[better]] = z[better], value[better]

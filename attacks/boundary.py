@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.decisions import Decisions, StartName, begin, bisect, check_budget
+from adversarial_lightning.attacks.core.decisions import Decisions, StartName, bisect, check_budget, find_start
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 
 
 @dataclass(frozen=True)
@@ -62,25 +62,25 @@ class Boundary(Attack):
             queries=self.queries,
             votes=self.votes,
         )
-        rows = begin(ask, noise, self.starts, self.start)
+        rows = find_start(ask, noise, self.starts, self.start)
         bisect(ask, self.norm, ask.closest.point, rows, halvings=25)
         sphere = x.new_full((len(x),), self.sphere_step)
         source = x.new_full((len(x),), self.source_step)
         k = 0
         while (ask.open & rows).any():
             z, far = ask.closest.point, ask.closest.length  # infinite where there is no start: never asked
-            outward = (z - x) / column(far, x).clamp_min(1e-12)
+            outward = (z - x) / batch_view(far, x).clamp_min(1e-12)
             eta = noise.normal(x)
-            eta = eta - column((eta * outward).flatten(1).sum(1), x) * outward  # along the sphere
-            eta = eta / column(length(eta), x).clamp_min(1e-12)
-            turned = outward + column(sphere, x) * eta
-            turned = turned / column(length(turned), x)
+            eta = eta - batch_view((eta * outward).flatten(1).sum(1), x) * outward  # along the sphere
+            eta = eta / batch_view(length(eta), x).clamp_min(1e-12)
+            turned = outward + batch_view(sphere, x) * eta
+            turned = turned / batch_view(length(turned), x)
             if k % 10 == 0:
                 asked = ask.open & rows
-                fooled = ask((x + column(far, x) * turned).clamp(0, 1), rows)
+                fooled = ask((x + batch_view(far, x) * turned).clamp(0, 1), rows)
                 sphere = torch.where(asked, sphere * torch.where(fooled, 1.2, 1 / 1.2), sphere).clamp(1e-6, 1)
             asked = ask.open & rows
-            fooled = ask((x + column(far * (1 - source), x) * turned).clamp(0, 1), rows)
+            fooled = ask((x + batch_view(far * (1 - source), x) * turned).clamp(0, 1), rows)
             source = torch.where(asked, source * torch.where(fooled, 1.1, 1.1 ** (-1 / 3)), source).clamp(1e-7, 0.5)
             k += 1
         return ask.closest.point

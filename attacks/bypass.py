@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.compose import Combination
 from adversarial_lightning.attacks.core.base import Attack, Knowledge
-from adversarial_lightning.attacks.core.bpda import part, purifiers, straight_through
+from adversarial_lightning.attacks.core.bpda import find_attribute, purifiers, straight_through
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.transfer import Surrogate
+from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ class BPDA(Combination):
         check_choices(self)
         at_least(1 if self.backward == "unrolled" else 0, steps=self.steps)
         if self.steps is not None and self.backward not in ("chain", "unrolled"):
-            raise ValueError(f"steps belong to backward: chain and unrolled, not to {self.backward}")
+            raise UserError(f"steps belong to backward: chain and unrolled, not to {self.backward}")
         if (self.network is not None) != (self.backward == "network"):
-            raise ValueError(f"backward: network and a network belong together, backward is {self.backward}")
+            raise UserError(f"backward: network and a network belong together, backward is {self.backward}")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        part(model, "purifier")  # refuses a model without one
+        find_attribute(model, "purifier")  # refuses a model without one
         with ExitStack() as stack:
             for purifier in purifiers(model):
                 stack.enter_context(straight_through(purifier, self.surrogate(purifier)))
@@ -63,14 +64,14 @@ class BPDA(Combination):
             return partial(_restored, self.network.network())
         found: Any = getattr(purifier, {"chain": "quiet"}.get(self.backward, self.backward), None)
         if found is None:
-            raise ValueError(f"{type(purifier).__name__} has no {self.backward}: use backward: identity")
+            raise UserError(f"{type(purifier).__name__} has no {self.backward}: use backward: identity")
         return partial(found, steps=self.steps) if self.backward in ("chain", "unrolled") else found
 
 
 def _restored(network: nn.Module, x: Tensor) -> Tensor:
     z: Tensor = network.to(x)(x)
     if z.shape != x.shape:
-        raise ValueError(f"backward: network needs one that makes images of images, this makes {tuple(z.shape)}")
+        raise UserError(f"backward: network needs one that makes images of images, this makes {tuple(z.shape)}")
     return z
 
 
@@ -89,6 +90,6 @@ class GrayBox(Combination):
     attack: Attack
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        part(model, "purifier")
+        find_attribute(model, "purifier")
         innermost: Any = [m for m in model.modules() if isinstance(getattr(m, "purifier", None), nn.Module)][-1]
         return self.attack(innermost.classifier, x, y, noise)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
-from adversarial_lightning.attacks.core.best_adversarial import LOOKS, fools
+from adversarial_lightning.attacks.core.best_adversarial import VOTES, is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import column, distance
+from adversarial_lightning.attacks.core.norms import batch_view, distance
 from adversarial_lightning.attacks.core.objectives import ce, margin
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.eval_mode import stochastic
 
 
@@ -53,16 +54,16 @@ def strongest(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor,
     """For each row the best result; the first of equals.
 
     Of budget attacks that with the largest margin (for targeted ones, the smallest to the target), of minimum-norm
-    attacks the nearest that fools; of a stochastic model the mean margin and the majority of `LOOKS` draws.
+    attacks the nearest that fools; of a stochastic model the mean margin and the majority of `VOTES` draws.
     """
-    looks = LOOKS if stochastic(model) else 1
+    votes = VOTES if stochastic(model) else 1
     best, best_score = x, x.new_full((len(x),), -torch.inf)
     for attack, noise in zip(attacks, noises, strict=True):
         z = attack.perturb(model, x, y, noise).detach().clamp(0, 1)
         with torch.no_grad():
-            value = _score(attack, torch.stack([model(z) for _ in range(looks)]), z - x, y)
+            value = _score(attack, torch.stack([model(z) for _ in range(votes)]), z - x, y)
         better = value > best_score
-        best = torch.where(column(better, x), z, best)
+        best = torch.where(batch_view(better, x), z, best)
         best_score = torch.where(better, value, best_score)
     return best
 
@@ -71,7 +72,7 @@ def _score(attack: Attack, logits: Tensor, d: Tensor, y: Tensor) -> Tensor:
     """How good each row of the perturbations `d` is by the `logits` (draws, B, K) at it."""
     if attack.kind == "minimum-norm":
         length = distance(str(threat(attack)[0]), d).to(logits.dtype)
-        fooled = torch.stack([fools(draw, y, attack.targeted) for draw in logits]).double().mean(0)
+        fooled = torch.stack([is_adversarial(draw, y, attack.targeted) for draw in logits]).double().mean(0)
         return torch.where(fooled > 0.5, -length, -torch.inf)
     # Where the model breaks is no success, but nearer to one than where it stands.
     values = torch.stack([margin(draw, y) if y.ndim == 1 else ce(draw, y) for draw in logits]).nan_to_num(nan=0.0)
@@ -80,11 +81,11 @@ def _score(attack: Attack, logits: Tensor, d: Tensor, y: Tensor) -> Tensor:
 
 def _check(attacks: Sequence[Attack]) -> None:
     if not attacks:
-        raise ValueError("attacks must name at least one attack")
+        raise UserError("attacks must name at least one attack")
     if len({a.kind for a in attacks}) > 1:
-        raise ValueError("budget attacks are compared by margin, minimum-norm ones by length: combine one kind only")
+        raise UserError("budget attacks are compared by margin, minimum-norm ones by length: combine one kind only")
     if len({a.targeted for a in attacks}) > 1:
-        raise ValueError("targeted attacks are given targets and the others labels: combine one of the two only")
+        raise UserError("targeted attacks are given targets and the others labels: combine one of the two only")
 
 
 class Combination(Attack):
@@ -157,9 +158,9 @@ class Within(Combination):
     def __post_init__(self) -> None:
         at_least(0, eps=self.eps)
         if threat(self.attack)[0] == "l0" and self.eps % 1:
-            raise ValueError(f"eps must be a whole number of values for norm l0, not {self.eps}")
+            raise UserError(f"eps must be a whole number of values for norm l0, not {self.eps}")
         if self.attack.kind != "minimum-norm":
-            raise ValueError(f"Within judges minimum-norm attacks; {type(self.attack).__name__} has its own eps")
+            raise UserError(f"Within judges minimum-norm attacks; {type(self.attack).__name__} has its own eps")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         return self.attack.perturb(model, x, y, noise)

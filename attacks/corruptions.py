@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
 from adversarial_lightning.attacks.core.checks import at_least
 from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class SaltAndPepper(Attack):
 
     def __post_init__(self) -> None:
         if not 0 <= self.density <= 1:
-            raise ValueError(f"density must lie in [0, 1], not {self.density}")
+            raise UserError(f"density must lie in [0, 1], not {self.density}")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         u = noise.uniform(x[:, :1])

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind
-from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 from adversarial_lightning.attacks.core.objectives import Objective, margin
 from adversarial_lightning.attacks.core.radius import Radius
 
@@ -115,7 +115,7 @@ class CW(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         loss = hinge(self.kappa, self.targeted)
-        closest = Closest(model, x, y, NORMS["l2"].distance, self.targeted)
+        closest = BestAdversarial(model, x, y, NORMS["l2"].distance, self.targeted)
         search = ConstSearch(x, self.const)
         for _ in range(self.search_steps):
             w = free(x)
@@ -126,14 +126,14 @@ class CW(Attack):
                 z = boxed(w)
                 gradient, value, logits = gradient_and_logits(model, z, y, loss, self.eot_samples)
                 won = active & (value <= 0)
-                success |= closest.offer(z, logits, where=won) & won
+                success |= closest.update(z, logits, where=won) & won
                 if self.abort_early and k % max(1, self.steps // 10) == 0:
                     total = (z - x).flatten(1).square().sum(1) + search.const * value
                     active, before = active & (total <= 0.9999 * before), total
                     if not active.any():
                         break
                 # The step moves rows that have left, too: nothing of theirs is looked at any more.
-                w = adam.step(w, pull_back(2 * (z - x) + column(search.const, x) * gradient, w))
+                w = adam.step(w, pull_back(2 * (z - x) + batch_view(search.const, x) * gradient, w))
             search.narrow(success)
         return closest.point
 
@@ -182,7 +182,7 @@ class CWLinf(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, loss = NORMS["linf"], hinge(self.kappa, self.targeted)
-        closest = Closest(model, x, y, norm.distance, self.targeted)
+        closest = BestAdversarial(model, x, y, norm.distance, self.targeted)
         start, const = free(x), x.new_full((len(x),), self.const)
         tau, open_ = torch.ones_like(const), ~closest.done
         while open_.any():
@@ -192,17 +192,17 @@ class CWLinf(Attack):
                 z = boxed(w)
                 d = z - x
                 gradient, value, logits = gradient_and_logits(model, z, y, loss, self.eot_samples)
-                fooled = closest.offer(z, logits, where=active & (value <= 0)) & (value <= 0)
+                fooled = closest.update(z, logits, where=active & (value <= 0)) & (value <= 0)
                 won = active & fooled & (norm.distance(d) <= tau)
                 reached = torch.where(won, norm.distance(d), reached)
-                start = torch.where(column(won, x), w, start)
+                start = torch.where(batch_view(won, x), w, start)
                 active = active & ~won
                 if not active.any():
                     break
-                outside = d.sign() * (d.abs() > column(tau, x))
-                w = adam.step(w, pull_back(outside + column(const, x) * gradient, w))
+                outside = d.sign() * (d.abs() > batch_view(tau, x))
+                w = adam.step(w, pull_back(outside + batch_view(const, x) * gradient, w))
             won = open_ & ~active
-            start = torch.where(column(won, x), start, w)
+            start = torch.where(batch_view(won, x), start, w)
             tau = torch.where(won, self.decrease * reached, tau)
             const = torch.where(won, const, 2 * const)
             open_ = open_ & (tau > self.min_tau) & (const <= self.max_const)

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn, no_grad, where
 
 from adversarial_lightning.attacks.core.base import Attack, Kind
-from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 from adversarial_lightning.attacks.core.radius import Radius
 
@@ -57,23 +57,23 @@ class DDN(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, objective = NORMS["l2"], OBJECTIVES[self.loss]
-        closest = Closest(model, x, y, norm.distance, self.targeted)
+        closest = BestAdversarial(model, x, y, norm.distance, self.targeted)
         farthest = norm.distance(x.maximum(1 - x))
         radius = farthest.clamp(max=self.init_norm)
         z = x
         for k in range(self.steps):
             alpha = self.step_size * (0.01 + 0.99 * (1 + math.cos(math.pi * k / self.steps)) / 2)
             gradient, _, logits = gradient_and_logits(model, z, y, objective, self.eot_samples)
-            fooled = closest.offer(z, logits)
+            fooled = closest.update(z, logits)
             flat = ~gradient.flatten(1).any(1)
             if flat.any():  # forked by step, so that a draw for one row shifts no other
-                gradient = where(column(flat, x), noise.fork(k).normal(x), gradient)
+                gradient = where(batch_view(flat, x), noise.fork(k).normal(x), gradient)
             delta = z - x + alpha * norm.steepest(-gradient if self.targeted else gradient, z)
             radius = (radius * where(fooled, 1 - self.gamma, 1 + self.gamma)).minimum(farthest)
-            delta = delta * column(radius / norm.distance(delta).clamp_min(1e-12), x)
+            delta = delta * batch_view(radius / norm.distance(delta).clamp_min(1e-12), x)
             z = (x + delta).clamp(0, 1)
             if self.levels is not None:
                 z = (z * (self.levels - 1)).round() / (self.levels - 1)
         with no_grad():
-            closest.offer(z, model(z))
+            closest.update(z, model(z))
         return closest.point

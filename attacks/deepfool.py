@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind
-from adversarial_lightning.attacks.core.best_adversarial import Closest, fools
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial, is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.jacobian import jacobian
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.radius import Radius
 
@@ -75,10 +75,10 @@ class DeepFool(Attack):
         between(0, math.inf, max_step=self.max_step)
 
     def displacement(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(1 + overshoot) r, like `x`, and whether it fools (B,); zero for rows that need no attack. Inside `guard`."""
+        """(1 + overshoot) r, like `x`, and whether it fools (B,); zero for rows that need no attack. Inside `frozen_eval`."""
         with torch.no_grad():
             logits = model(x)
-        others, done = rivals(logits, y, self.candidates), fools(logits, y, self.targeted)
+        others, done = rivals(logits, y, self.candidates), is_adversarial(logits, y, self.targeted)
 
         def towards(logits: Tensor) -> Tensor:
             """Logit of each goal less that of where the row must leave, (B, C): negative until the attack is done."""
@@ -94,21 +94,21 @@ class DeepFool(Attack):
             _, distance, w = nearest_boundary(values, slopes, self.norm)
             length = (distance + _NUDGE).clamp(max=torch.inf if self.max_step is None else self.max_step)
             length = torch.where(done | ~distance.isfinite(), 0, length)
-            r = r + column(length, x) * NORMS[self.norm].steepest(w, x)
+            r = r + batch_view(length, x) * NORMS[self.norm].steepest(w, x)
             if self.box:
                 r = (x + r).clamp(0, 1) - x
             z = x + (1 + self.overshoot) * r
             if self.box:
                 z = z.clamp(0, 1)
             with torch.no_grad():
-                done = done | fools(model(z), y, self.targeted)
+                done = done | is_adversarial(model(z), y, self.targeted)
         return z - x, done
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        closest = Closest(model, x, y, NORMS[self.norm].distance, self.targeted)
+        closest = BestAdversarial(model, x, y, NORMS[self.norm].distance, self.targeted)
         z = (x + self.displacement(model, x, y)[0]).clamp(0, 1)
         with torch.no_grad():
-            closest.offer(z, model(z))
+            closest.update(z, model(z))
         return closest.point
 
 

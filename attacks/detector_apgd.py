@@ -9,9 +9,10 @@ from adversarial_lightning.attacks.apgd import APGD
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NormName, column
+from adversarial_lightning.attacks.core.norms import NormName, batch_view
 from adversarial_lightning.attacks.core.radius import Radius
-from adversarial_lightning.attacks.detector_pgd import classify, score_gradient, watching
+from adversarial_lightning.attacks.detector_pgd import detector_and_threshold, margin_and_gradient, score_gradient
+from adversarial_lightning.errors import UserError
 
 _NO_NUMBER = 1e3  # how far over the threshold a score counts that is none: dear, but the margin is still seen beside it
 
@@ -52,19 +53,19 @@ class DetectorAwareAPGD(Attack):
         at_least(0, eps=self.eps, detector_weight=self.detector_weight, kappa=self.kappa)
         at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         if self.theta is not None and self.theta != self.theta:
-            raise ValueError("theta must be a number, not nan")
+            raise UserError("theta must be a number, not nan")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        detector, theta = watching(model, self.theta)
+        detector, theta = detector_and_threshold(model, self.theta)
 
         def look(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            lead, fooled, up = classify(model, z, y, "margin", self.targeted, self.eot_samples)
+            lead, fooled, up = margin_and_gradient(model, z, y, "margin", self.targeted, self.eot_samples)
             slope, score = score_gradient(detector, z, self.eot_samples)
             short, over = (self.kappa - lead).relu(), (score - theta).relu()
             value = -short - self.detector_weight * over.nan_to_num(nan=_NO_NUMBER, posinf=_NO_NUMBER)
             # At the threshold is flagged, by some detectors.
-            down = torch.where(column(score < theta, z), 0, self.detector_weight * slope)
-            gradient = torch.where(column(short > 0, z), up, 0) - down
+            down = torch.where(batch_view(score < theta, z), 0, self.detector_weight * slope)
+            gradient = torch.where(batch_view(short > 0, z), up, 0) - down
             return gradient, value, fooled.long() + (fooled & (score < theta)).long()
 
         apgd = APGD(self.norm, self.eps, self.steps, random_start=self.random_start)

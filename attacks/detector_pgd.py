@@ -7,17 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack
-from adversarial_lightning.attacks.core.best_adversarial import fools
-from adversarial_lightning.attacks.core.bpda import part
+from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
+from adversarial_lightning.attacks.core.bpda import find_attribute
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, NormName, column
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
 from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveName, margin
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.errors import UserError
 
 
-def without(a: Tensor, b: Tensor) -> Tensor:
+def orthogonal_part(a: Tensor, b: Tensor) -> Tensor:
     """Row by row the part of `a` that is orthogonal to `b`; all of `a` where `b` is zero."""
     shape, a, b = a.shape, a.flatten(1), b.flatten(1)
     unit = NORMS["l2"].steepest(b, b)  # safe for tiny and zero rows
@@ -31,23 +32,23 @@ def score_gradient(detector: Any, x: Tensor, eot_samples: int) -> tuple[Tensor, 
     for _ in range(eot_samples):
         score: Tensor = detector.score(x)
         if not score.requires_grad or score.shape != (len(x),):
-            raise ValueError(f"the score of {type(detector).__name__} must be differentiable with one value an image")
+            raise UserError(f"the score of {type(detector).__name__} must be differentiable with one value an image")
         gradient += torch.autograd.grad(score.sum(), x)[0]
         mean += score.detach()
     # A score that is not a number has no slope; its row goes on by the logit term alone.
     return (gradient / eot_samples).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), mean / eot_samples
 
 
-def watching(model: nn.Module, theta: float | None) -> tuple[Any, float]:
+def detector_and_threshold(model: nn.Module, theta: float | None) -> tuple[Any, float]:
     """The detector inside `model` and its threshold: `theta`, else the detector's own. ValueError without either."""
-    detector: Any = part(model, "detector")
+    detector: Any = find_attribute(model, "detector")
     found = getattr(detector, "theta", None) if theta is None else theta
     if found is None:
-        raise ValueError(f"theta must be given: {type(detector).__name__} has no attribute theta")
+        raise UserError(f"theta must be given: {type(detector).__name__} has no attribute theta")
     return detector, found
 
 
-def classify(
+def margin_and_gradient(
     model: nn.Module, z: Tensor, y: Tensor, loss: ObjectiveName, targeted: bool, eot_samples: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """How far `z` is on the wanted side (B,), whether it is there (B,), and the gradient towards it, in one pass."""
@@ -59,7 +60,7 @@ def classify(
 
     gradient, _ = input_gradient(model, z, y, objective, eot_samples)
     logits = torch.stack(seen).mean(0)
-    lead, fooled = margin(logits, y), fools(logits, y, targeted)
+    lead, fooled = margin(logits, y), is_adversarial(logits, y, targeted)
     return (-lead, fooled, -gradient) if targeted else (lead, fooled, gradient)
 
 
@@ -112,37 +113,37 @@ class DetectorAwarePGD(Attack):
         at_least(0, step_size=self.step_size)
         at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         if self.theta is not None and self.theta != self.theta:
-            raise ValueError("theta must be a number, not nan")
+            raise UserError("theta must be a number, not nan")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm = NORMS[self.norm]
         step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        detector, theta = watching(model, self.theta)
+        detector, theta = detector_and_threshold(model, self.theta)
         z = (x + norm.random(x, self.eps, noise)).clamp_(0, 1) if self.random_start else x
         best, excess = x, x.new_full((len(x),), torch.inf)  # of the score over the threshold, of the best point
         best_lead = torch.full_like(excess, -torch.inf)
         for k in range(self.steps + 1):
-            lead, fooled, up = classify(model, z, y, self.loss, self.targeted, self.eot_samples)
+            lead, fooled, up = margin_and_gradient(model, z, y, self.loss, self.targeted, self.eot_samples)
             slope, score = score_gradient(detector, z, self.eot_samples)
             over = (score - theta).clamp_min(0).nan_to_num(nan=torch.inf)
             at = score >= theta  # at the threshold is flagged, by some detectors
             over = torch.where(at, over.clamp_min(torch.finfo(x.dtype).tiny), over)
             better = fooled & ((over < excess) | ((over == excess) & (lead > best_lead)))
-            best = torch.where(column(better, x), z, best)
+            best = torch.where(batch_view(better, x), z, best)
             excess, best_lead = torch.where(better, over, excess), torch.where(better, lead, best_lead)
             if k < self.steps:
                 ahead = fooled & (lead > self.kappa)
                 direction = self.direction(up, slope, ahead, over > 0)
                 z = z + step_size * norm.steepest(direction, z)
                 z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
-        return torch.where(column(best_lead.isfinite(), x), best, z)
+        return torch.where(batch_view(best_lead.isfinite(), x), best, z)
 
     def direction(self, up: Tensor, slope: Tensor, ahead: Tensor, flagged: Tensor) -> Tensor:
         """Where to step, from the gradients `up` of +-J and `slope` of the score."""
         if self.combine == "sum":
             return up - self.detector_weight * slope
         if self.combine == "hinge":
-            return up - self.detector_weight * torch.where(column(flagged, up), slope, 0)
+            return up - self.detector_weight * torch.where(batch_view(flagged, up), slope, 0)
         if self.combine == "selective":
-            return torch.where(column(ahead, up), -slope, up)
-        return torch.where(column(ahead, up), -without(slope, up), without(up, slope))
+            return torch.where(batch_view(ahead, up), -slope, up)
+        return torch.where(batch_view(ahead, up), -orthogonal_part(slope, up), orthogonal_part(up, slope))

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind
-from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 from adversarial_lightning.attacks.cw import ConstSearch, hinge
 
 
@@ -71,7 +71,9 @@ class EAD(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         loss = hinge(self.kappa, self.targeted)
-        closest = Closest(model, x, y, self.elastic if self.rule == "en" else NORMS["l1"].distance, self.targeted)
+        closest = BestAdversarial(
+            model, x, y, self.elastic if self.rule == "en" else NORMS["l1"].distance, self.targeted
+        )
         search = ConstSearch(x, self.const)
         for _ in range(self.search_steps):
             z = ahead = x
@@ -80,14 +82,14 @@ class EAD(Attack):
             for k in range(self.steps):
                 gradient, _, _ = gradient_and_logits(model, ahead, y, loss, self.eot_samples)
                 size = self.step_size * (1 - k / self.steps) ** 0.5
-                smooth = ahead - size * (2 * (ahead - x) + column(search.const, x) * gradient)
+                smooth = ahead - size * (2 * (ahead - x) + batch_view(search.const, x) * gradient)
                 last, z = z, shrink(smooth, x, self.beta)
                 ahead = z + k / (k + 3) * (z - last) if self.fista else z
                 with torch.no_grad():
                     logits = model(z)
                 value = loss(logits, y)
                 won = active & (value <= 0)
-                success |= closest.offer(z, logits, where=won) & won
+                success |= closest.update(z, logits, where=won) & won
                 if self.abort_early and k % max(1, self.steps // 10) == 0:
                     total = self.elastic(z - x) + search.const * value
                     active, before = active & (total <= 0.9999 * before), total

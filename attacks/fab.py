@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind
-from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, NormName, column
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
 from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 
 START_RADIUS = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # of restarts where nothing is known yet; the authors' values
@@ -78,7 +78,7 @@ class FAB(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm = NORMS[self.norm]
-        closest = Closest(model, x, y, norm.distance, self.targeted)
+        closest = BestAdversarial(model, x, y, norm.distance, self.targeted)
         with torch.no_grad():
             logits = model(x)
         label = logits.scatter(1, y[:, None], -torch.inf).argmax(1) if self.targeted else y
@@ -95,8 +95,8 @@ class FAB(Attack):
                 step = (1 - alpha) * (flat + self.eta * from_z) + alpha * (base + self.eta * from_x)
                 z = step.clamp(0, 1).view_as(x)
                 with torch.no_grad():
-                    fooled = closest.offer(z, model(z))
-                z = torch.where(column(fooled, x), x + self.beta * (z - x), z)
+                    fooled = closest.update(z, model(z))
+                z = torch.where(batch_view(fooled, x), x + self.beta * (z - x), z)
         return self.search(model, closest, y)
 
     def begin(self, x: Tensor, length: Tensor, noise: Noise) -> Tensor:
@@ -104,7 +104,7 @@ class FAB(Attack):
         norm = NORMS[self.norm]
         d = norm.random(x, 1.0, noise)
         radius = length.clamp_max(START_RADIUS[self.norm]) / 2
-        return (x + column(radius / norm.distance(d).clamp_min(1e-12), x) * d).clamp_(0, 1)
+        return (x + batch_view(radius / norm.distance(d).clamp_min(1e-12), x) * d).clamp_(0, 1)
 
     def boundary(self, model: nn.Module, z: Tensor, label: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logit of the label minus that of the target, or of the class whose linearised boundary is nearest: value (B,)
@@ -126,14 +126,14 @@ class FAB(Attack):
             nearer = distance < nearest
             nearest = torch.where(nearer, distance, nearest)
             best_gap = torch.where(nearer, gap.detach(), best_gap)
-            best_slope = torch.where(column(nearer, z), slope, best_slope)
+            best_slope = torch.where(batch_view(nearer, z), slope, best_slope)
         return best_gap.detach(), best_slope
 
     def dual(self, slope: Tensor) -> Tensor:
         """Length (B,) of each row in the dual norm."""
         return NORMS[{"linf": "l1", "l2": "l2", "l1": "linf"}[self.norm]].distance(slope)
 
-    def search(self, model: nn.Module, closest: Closest, y: Tensor) -> Tensor:
+    def search(self, model: nn.Module, closest: BestAdversarial, y: Tensor) -> Tensor:
         """The paper's final search on the segment from the image to the result: where the margin, if it were linear,
         would be 10 % of the way beyond zero."""
         x, result = closest.x, closest.point
@@ -141,10 +141,10 @@ class FAB(Attack):
         low, high = torch.zeros_like(closest.length), torch.ones_like(closest.length)
 
         def margin(share: Tensor) -> Tensor:
-            z = (x + column(share, x) * (result - x)).clamp(0, 1)
+            z = (x + batch_view(share, x) * (result - x)).clamp(0, 1)
             with torch.no_grad():
                 logits = model(z)
-            closest.offer(z, logits, open_rows)
+            closest.update(z, logits, open_rows)
             value = OBJECTIVES["margin"](logits, y)
             return (-value if self.targeted else value).nan_to_num(0)
 

@@ -15,6 +15,7 @@ from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.errors import UserError
 
 
 class Representation(nn.Module):
@@ -32,12 +33,12 @@ class Representation(nn.Module):
         # Wrappers, such as a counter of queries, put a prefix in front of the names.
         ends = [name for name in names if name.endswith(f".{self.layer}")] if self.layer else []
         if self.layer not in names and len(ends) != 1:
-            raise ValueError(f"layer {self.layer!r} is no module of the model; it has {', '.join(filter(None, names))}")
+            raise UserError(f"layer {self.layer!r} is no module of the model; it has {', '.join(filter(None, names))}")
         module = names[self.layer] if self.layer in names else names[ends[0]]
 
         def keep(_: nn.Module, args: object, output: object) -> None:
             if not isinstance(output, Tensor):
-                raise ValueError(f"layer {self.layer!r} returns a {type(output).__name__}, not a tensor")
+                raise UserError(f"layer {self.layer!r} returns a {type(output).__name__}, not a tensor")
             self.seen.append(output.flatten(1).clone())  # a ReLU in place behind the layer would change it
 
         handle = module.register_forward_hook(keep)
@@ -50,11 +51,11 @@ class Representation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.model(x)
         if not self.seen:
-            raise ValueError(f"layer {self.layer!r} is not used in the model's forward pass")
+            raise UserError(f"layer {self.layer!r} is not used in the model's forward pass")
         features = self.seen[-1]
         self.seen.clear()
         if len(features) != len(x):
-            raise ValueError(f"layer {self.layer!r} returns {len(features)} rows for {len(x)} images")
+            raise UserError(f"layer {self.layer!r} returns {len(features)} rows for {len(x)} images")
         return features
 
 
@@ -99,11 +100,11 @@ class FeatureAdversary(Attack):
         at_least(0, eps=self.eps, step_size=self.step_size)
         at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         if self.guides is None and self.targeted:
-            raise ValueError("targeted needs guides: moving away from one's own representation has no target")
+            raise UserError("targeted needs guides: moving away from one's own representation has no target")
         if self.guides is None and not self.random_start:
-            raise ValueError("random_start is needed without guides: the gradient is zero at the image itself")
+            raise UserError("random_start is needed without guides: the gradient is zero at the image itself")
         if self.guides is not None and not Path(self.guides).is_file():
-            raise ValueError(f"guides: there is no file {self.guides}")
+            raise UserError(f"guides: there is no file {self.guides}")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm = NORMS[self.norm]
@@ -129,7 +130,7 @@ class FeatureAdversary(Attack):
         if self.guides is None:
             return own
         if y.ndim != 1:
-            raise ValueError("guides are chosen by labels (B,), not by target probabilities")
+            raise UserError("guides are chosen by labels (B,), not by target probabilities")
         file = load_file(self.guides)
         images, labels = file["images"].to(x), file["labels"].to(y)
         check_images(images)
@@ -145,5 +146,5 @@ class FeatureAdversary(Attack):
             nearest = torch.minimum(square, nearest)
         if not nearest.isfinite().all():
             lonely = int(y[~nearest.isfinite()][0])
-            raise ValueError(f"guides has no image {'of' if self.targeted else 'outside'} class {lonely}")
+            raise UserError(f"guides has no image {'of' if self.targeted else 'outside'} class {lonely}")
         return goal

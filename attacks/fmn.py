@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind
-from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, column, l0_distance
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view, l0_distance
 from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.radius import Radius
 
@@ -75,14 +75,14 @@ class FMN(Attack):
         """On the ball of each row's own radius; the ball of radius r is r times the unit ball."""
         if self.norm == "l0":
             return keep_largest(d, radius)
-        r = column(radius.clamp_min(1e-12), d)
+        r = batch_view(radius.clamp_min(1e-12), d)
         return r * NORMS[self.norm].project(d / r, 1.0)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         sign = -1.0 if self.targeted else 1.0
         first = self.step_size if self.step_size is not None else (10.0 if self.norm == "linf" else 1.0)
         dual = {"linf": 1.0, "l2": 2.0}.get(self.norm, math.inf)
-        closest = Closest(model, x, y, self.length, self.targeted)
+        closest = BestAdversarial(model, x, y, self.length, self.targeted)
         farthest = self.length(x.maximum(1 - x))
         radius, z = torch.full_like(farthest, float(self.norm == "l0")), x
         for k in range(self.steps):
@@ -92,7 +92,7 @@ class FMN(Attack):
             )
             gradient, value, logits = gradient_and_logits(model, z, y, margin, self.eot_samples)
             gradient = sign * gradient
-            fooled = closest.offer(z, logits)
+            fooled = closest.update(z, logits)
             if self.norm == "l0":
                 larger = (radius + 1).maximum((radius * (1 + gamma)).floor())
                 smaller = (radius - 1).minimum((radius * (1 - gamma)).floor())
@@ -105,5 +105,5 @@ class FMN(Attack):
             step = alpha * NORMS["l2"].steepest(gradient, z)
             z = (x + self.project(z - x + step, radius)).clamp(0, 1)
         with torch.no_grad():
-            closest.offer(z, model(z))
+            closest.update(z, model(z))
         return closest.point

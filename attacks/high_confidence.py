@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind
-from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.jacobian import gradient_and_logits, jacobian
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.attacks.deepfool import nearest_boundary, rivals
+from adversarial_lightning.errors import UserError
 
 
 def confidence_step(log_p: Tensor, w: Tensor, confidence: Tensor, max_step: float = math.inf) -> Tensor:
@@ -26,7 +27,7 @@ def confidence_step(log_p: Tensor, w: Tensor, confidence: Tensor, max_step: floa
     """
     n = (w.flatten(1).square().sum(1) + 1e-8).sqrt()
     length = ((confidence.log() - log_p).abs().clamp(max=50) / n + 1e-4).clamp(max=max_step)
-    return column(length / n, w) * w
+    return batch_view(length / n, w) * w
 
 
 def closest_target(model: nn.Module, x: Tensor, y: Tensor, candidates: int = 10, eot_samples: int = 1) -> Tensor:
@@ -81,11 +82,11 @@ class HighConfidence(Attack):
         between(0, math.inf, max_step=self.max_step)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        closest = Closest(model, x, y, NORMS["l2"].distance, self.targeted)
+        closest = BestAdversarial(model, x, y, NORMS["l2"].distance, self.targeted)
         with torch.no_grad():
             clean = model(x).softmax(1)
         if self.confidence is not None and self.confidence <= 1 / clean.shape[1]:
-            raise ValueError(f"confidence must be above 1/K = {1 / clean.shape[1]:.3g}, not {self.confidence}")
+            raise UserError(f"confidence must be above 1/K = {1 / clean.shape[1]:.3g}, not {self.confidence}")
         # Float32 rounds a probability to 1 where no attack could: the thesis' code has the same ceiling.
         confidence = clean.amax(1) if self.confidence is None else x.new_full((len(x),), self.confidence)
         confidence = confidence.clamp(1 / clean.shape[1] + 1e-3, 1 - 1e-4)
@@ -95,11 +96,11 @@ class HighConfidence(Attack):
         for k in range(self.steps + 1):
             w, log_p, logits = gradient_and_logits(model, z, target, log_probability, self.eot_samples)
             won = active & (log_p >= confidence.log()) & (logits.argmax(1) == target)
-            closest.offer(z, logits, where=won)
+            closest.update(z, logits, where=won)
             active = active & ~won
             if k == self.steps or not active.any():
                 break
             step = confidence_step(log_p.nan_to_num(0), w, confidence, limit)
-            r = torch.where(column(active, x), ((x + r + step).clamp(0, 1) - x), r)
+            r = torch.where(batch_view(active, x), ((x + r + step).clamp(0, 1) - x), r)
             z = (x + (1 + self.overshoot) * r).clamp(0, 1)
         return closest.point

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.decisions import Decisions, StartName, begin, bisect, check_budget
+from adversarial_lightning.attacks.core.decisions import Decisions, StartName, bisect, check_budget, find_start
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class HopSkipJump(Attack):
         )
         for _ in range(count):
             u = noise.normal(z) if self.norm == "l2" else noise.uniform(z) * 2 - 1
-            u = u / column(NORMS["l2"].distance(u), z)
-            probe = (z + column(delta, z) * u).clamp(0, 1)
-            u = (probe - z) / column(delta, z)
+            u = u / batch_view(NORMS["l2"].distance(u), z)
+            probe = (z + batch_view(delta, z) * u).clamp(0, 1)
+            u = (probe - z) / batch_view(delta, z)
             live = ask.open & rows  # a probe that nobody answers counts for nothing
             phi = torch.where(ask(probe, rows), 1.0, -1.0).to(z.dtype) * live
-            weighted, total, answers = weighted + column(phi, z) * u, total + column(live, z) * u, answers + phi
+            weighted, total, answers = weighted + batch_view(phi, z) * u, total + batch_view(live, z) * u, answers + phi
         mean = answers / ((ask.used - asked) / self.votes).clamp_min(1)
-        one_sided = column(mean.abs() == 1, z)
-        return torch.where(one_sided, weighted, weighted - column(mean, z) * total)
+        one_sided = batch_view(mean.abs() == 1, z)
+        return torch.where(one_sided, weighted, weighted - batch_view(mean, z) * total)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, n = NORMS[self.norm], x[0].numel()
@@ -83,7 +83,7 @@ class HopSkipJump(Attack):
         )
         theta = self.gamma / n ** (1.5 if self.norm == "l2" else 2.0)
         halvings = min(max(1, math.ceil(-math.log2(theta))), 40)
-        rows = begin(ask, noise, self.starts, self.start)
+        rows = find_start(ask, noise, self.starts, self.start)
         z = bisect(ask, self.norm, ask.closest.point, rows, halvings)
         t = 0
         while (ask.open & rows).any():
@@ -96,9 +96,9 @@ class HopSkipJump(Attack):
             for _ in range(halvings):
                 if not seeking.any():
                     break
-                candidate = (z + column(step, z) * v).clamp(0, 1)
+                candidate = (z + batch_view(step, z) * v).clamp(0, 1)
                 fooled = ask(candidate, seeking)
-                moved = torch.where(column(fooled, z), candidate, moved)
+                moved = torch.where(batch_view(fooled, z), candidate, moved)
                 step, seeking = step / 2, seeking & ~fooled
             z = bisect(ask, self.norm, moved, rows, halvings)
         return ask.closest.point

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.compose import Combination
 from adversarial_lightning.attacks.core.base import Attack
-from adversarial_lightning.attacks.core.best_adversarial import fools
+from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least
-from adversarial_lightning.attacks.core.noise import Noise, drawing
-from adversarial_lightning.attacks.detector_pgd import watching
+from adversarial_lightning.attacks.core.noise import Noise, noise_for
+from adversarial_lightning.attacks.detector_pgd import detector_and_threshold
+from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Joint(Combination):
     def __post_init__(self) -> None:
         at_least(1, restarts=self.restarts, n_targets=self.n_targets)
         if self.theta is not None and self.theta != self.theta:
-            raise ValueError("theta must be a number, not nan")
+            raise UserError("theta must be a number, not nan")
         if not self.attacks or any(attack.kind != "budget" for attack in self.attacks):
-            raise ValueError("attacks must name at least one attack, and budget attacks only")
+            raise UserError("attacks must name at least one attack, and budget attacks only")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        detector, theta = watching(model, self.theta)
+        detector, theta = detector_and_threshold(model, self.theta)
         with torch.no_grad():
             logits = model(x)
         others = min(self.n_targets, logits.shape[1] - 1)
@@ -55,8 +56,8 @@ class Joint(Combination):
         for run, (attack, aim) in enumerate(self.runs(others)):
             own = noise.fork(run)[rows]
             z = attack(model, x[rows], y[rows] if aim is None else aims[rows, aim], own)
-            with torch.no_grad(), drawing(model, own.fork("check")):
-                wrong = fools(model(z), y[rows], targeted=False)
+            with torch.no_grad(), noise_for(model, own.fork("check")):
+                wrong = is_adversarial(model(z), y[rows], targeted=False)
                 score: Tensor = detector.score(z)
             # At the threshold is flagged, by some detectors; what is no number is flagged by all.
             over = (score - theta).clamp_min(torch.finfo(score.dtype).tiny).nan_to_num(nan=torch.inf)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind
-from adversarial_lightning.attacks.core.best_adversarial import Closest, fools
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial, is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.jacobian import jacobian
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import column, l0_distance
+from adversarial_lightning.attacks.core.norms import batch_view, l0_distance
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.errors import UserError
 
 
 def frontier(u: Tensor, v: Tensor) -> Tensor:
@@ -75,12 +76,12 @@ class JSMA(Attack):
         check_choices(self)
         at_least(1, candidates=self.candidates, eot_samples=self.eot_samples)
         if not 0 < self.theta <= 1:
-            raise ValueError(f"theta must be above 0 and at most 1, not {self.theta}")
+            raise UserError(f"theta must be above 0 and at most 1, not {self.theta}")
         if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma must be above 0 and at most 1, not {self.gamma}")
+            raise UserError(f"gamma must be above 0 and at most 1, not {self.gamma}")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        closest = Closest(model, x, y, l0_distance, self.targeted)
+        closest = BestAdversarial(model, x, y, l0_distance, self.targeted)
         if self.targeted:
             targets = y[:, None]
         else:
@@ -92,7 +93,7 @@ class JSMA(Attack):
                 self.towards(model, x, target, sign, closest)
         return closest.point
 
-    def towards(self, model: nn.Module, x: Tensor, target: Tensor, sign: float, closest: Closest) -> None:
+    def towards(self, model: nn.Module, x: Tensor, target: Tensor, sign: float, closest: BestAdversarial) -> None:
         """Algorithm 2: raise the logit of `target` (B,) by changes of `sign`; what fools goes to `closest`."""
 
         def heads(logits: Tensor) -> Tensor:
@@ -112,8 +113,8 @@ class JSMA(Attack):
             pair, found = salient_pair(slopes[:, 0], slopes[:, 1], room)
             active = active & found
             changed = level.scatter(1, pair, (level.gather(1, pair) + sign * self.theta).clamp(0, 1)).view_as(x)
-            z = torch.where(column(active, x), changed, z)
+            z = torch.where(batch_view(active, x), changed, z)
             with torch.no_grad():
                 logits = model(z)
-            closest.offer(z, logits, where=active)
-            active = active & ~fools(logits, target, True)
+            closest.update(z, logits, where=active)
+            active = active & ~is_adversarial(logits, target, True)

@@ -13,6 +13,7 @@ from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Langevin(Attack):
         between(0, math.inf, step_size=self.step_size)
         if not 0 <= self.pull_per_step <= 1:
             name = "step_size * pull" if self.coupled else "pull"
-            raise ValueError(f"{name} must lie in [0, 1], not {self.pull_per_step}: explicit Euler diverges otherwise")
+            raise UserError(f"{name} must lie in [0, 1], not {self.pull_per_step}: explicit Euler diverges otherwise")
 
     @property
     def pull_per_step(self) -> float:

@@ -8,6 +8,7 @@ from adversarial_lightning.attacks.compose import Combination
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least
 from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.errors import UserError
 
 
 class MeanLogits(nn.Module):
@@ -43,7 +44,7 @@ class LogitEOT(Combination):
     def __post_init__(self) -> None:
         at_least(1, eot_samples=self.eot_samples)
         if self.attack.kind != "budget":
-            raise ValueError(f"attack must be a budget attack, {type(self.attack).__name__} is not")
+            raise UserError(f"attack must be a budget attack, {type(self.attack).__name__} is not")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         return self.attack.perturb(MeanLogits(model, self.eot_samples), x, y, noise)

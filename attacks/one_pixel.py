@@ -10,9 +10,9 @@ from scipy.optimize import differential_evolution
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
-from adversarial_lightning.attacks.core.best_adversarial import fools
+from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.core.noise import Noise, noise_for
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class OnePixel(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         with torch.no_grad():
-            todo = ~fools(model(x), y, self.targeted)
+            todo = ~is_adversarial(model(x), y, self.targeted)
         z = x.clone()
         for i in todo.nonzero()[:, 0].tolist():
             z[i] = self.search(model, x[i], y[i], int(noise.key[i]))
@@ -69,12 +69,12 @@ class OnePixel(Attack):
             nonlocal found, generation
             z = self.paint(image, genes).view(-1, *x.shape)
             members = Noise.keyed(key, torch.arange(len(z), device=x.device))
-            with torch.no_grad(), drawing(model, members.fork(generation)):
+            with torch.no_grad(), noise_for(model, members.fork(generation)):
                 logits = model(z)
             generation += 1
             label = y.expand(len(z))
             score = -F.cross_entropy(logits.double(), label, reduction="none") * (-1 if self.targeted else 1)
-            fooled = fools(logits, label, self.targeted)
+            fooled = is_adversarial(logits, label, self.targeted)
             if found is x and fooled.any():
                 found = z[score.masked_fill(~fooled, torch.inf).argmin()]
             energies: np.ndarray = score.nan_to_num(nan=1e9, posinf=1e9, neginf=-1e9).cpu().numpy()

@@ -25,13 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind
-from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty
+from adversarial_lightning.errors import UserError
 
 FLOOR = math.log(1e-6)  # of the multipliers' logarithms
 PENALTIES: dict[str, Penalty] = {
@@ -89,7 +90,7 @@ class PrimalDual(Attack):
         at_least(1e-12, step_size=self.step_size, dual_step=self.dual_step)
         at_least(1e-6, ratio=self.ratio)
         if self.runners_up and self.targeted:
-            raise ValueError("runners_up must be 0 in a targeted attack: its class is given")
+            raise UserError("runners_up must be 0 in a targeted attack: its class is given")
 
     @abstractmethod
     def moves(self) -> tuple[Distance, Push, Pull]:
@@ -98,7 +99,7 @@ class PrimalDual(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """All runs; rows that are adversarial as they are travel with the others and stay as they are."""
         distance, push, pull = self.moves()
-        keep = Closest(model, x, y, distance, self.targeted)
+        keep = BestAdversarial(model, x, y, distance, self.targeted)
         if bool(keep.done.all()):
             return x
         with torch.no_grad():
@@ -128,7 +129,7 @@ class PrimalDual(Attack):
         push: Push,
         pull: Pull,
         model: nn.Module,
-        keep: Closest,
+        keep: BestAdversarial,
         z: Tensor,
         aim: Tensor | None,
         best: Tensor,
@@ -155,7 +156,7 @@ class PrimalDual(Attack):
             logits = torch.empty(0)
             gradient, _ = input_gradient(model, z, keep.y, h, self.eot_samples)
             length = keep.length
-            fooled = keep.offer(z, logits / self.eot_samples)
+            fooled = keep.update(z, logits / self.eot_samples)
             closer = keep.length < length
             if k == 0 and not finetuning:
                 log_rho = self.balance(gradient)
@@ -177,7 +178,7 @@ class PrimalDual(Attack):
             lambda_1 = 0.9 * lambda_1 + 0.1 * torch.sigmoid(log_rho)
         with torch.no_grad():
             length = keep.length
-            keep.offer(z, model(z))
+            keep.update(z, model(z))
             return torch.where(keep.length < length, lambda_1.logit(), best)
 
 
@@ -195,7 +196,7 @@ class PDGD(PrimalDual):
 
     def moves(self) -> tuple[Distance, Push, Pull]:
         def push(r: Tensor, gradient: Tensor, lambda_1: Tensor) -> Tensor:
-            return column(1 - lambda_1, r) * gradient + column(lambda_1, r) * NORMS["l2"].steepest(r, r)
+            return batch_view(1 - lambda_1, r) * gradient + batch_view(lambda_1, r) * NORMS["l2"].steepest(r, r)
 
         return NORMS["l2"].distance, push, lambda r, weight, metric: r
 

@@ -9,9 +9,10 @@ from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, NormName, column
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
 from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveName
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class PGD(Attack):
         at_least(0, eps=self.eps, momentum=self.momentum, step_size=self.step_size, start_std=self.start_std)
         at_least(1, steps=self.steps, eot_samples=self.eot_samples)
         if self.start_std is not None and not self.random_start:
-            raise ValueError("start_std needs random_start: true")
+            raise UserError("start_std needs random_start: true")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, objective = NORMS[self.norm], OBJECTIVES[self.loss]
@@ -63,7 +64,7 @@ class PGD(Attack):
                 gradient = -gradient
             if self.momentum:
                 mean = gradient.flatten(1).abs().mean(1).clamp_min(1e-30)
-                gradient = g = self.momentum * g + gradient / column(mean, x)
+                gradient = g = self.momentum * g + gradient / batch_view(mean, x)
             z = z + step_size * norm.steepest(gradient, z)
             z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
         return z

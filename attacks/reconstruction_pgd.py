@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack
-from adversarial_lightning.attacks.core.bpda import part, purifiers, straight_through
+from adversarial_lightning.attacks.core.bpda import find_attribute, purifiers, straight_through
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
@@ -74,7 +74,7 @@ class ReconstructionPGD(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, objective = NORMS[self.norm], OBJECTIVES[self.loss]
         step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        purifier: nn.Module = part(model, "purifier")
+        purifier: nn.Module = find_attribute(model, "purifier")
         denoiser = getattr(purifier, "denoiser", None) if self.one_pass else None
         rec: nn.Module = purifier if denoiser is None else denoiser
         differentiable = denoiser is not None or getattr(purifier, "differentiable", True)

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
-from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, distance
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.eval_mode import stochastic
 
 
@@ -33,7 +34,7 @@ def foreign(module: str, package: str) -> Any:
             warnings.simplefilter("ignore")  # of modules that the libraries themselves import
             return import_module(module)
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"this attack needs {package}, which cannot be imported ({error}): "
             "pip install 'adversarial-lightning[reference]', or see its project page"
         ) from error
@@ -57,7 +58,7 @@ def seeded(noise: Noise) -> Iterator[int]:
 def deterministic(model: nn.Module) -> None:
     """Raise ValueError for a stochastic `model`: its noise is keyed by row, and foreign attacks select rows."""
     if stochastic(model):
-        raise ValueError(
+        raise UserError(
             "reference attacks run on deterministic models only: use our own attacks with eot_samples (EOT)"
         )
 
@@ -77,7 +78,7 @@ def nearest(
     An attack that draws random numbers goes `one_by_one`, seeded by the row: outcomes do not depend on the batch.
     """
     deterministic(model)
-    best = Closest(model, x, y, partial(distance, norm), targeted)
+    best = BestAdversarial(model, x, y, partial(distance, norm), targeted)
     z = x.clone()
     todo = [int(i) for i in (~best.done).nonzero()[:, 0]]
     for rows in [[i] for i in todo] if one_by_one else [todo] if todo else []:
@@ -85,7 +86,7 @@ def nearest(
             z[rows] = run(x[rows].clone(), y[rows].clone()).detach().to(x)
     z = torch.where(z.isfinite(), z, x).clamp(0, 1)
     with torch.no_grad():
-        best.offer(z, model(z))
+        best.update(z, model(z))
     return best.point
 
 

@@ -12,7 +12,7 @@ from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.decisions import Decisions, check_budget
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import column, distance
+from adversarial_lightning.attacks.core.norms import batch_view, distance
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SaltAndPepperSearch(Attack):
             order, colour = noise.uniform(like), (noise.uniform(like) < 0.5).to(x.dtype)
 
             def at(density: Tensor, order: Tensor = order, colour: Tensor = colour) -> Tensor:
-                return torch.where(order < column(density, x), colour, x)
+                return torch.where(order < batch_view(density, x), colour, x)
 
             growing = ~ask.closest.found
             good, low = ask(at(high), ~growing), torch.zeros_like(high)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Kind
-from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.jacobian import jacobian
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import column, distance
+from adversarial_lightning.attacks.core.norms import batch_view, distance
 from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.deepfool import DeepFool
 
@@ -68,7 +68,7 @@ class SparseFool(Attack):
         at_least(0, overshoot=self.overshoot)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        closest = Closest(model, x, y, partial(distance, self.norm), self.targeted)
+        closest = BestAdversarial(model, x, y, partial(distance, self.norm), self.targeted)
         deepfool = DeepFool(
             steps=self.deepfool_steps, candidates=self.candidates, targeted=self.targeted, eot_samples=self.eot_samples
         )
@@ -85,9 +85,9 @@ class SparseFool(Attack):
             anchor = z + self.lambda_ * r
             slopes, _ = jacobian(model, z + r, wanted, self.eot_samples)
             moved = sparse_step(z, slopes[:, 0], anchor)
-            z = torch.where(column(closest.found, x), z, moved)
+            z = torch.where(batch_view(closest.found, x), z, moved)
             over = (x + (1 + self.overshoot) * (z - x)).clamp(0, 1)
             with torch.no_grad():
                 logits = model(over)
-            closest.offer(over, logits)
+            closest.update(over, logits)
         return closest.point

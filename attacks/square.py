@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Knowledge
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.noise import Noise, drawing
-from adversarial_lightning.attacks.core.norms import NORMS, column, project_l1_box
+from adversarial_lightning.attacks.core.noise import Noise, noise_for
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view, project_l1_box
 from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.errors import UserError
 
 # Queries of 10,000 after which the share of pixels in a window is halved (section 5.1 of the paper).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -70,7 +71,7 @@ class Square(Attack):
         at_least(0, eps=self.eps)
         at_least(1, queries=self.queries)
         if not 0 < self.p_init <= 1:
-            raise ValueError(f"p_init must lie in (0, 1], not {self.p_init}")
+            raise UserError(f"p_init must lie in (0, 1], not {self.p_init}")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         images = x if x.ndim == 4 else x.flatten(1)[:, None, None]
@@ -81,11 +82,11 @@ class Square(Attack):
             draws = noise.fork(query)[rows]
             old, base = best[rows], images[rows]
             new = self.change(old, base, self.window(query, images), draws) if query else self.start(base, draws)
-            with torch.no_grad(), drawing(model, draws.fork("defense")):
+            with torch.no_grad(), noise_for(model, draws.fork("defense")):
                 logits = model(new.view(-1, *x.shape[1:]))
             gain, success = self.judge(logits, y[rows])
             better = (gain > value[rows]) | success
-            best[rows] = torch.where(column(better, new), new, old)
+            best[rows] = torch.where(batch_view(better, new), new, old)
             value[rows] = torch.where(better, gain, value[rows])
             rows = rows[~success]
             if not len(rows):
@@ -166,7 +167,7 @@ class Square(Attack):
         if self.norm == "l1":
             d = project_l1_box(d, x, self.eps)
         else:
-            d = d * column(self.eps / NORMS[self.norm].distance(d).clamp_min(1e-12), x)
+            d = d * batch_view(self.eps / NORMS[self.norm].distance(d).clamp_min(1e-12), x)
         return (x + d).clamp_(0, 1)
 
     def mask(self, inside: Tensor, x: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.compose import threat
 from adversarial_lightning.attacks.core.base import Attack
-from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import distance
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 A = TypeVar("A", bound=Attack)
 GRID = (0.01, 0.05, 0.1, 0.5, 1.0)
@@ -30,20 +31,20 @@ def choose_step_size(
     Raises ValueError for attacks that are not minimum-norm or have no step size, and where no image is left.
     """
     if attack.kind != "minimum-norm" or not hasattr(attack, "step_size"):
-        raise ValueError(f"{type(attack).__name__} is no minimum-norm attack with a step_size to choose")
+        raise UserError(f"{type(attack).__name__} is no minimum-norm attack with a step_size to choose")
     if attack.targeted:
-        raise ValueError("choose the step size of the untargeted form: held-out images come with labels, not targets")
+        raise UserError("choose the step size of the untargeted form: held-out images come with labels, not targets")
     if not grid:
-        raise ValueError("grid must name at least one step size")
+        raise UserError("grid must name at least one step size")
 
     def right(z: Tensor, draws: str) -> Tensor:
-        with guard(model), torch.no_grad(), drawing(model, noise.fork(draws)):
+        with frozen_eval(model), torch.no_grad(), noise_for(model, noise.fork(draws)):
             logits: Tensor = model(z)
         return logits.argmax(1) == y
 
     attacked = right(x, "clean")
     if not bool(attacked.any()):
-        raise ValueError("the model is wrong about all images: there is nothing to choose by")
+        raise UserError("the model is wrong about all images: there is nothing to choose by")
     reached: dict[float, tuple[float, float]] = {}
     for size in grid:
         z = replace(attack, step_size=size)(model, x, y, noise)  # type: ignore[type-var]

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.compose import Combination, threat
 from adversarial_lightning.attacks.core.base import Attack
-from adversarial_lightning.attacks.core.best_adversarial import fools
+from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least
-from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import distance
 from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Targeted(Combination):
     def __post_init__(self) -> None:
         at_least(1, n_targets=self.n_targets)
         if not self.attack.targeted:
-            raise ValueError(f"attack must have targeted: true, {type(self.attack).__name__} has not")
+            raise UserError(f"attack must have targeted: true, {type(self.attack).__name__} has not")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         with torch.no_grad():
@@ -49,7 +50,7 @@ class Targeted(Combination):
         score = torch.full_like(logits[:, 0], -torch.inf)
         rows = torch.arange(len(x), device=x.device)
         if nearest:
-            rows = rows[~fools(logits, y, targeted=False)]
+            rows = rows[~is_adversarial(logits, y, targeted=False)]
 
         first = 0
         while first < others and len(rows):
@@ -59,9 +60,9 @@ class Targeted(Combination):
             streams = Noise(torch.cat([noise.fork(rank)[rows].key for rank in ranks]))
             aims = torch.cat([targets[rows, rank] for rank in ranks])
             points = self.attack(model, x[many], aims, streams)
-            with torch.no_grad(), drawing(model, streams.fork("check")):
+            with torch.no_grad(), noise_for(model, streams.fork("check")):
                 seen = model(points)
-            fooled = fools(seen, y[many], targeted=False)
+            fooled = is_adversarial(seen, y[many], targeted=False)
             if nearest:
                 values = torch.where(fooled, -distance(norm, points - x[many]).to(seen.dtype), -torch.inf)
             else:

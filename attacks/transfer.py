@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Knowledge
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.errors import UserError
 
 
 class Surrogate(ABC):
@@ -55,9 +56,9 @@ class CheckpointSurrogate(Surrogate):
 
     def __post_init__(self) -> None:
         if not Path(self.path).is_file():
-            raise ValueError(f"path of a surrogate must name a checkpoint, there is no file {self.path!r}")
+            raise UserError(f"path of a surrogate must name a checkpoint, there is no file {self.path!r}")
         if self.defenses is not None and not Path(self.defenses).is_file():
-            raise ValueError(f"defenses of a surrogate must name a YAML file, there is no file {self.defenses!r}")
+            raise UserError(f"defenses of a surrogate must name a YAML file, there is no file {self.defenses!r}")
 
     def network(self) -> nn.Module:
         changed = tuple(Path(file).stat().st_mtime_ns for file in (self.path, self.defenses) if file is not None)
@@ -86,11 +87,11 @@ class Transfer(Attack):
 
     def __post_init__(self) -> None:
         if self.attack.kind != "budget":
-            raise ValueError(f"attack must be a budget attack to transfer, {type(self.attack).__name__} is none")
+            raise UserError(f"attack must be a budget attack to transfer, {type(self.attack).__name__} is none")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         network = self.surrogate.network().to(x)
         classes = getattr(network, "num_classes", None)
         if classes is not None and len(y) and (int(y.max()) if y.ndim == 1 else y.shape[1] - 1) >= classes:
-            raise ValueError(f"{self.surrogate} has {classes} outputs, too few for these labels")
+            raise UserError(f"{self.surrogate} has {classes} outputs, too few for these labels")
         return self.attack(network, x, y, noise.fork("transfer"))

@@ -23,7 +23,7 @@ from adversarial_lightning.attacks import AutoAttack, Noise
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.datamodules import MNIST
 from adversarial_lightning.evaluation.outcomes.outcome import counting
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.reproduce.record import record_benchmark
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, labels, numbers of the images -> images
@@ -78,7 +78,7 @@ def _parts(model: nn.Module, eps: float, classes: int, seed: int) -> Run:
 
 def judged(model: nn.Module, run: Run, x: Tensor, y: Tensor, index: Tensor, eps: float) -> tuple[Tensor, list[float]]:
     """Who stands (B,), by a forward of our own in the ball; CPU seconds, forwards and backwards."""
-    with guard(model), torch.random.fork_rng(), counting(model) as passes:
+    with frozen_eval(model), torch.random.fork_rng(), counting(model) as passes:
         start = time.process_time()
         z = run(x.clone(), y.clone(), index).detach()
         seconds = time.process_time() - start

@@ -19,7 +19,7 @@ import torch
 from adversarial_lightning.attacks import PGD
 from adversarial_lightning.datamodules.images import TensorImages
 from adversarial_lightning.evaluation import Campaign, evaluate_batch, run_campaign
-from adversarial_lightning.evaluation.campaign.launch import Place
+from adversarial_lightning.evaluation.campaign.launch import Rank
 from adversarial_lightning.evaluation.campaign.ledger import Ledger
 from adversarial_lightning.networks import SmallCNN
 
@@ -48,7 +48,7 @@ def work(folder: Path, samples: int, steps: int, rank: int, world: int, barrier:
                 barrier.wait()  # all start attacking together
             marks.append((time.perf_counter(), time.process_time()))
 
-    run_campaign(c, model, Place(rank, world, run="benchmark"), batch_size=BATCH, tell=tell)
+    run_campaign(c, model, Rank(rank, world, run="benchmark"), batch_size=BATCH, tell=tell)
     wall, cpu = (after - before for before, after in zip(marks[0], marks[-1], strict=True))
     (folder / f"seconds{rank}").write_text(f"{wall} {cpu}")
 
@@ -77,7 +77,7 @@ def overhead(samples: int, steps: int) -> float:
             for i in range(0, samples - BATCH + 1, BATCH):
                 x, y, index = c.data.__getitems__(list(range(i, i + BATCH)))
                 started = time.perf_counter()
-                outcomes = evaluate_batch(model, c.suite["pgd"], x, y, index, seed=0, name="pgd", clean=y)
+                outcomes, _ = evaluate_batch(model, c.suite["pgd"], x, y, index, seed=0, name="pgd", clean=y)
                 ledger.add("pgd", 0, outcomes)
                 attacked = sum(o.seconds for o in outcomes)
                 shares.append(100 * (time.perf_counter() - started - attacked) / attacked)

@@ -20,7 +20,7 @@ from adversarial_lightning.attacks import DDN, PGD, Attack
 from adversarial_lightning.evaluation import Campaign, Outcome, write_report
 from adversarial_lightning.evaluation.campaign.ledger import Ledger
 from adversarial_lightning.evaluation.campaign.merge import merge
-from adversarial_lightning.evaluation.outcomes.types import Effort
+from adversarial_lightning.evaluation.outcomes.types import RunCost
 
 RANKS, BATCH = 8, 128
 
@@ -52,7 +52,7 @@ def fill(folder: Path, rows: int, samples: int) -> int:
         own = c.samples[rank::RANKS]
         with Ledger(folder, rank, identity="benchmark", run="fill") as ledger:
             ledger._connection.execute("PRAGMA synchronous = OFF")  # the disk is not what is measured
-            effort = Effort("fill", rank, RANKS, seconds=1.0, done=True)
+            cost = RunCost("fill", rank, RANKS, seconds=1.0, done=True)
             for k, name in enumerate(("clean", *c.suite)):
                 falls = rng.random(len(own)) < 0.9 * k / (1 + len(c.suite))
                 lengths = rng.random(len(own)) * 0.01 * (k if k else 0)
@@ -63,7 +63,7 @@ def fill(folder: Path, rows: int, samples: int) -> int:
                         )
                         for i in range(start, min(start + BATCH, len(own)))
                     ]
-                    ledger.add(name, 0, batch, effort)
+                    ledger.add(name, 0, batch, cost)
                     written += len(batch)
     return written
 
@@ -77,7 +77,7 @@ def measured(phase: str, folder: Path, rows: int, samples: int, tell: Any) -> No
         note = str(merge(c)["worst_case"][0]["robust_accuracy"])
     else:
         facts = {"checkpoint": {"path": "a.ckpt", "sha256": "0"}, "data": {"class_path": "X", "init_args": {}}}
-        write_report(c, **facts, defenses=[], obligations={}, command="python evaluate.py")
+        write_report(c, merge(c), **facts, defenses=[], required_adaptations={}, command="python evaluate.py")
         note = ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in sorted(folder.glob("re*.*")))
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     tell.put((time.perf_counter() - wall, time.process_time() - cpu, before, after, note))

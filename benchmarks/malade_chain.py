@@ -14,13 +14,13 @@ from unittest.mock import patch
 import torch
 from timing import ratios, table
 
-from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.attacks import Noise, noise_for
 from adversarial_lightning.attacks.core.bpda import straight_through
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.defenses import MALA, Purified
 from adversarial_lightning.networks import ConvAutoencoder, Denoiser, MadryCNN
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 def setting(batch: int, steps: int, noise_std: float = 0.05) -> tuple[Purified, torch.Tensor, torch.Tensor]:
@@ -36,8 +36,8 @@ def gradient(batch: int, steps: int, samples: int, bpda: bool, at_once: int) -> 
 
     def run() -> None:
         way = straight_through(model.purifier) if bpda else nullcontext()
-        draws = drawing(model, Noise.keyed(0, torch.arange(batch)))
-        with guard(model), draws, way, patch("adversarial_lightning.attacks.core.gradient._AT_ONCE", at_once):
+        draws = noise_for(model, Noise.keyed(0, torch.arange(batch)))
+        with frozen_eval(model), draws, way, patch("adversarial_lightning.attacks.core.gradient._AT_ONCE", at_once):
             input_gradient(model, x, y, ce, samples)
 
     return run
@@ -51,7 +51,7 @@ def chain(steps: int, noise_std: float) -> Callable[[], object]:
     model, x, _ = setting(64, steps, noise_std)
 
     def run() -> None:
-        with torch.no_grad(), drawing(model, Noise.keyed(0, torch.arange(64))):
+        with torch.no_grad(), noise_for(model, Noise.keyed(0, torch.arange(64))):
             model.purifier(x)
 
     return run

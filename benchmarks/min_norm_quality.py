@@ -29,7 +29,7 @@ from adversarial_lightning.attacks import DDN, FAB, FMN, PDGD, PDPGD, Attack, De
 from adversarial_lightning.attacks.core.norms import distances
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.datamodules import MNIST
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.reproduce.record import record_benchmark
 
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -145,7 +145,7 @@ def measure(run: Run, model: nn.Module, x: Tensor, y: Tensor, norm: str) -> tupl
     """Lengths (B,), infinite for failures; seconds of CPU; forwards and backwards an image."""
     counted = Counted(model).eval()
     start = time.process_time()
-    with guard(counted):
+    with frozen_eval(counted):
         z = run(counted, x.clone(), y.clone()).detach().clamp(0, 1)
     seconds = time.process_time() - start
     with torch.no_grad():
@@ -212,7 +212,7 @@ def times(model: nn.Module, x: Tensor, y: Tensor, norm: str, steps: int, rounds:
     name, noise = name_of(attack), Noise.keyed(0, torch.arange(len(x)))
 
     def other() -> None:
-        with guard(model):
+        with frozen_eval(model):
             theirs(model, x, y, num_steps=steps)
 
     rows = ratios({"adv-lib": other, name: lambda: attack(model, x, y, noise)}, rounds)

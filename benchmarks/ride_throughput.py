@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from timing import ratios, table
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.attacks import Noise, noise_for
 from adversarial_lightning.defenses import RIDE, fitting
-from adversarial_lightning.defenses.fitting import Fit
+from adversarial_lightning.defenses.fitting import PerImageFit
 from adversarial_lightning.evaluation.campaign.progress import duration
 from adversarial_lightning.reproduce.record import record_benchmark
 
@@ -43,7 +43,7 @@ def images(n: int, network: str, device: str) -> Tensor:
 def together(n: int, network: str, device: str) -> Callable[[], object]:
     """One step of the engine for `n` images."""
     x = images(n, network, device)
-    fit = Fit(RIDE(*NETWORKS[network][:2]).recipe, Noise.keyed(0, torch.arange(n, device=device)), x)
+    fit = PerImageFit(RIDE(*NETWORKS[network][:2]).recipe, Noise.keyed(0, torch.arange(n, device=device)), x)
     return lambda: fit.step(x)
 
 
@@ -214,9 +214,9 @@ def main() -> None:
     maps = [like.new_empty(most, channels[layer], side, side) for layer in dropped]
 
     def draws() -> None:
-        noise.normal(like), noise.normal(like), noise.coins(like[:, :1], 0.1)
+        noise.normal(like), noise.normal(like), noise.bernoulli(like[:, :1], 0.1)
         for h in maps:
-            noise.coins(h, 0.5).to(h.dtype)
+            noise.bernoulli(h, 0.5).to(h.dtype)
 
     figures["share of draws"] = seconds(draws, device) / step
     print(f"random draws: {100 * figures['share of draws']:.0f} % of a step")
@@ -231,7 +231,7 @@ def main() -> None:
     x = images(most, network, device)
     forecast = seconds(together(most, network, device), device) * ride.steps * ride.stages
     clock = time.process_time if device == "cpu" else time.perf_counter
-    with drawing(ride, Noise.keyed(0, torch.arange(most, device=device))):
+    with noise_for(ride, Noise.keyed(0, torch.arange(most, device=device))):
         start = clock()
         ride(x)
         took = clock() - start

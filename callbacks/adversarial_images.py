@@ -9,9 +9,10 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from adversarial_lightning.attacks import Attack, Noise
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.report.grids import caption
 from adversarial_lightning.lightning_modules.base import Batch, Classifier, global_seed
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ class AdversarialImages(pl.Callback):
 
     def __init__(self, attack: Attack, n: int = 8, every_n_epochs: int = 1) -> None:
         if n < 1 or every_n_epochs < 1:
-            raise ValueError(f"n ({n}) and every_n_epochs ({every_n_epochs}) must be at least 1")
+            raise UserError(f"n ({n}) and every_n_epochs ({every_n_epochs}) must be at least 1")
         self.attack, self.n, self.every_n_epochs = attack, n, every_n_epochs
 
     def on_validation_batch_end(
@@ -53,7 +54,7 @@ class AdversarialImages(pl.Callback):
         x, y, index = (t[: self.n] for t in batch)
         network = cast(Classifier, pl_module).network
         z = self.attack(network, x, y, Noise.keyed(global_seed(), index))
-        with guard(network), torch.no_grad():
+        with frozen_eval(network), torch.no_grad():
             before, after = network(x).argmax(1), network(z).argmax(1)
         grid = picture(*(t.cpu() for t in (x, z, y, before, after)))
         for logger in trainer.loggers:

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from adversarial_lightning.attacks import Attack, threat
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome, evaluate_batch, robust
 from adversarial_lightning.lightning_modules.base import Batch, Classifier, global_seed
 
@@ -21,9 +22,7 @@ def gather(outcomes: list[Outcome]) -> list[Outcome]:
     indices = [o.index for o in outcomes]
     if len(set(indices)) != len(indices):
         twice = sorted({i for i in indices if indices.count(i) > 1})[:5]
-        raise RuntimeError(
-            f"samples {twice} were evaluated more than once: the sampler must not pad (datamodules do not)"
-        )
+        raise UserError(f"samples {twice} were evaluated more than once: the sampler must not pad (datamodules do not)")
     return outcomes
 
 
@@ -41,9 +40,9 @@ class AttackEvaluation(pl.Callback):
 
     def __init__(self, attacks: dict[str, Attack], every_n_epochs: int = 1, limit: int | None = None) -> None:
         if not attacks:
-            raise ValueError("attacks must name at least one attack")
+            raise UserError("attacks must name at least one attack")
         if every_n_epochs < 1 or (limit is not None and limit < 1):
-            raise ValueError(f"every_n_epochs ({every_n_epochs}) and limit ({limit}) must be at least 1")
+            raise UserError(f"every_n_epochs ({every_n_epochs}) and limit ({limit}) must be at least 1")
         self.attacks, self.every_n_epochs, self.limit = attacks, every_n_epochs, limit
         self.outcomes: dict[str, list[Outcome]] = {}
         self.results: dict[str, dict[str, float]] = {"val": {}, "test": {}}
@@ -51,7 +50,7 @@ class AttackEvaluation(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if any(p.dtype in (torch.float16, torch.bfloat16) for p in pl_module.parameters()):
-            raise ValueError("attacks are evaluated in float32: use --trainer.precision bf16-mixed, not a half network")
+            raise UserError("attacks are evaluated in float32: use --trainer.precision bf16-mixed, not a half network")
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start()
@@ -111,13 +110,14 @@ class AttackEvaluation(pl.Callback):
         x, y, index = x[:left], y[:left], index[:left]
         network = cast(Classifier, pl_module).network
         for name, attack in self.attacks.items():
-            self.outcomes[name] += evaluate_batch(network, attack, x, y, index, seed=global_seed(), name=name)
+            outcomes, _ = evaluate_batch(network, attack, x, y, index, seed=global_seed(), name=name)
+            self.outcomes[name] += outcomes
 
     def _finish(self, stage: Literal["val", "test"]) -> None:
         for name, attack in self.attacks.items():
             outcomes = gather(self.outcomes[name])
-            stands = [robust(o, *threat(attack), attack.kind) for o in outcomes]
-            self.results[stage][name] = sum(stands) / len(stands) if stands else 0.0
+            right = [robust(o, *threat(attack), attack.kind) for o in outcomes]
+            self.results[stage][name] = sum(right) / len(right) if right else 0.0
 
     def _log(self, stage: Literal["val", "test"], pl_module: pl.LightningModule) -> None:
         for name, value in self.results[stage].items():

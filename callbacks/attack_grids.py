@@ -9,7 +9,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from adversarial_lightning.attacks import Attack, HighConfidence
 from adversarial_lightning.attacks.core.checks import between
-from adversarial_lightning.callbacks.due import due
+from adversarial_lightning.callbacks.should_run import should_run
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
 from adversarial_lightning.lightning_modules.base import Classifier, global_seed
 
@@ -35,9 +36,9 @@ class AttackGrids(pl.Callback):
         targeted = targeted or HighConfidence(confidence=0.95, targeted=True)
         rising = rising or HighConfidence()
         if not getattr(targeted, "targeted", True) or rising.targeted:
-            raise ValueError("targeted must be an attack with targeted: true, and rising one that chooses its target")
+            raise UserError("targeted must be an attack with targeted: true, and rising one that chooses its target")
         if every_n_epochs < 1 or not confidences or sorted(confidences) != list(confidences):
-            raise ValueError(
+            raise UserError(
                 f"every_n_epochs ({every_n_epochs}) must be at least 1 and confidences ({confidences}) must ascend"
             )
         between(0, 1, **{f"confidences[{i}]": c for i, c in enumerate(confidences)})
@@ -46,7 +47,7 @@ class AttackGrids(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers or not due(trainer, self.every_n_epochs):
+        if not loggers or not should_run(trainer, self.every_n_epochs):
             return
         assert isinstance(pl_module, Classifier)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

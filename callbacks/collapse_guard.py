@@ -5,6 +5,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import Batch
 
 
@@ -25,7 +26,7 @@ class CollapseGuard(pl.Callback):
 
     def __init__(self, patience: int = 5, factor: float = 1.5, check_every_n_batches: int = 10) -> None:
         if patience < 1 or check_every_n_batches < 1:
-            raise ValueError(f"patience ({patience}) and check_every_n_batches ({check_every_n_batches}) must be >= 1")
+            raise UserError(f"patience ({patience}) and check_every_n_batches ({check_every_n_batches}) must be >= 1")
         self.patience, self.factor, self.check_every_n_batches = patience, factor, check_every_n_batches
         self.at_chance = 0
         self._finite: torch.Tensor | None = None

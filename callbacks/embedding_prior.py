@@ -9,10 +9,11 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Noise
-from adversarial_lightning.callbacks.due import due
+from adversarial_lightning.callbacks.should_run import should_run
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import global_seed
 from adversarial_lightning.lightning_modules.er_classifier import sliced_w1
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 @runtime_checkable
@@ -64,20 +65,20 @@ class EmbeddingPrior(pl.Callback):
 
     def __init__(self, limit: int = 1000, every_n_epochs: int = 1) -> None:
         if limit < 2 or every_n_epochs < 1:
-            raise ValueError(f"limit ({limit}) must be at least 2 and every_n_epochs ({every_n_epochs}) at least 1")
+            raise UserError(f"limit ({limit}) must be at least 2 and every_n_epochs ({every_n_epochs}) at least 1")
         self.limit, self.every_n_epochs = limit, every_n_epochs
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not due(trainer, self.every_n_epochs):
+        if not should_run(trainer, self.every_n_epochs):
             return
         if not isinstance(pl_module, Regularised):
-            raise ValueError(
+            raise UserError(
                 "EmbeddingPrior looks at codes drawn to a prior, such as those of lightning_modules.ERClassifier, "
                 f"not of {type(pl_module).__name__}"
             )
         images = trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
         rows = torch.arange(min(self.limit, len(images))).split(256)
-        with guard(pl_module):
+        with frozen_eval(pl_module):
             encode = pl_module.network.encoder
             with torch.no_grad():
                 parts = [encode(images.__getitems__(part.tolist())[0].to(pl_module.device)) for part in rows]

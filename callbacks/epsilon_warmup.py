@@ -3,6 +3,7 @@
 import pytorch_lightning as pl
 
 from adversarial_lightning.attacks import Attack, scale_eps
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import Batch
 
 
@@ -19,14 +20,14 @@ class EpsilonWarmup(pl.Callback):
 
     def __init__(self, share: float = 0.4, start: float = 0.0) -> None:
         if not 0 < share <= 1 or not 0 <= start <= 1:
-            raise ValueError(f"share must lie in (0, 1] and start in [0, 1], not {share} and {start}")
+            raise UserError(f"share must lie in (0, 1] and start in [0, 1], not {share} and {start}")
         self.share, self.start = share, start
         self.full: dict[str, Attack] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.full = {name: value for name, value in vars(pl_module).items() if isinstance(value, Attack)}
         if not self.full:
-            raise ValueError(f"EpsilonWarmup found no attack in {type(pl_module).__name__}: remove the callback")
+            raise UserError(f"EpsilonWarmup found no attack in {type(pl_module).__name__}: remove the callback")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int

@@ -4,6 +4,7 @@ from typing import cast
 
 import pytorch_lightning as pl
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import Classifier
 from adversarial_lightning.networks import Whiten
 
@@ -17,19 +18,17 @@ class FitWhitening(pl.Callback):
 
     def __init__(self, limit: int | None = None) -> None:
         if limit is not None and limit < 2:
-            raise ValueError(f"limit must be at least 2, not {limit}")
+            raise UserError(f"limit must be at least 2, not {limit}")
         self.limit = limit
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         layers = [m for m in cast(Classifier, pl_module).network.modules() if isinstance(m, Whiten)]
         if not layers:
-            raise ValueError(
-                "FitWhitening found no Whiten in the network: set its whiten to true, or drop the callback"
-            )
+            raise UserError("FitWhitening found no Whiten in the network: set its whiten to true, or drop the callback")
         data = getattr(trainer, "datamodule", None)
         for layer in layers:
             if not layer.fitted and data is not None:
                 images = data.dataset("train")
                 layer.fit(images.fetch(images.indices[: self.limit]))
             if not layer.fitted:
-                raise ValueError("FitWhitening needs a datamodule: call fit of the network's Whiten by hand")
+                raise UserError("FitWhitening needs a datamodule: call fit of the network's Whiten by hand")

@@ -5,7 +5,8 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from adversarial_lightning.attacks import Attack, Noise
-from adversarial_lightning.callbacks.due import due
+from adversarial_lightning.callbacks.should_run import should_run
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.report.embeddings import views
 from adversarial_lightning.lightning_modules.base import Classifier, global_seed
 
@@ -24,12 +25,12 @@ class NetworkPictures(pl.Callback):
 
     def __init__(self, attack: Attack, limit: int = 300, every_n_epochs: int = 10) -> None:
         if limit < 10 or every_n_epochs < 1:
-            raise ValueError(f"limit ({limit}) must be at least 10 and every_n_epochs ({every_n_epochs}) at least 1")
+            raise UserError(f"limit ({limit}) must be at least 10 and every_n_epochs ({every_n_epochs}) at least 1")
         self.attack, self.limit, self.every_n_epochs = attack, limit, every_n_epochs
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers or not due(trainer, self.every_n_epochs):
+        if not loggers or not should_run(trainer, self.every_n_epochs):
             return
         assert isinstance(pl_module, Classifier)
         images = trainer.datamodule.dataset("val")  # type: ignore[attr-defined]

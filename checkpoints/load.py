@@ -11,7 +11,8 @@ from torch import nn
 from adversarial_lightning import networks
 from adversarial_lightning.checkpoints.files import digest_file
 from adversarial_lightning.checkpoints.spec import Spec, brief, build, catalogue
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.networks.foreign_weights import Report, load_weights
 
 
@@ -32,9 +33,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             if code
             else "it is truncated, damaged or no checkpoint at all; copy or train it again"
         )
-        raise ValueError(f"{path} cannot be loaded: {reason} ({brief(error)})") from error
+        raise UserError(f"{path} cannot be loaded: {reason} ({brief(error)})") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise ValueError(f"{path} is no Lightning checkpoint: it has no state_dict")
+        raise UserError(f"{path} is no Lightning checkpoint: it has no state_dict")
     return content
 
 
@@ -54,7 +55,7 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn
                 _without_weights(recorded.get("network")), [c for c in catalogue(networks) if issubclass(c, nn.Module)]
             )
         except ValueError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} does not say how to build its network from the catalogue: {error}. If you trust the file, "
                 "describe the network in a YAML file of your own and pass it as --network; only tensors are then taken"
             ) from error
@@ -64,7 +65,7 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn
         network.load_state_dict(tensors)
     except RuntimeError as error:
         detail = " ".join(str(error).split())
-        raise ValueError(f"the weights in {path} do not fit {type(network).__name__}: {detail[:400]}") from error
+        raise UserError(f"the weights in {path} do not fit {type(network).__name__}: {detail[:400]}") from error
     data = recorded.get("data")
     return network.eval(), data if isinstance(data, dict) else None
 
@@ -80,16 +81,16 @@ def check_fit(network: nn.Module, data: Any) -> None:
     """Raise ValueError unless `network` maps images of `data` (image_shape, num_classes) to one logit a class."""
     name, shape = type(data).__name__, tuple(data.image_shape)
     parameter = next(network.parameters(), torch.zeros(()))
-    with guard(network), torch.no_grad():
+    with frozen_eval(network), torch.no_grad():
         try:
             logits = network(torch.zeros(2, *shape, dtype=parameter.dtype, device=parameter.device))
         except RuntimeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{type(network).__name__} cannot take the images {shape} of {name}: choose a network for that shape "
                 f"(--model.init_args.network) or other data ({str(error).splitlines()[0][:150]})"
             ) from error
     if logits.ndim != 2 or logits.shape[1] != data.num_classes:
-        raise ValueError(
+        raise UserError(
             f"{name} has {data.num_classes} classes, {type(network).__name__} gives {tuple(logits.shape[1:])} logits: "
             f"set model.init_args.network.init_args.num_classes to {data.num_classes}"
         )
@@ -106,8 +107,8 @@ def open_network(
     if checkpoint is not None and weights is None:
         return *load_network(checkpoint, network), None
     if weights is None or checkpoint is not None:
-        raise ValueError("give either --checkpoint, of a training run here, or --weights, from elsewhere")
+        raise UserError("give either --checkpoint, of a training run here, or --weights, from elsewhere")
     if network is None:
-        raise ValueError(f"--weights {weights} says nothing of its network: describe it in a YAML file, --network FILE")
+        raise UserError(f"--weights {weights} says nothing of its network: describe it in a YAML file, --network FILE")
     report = replace(load_weights(network, weights), sha256=digest_file(weights))
     return network.eval(), None, report

@@ -15,6 +15,10 @@ ARGUMENTS: dict[tuple[str | None, str], str] = {
 CLASSES = {"evaluation.surrogate.Checkpoint": "CheckpointSurrogate"}
 
 
+# Names on disk (results.json, ledgers) that are words of before: the next schema renames them.
+PRECISION, LOW_PRECISION = "haste", "hastened"
+
+
 def argument(owner: str, name: str) -> str | None:
-    """What the argument `name` of the class `owner` (with or without its module) is called now, None where it is not old."""
+    """What the old argument `name` of the class `owner` (with or without module) is called now; None: it is not old."""
     return ARGUMENTS.get((owner.rpartition(".")[2], name)) or ARGUMENTS.get((None, name))

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from adversarial_lightning.errors import UserError
+
 Spec = dict[str, Any]
 PACKAGE = "adversarial_lightning"
 
@@ -49,12 +51,12 @@ def describe(obj: object) -> Spec:
     try:
         parameters = list(inspect.signature(cls).parameters.values())
         if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY) for p in parameters):
-            raise ValueError("its constructor takes arguments without names")
+            raise UserError("its constructor takes arguments without names")
         if cls.__module__ in ("builtins", "functools"):
-            raise ValueError("it is a function")
+            raise UserError("it is a function")
         init_args = {p.name: plain(getattr(obj, p.name)) for p in parameters}
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{cls.__name__} cannot be described by plain constructor arguments: {error}") from error
+        raise UserError(f"{cls.__name__} cannot be described by plain constructor arguments: {error}") from error
     return {"class_path": f"{room if listed else cls.__module__}.{cls.__name__}", "init_args": init_args}
 
 
@@ -86,27 +88,27 @@ def _short(cls: type) -> str:
 
 def _build(spec: object, known: Mapping[str, type]) -> Any:
     if not isinstance(spec, dict) or not {"class_path"} <= set(spec) <= {"class_path", "init_args"}:
-        raise ValueError(f"{brief(spec)} is no description of an object: it takes class_path and init_args only")
+        raise UserError(f"{brief(spec)} is no description of an object: it takes class_path and init_args only")
     path, given = spec["class_path"], spec.get("init_args", {})
     if not isinstance(path, str) or path not in known:
         names = ", ".join(sorted({_short(cls) for cls in known.values()}))
-        raise ValueError(f"the class {brief(path)} is not in the catalogue ({names}) and was not imported")
+        raise UserError(f"the class {brief(path)} is not in the catalogue ({names}) and was not imported")
     cls = known[path]
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise ValueError(f"init_args of {path} must map names to values, not {brief(given)}")
+        raise UserError(f"init_args of {path} must map names to values, not {brief(given)}")
     if inspect.isabstract(cls):
-        raise ValueError(f"{path} is abstract")
+        raise UserError(f"{path} is abstract")
     hints, parameters = get_type_hints(inspect.getattr_static(cls, "__init__")), inspect.signature(cls).parameters
     if unknown := sorted(set(given) - set(parameters)):
-        raise ValueError(f"{path} has no argument {', '.join(map(brief, unknown))}")
+        raise UserError(f"{path} has no argument {', '.join(map(brief, unknown))}")
     values = {name: _value(value, known) for name, value in given.items()}
     for name, value in values.items():
         if not _fits(value, hints.get(name, Any)):
-            raise ValueError(f"{name}={brief(value)} of {path} is not of the type that the constructor takes")
+            raise UserError(f"{name}={brief(value)} of {path} is not of the type that the constructor takes")
     try:
         return cls(**values)
     except (ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise ValueError(f"{path} cannot be built from {brief(given)}: {error}") from error
+        raise UserError(f"{path} cannot be built from {brief(given)}: {error}") from error
 
 
 def _value(value: object, known: Mapping[str, type]) -> Any:
@@ -119,7 +121,7 @@ def _value(value: object, known: Mapping[str, type]) -> Any:
         return [_value(v, known) for v in value]
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise ValueError(f"{brief(value)} is no plain value")
+    raise UserError(f"{brief(value)} is no plain value")
 
 
 def _fits(value: object, hint: Any) -> bool:

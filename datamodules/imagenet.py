@@ -9,12 +9,13 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from adversarial_lightning.datamodules import twins
+from adversarial_lightning.datamodules import synthetic_copies
 from adversarial_lightning.datamodules.archive import SUFFIXES, unpacked
 from adversarial_lightning.datamodules.base import ImageData, at_least
 from adversarial_lightning.datamodules.files import FileImages
 from adversarial_lightning.datamodules.images import IndexedImages
-from adversarial_lightning.datamodules.twins import twin
+from adversarial_lightning.datamodules.synthetic_copies import synthetic_copy
+from adversarial_lightning.errors import UserError
 
 Part = Literal["train", "test"]
 OFFICIAL = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
@@ -59,7 +60,7 @@ class ImageNet(ImageData):
             batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
         )
         if subset is not None and test_per_class is not None:
-            raise ValueError("subset and test_per_class both choose test images: give one of them (--data.init_args).")
+            raise UserError("subset and test_per_class both choose test images: give one of them (--data.init_args).")
         self.root = root
         self.image_size = at_least("image_size", image_size, 1)
         self.resized = at_least("resized", resized, image_size)
@@ -82,7 +83,7 @@ class ImageNet(ImageData):
 
     def _part(self, part: Part) -> Path:
         """The folder of class folders."""
-        root = twin(twins.imagenet) if self.synthetic else Path(self.root).expanduser()
+        root = synthetic_copy(synthetic_copies.imagenet) if self.synthetic else Path(self.root).expanduser()
         if root.is_file() and root.name.endswith(SUFFIXES):
             root = unpacked(root)
         name = "train" if part == "train" else "val"
@@ -94,7 +95,7 @@ class ImageNet(ImageData):
             try:
                 return Path(datasets.ImageNet(str(root), split=name).split_folder)
             except (RuntimeError, OSError) as error:  # torchvision's words name the archive
-                raise ValueError(f"the official archives in {root} cannot be unpacked: {error}") from error
+                raise UserError(f"the official archives in {root} cannot be unpacked: {error}") from error
         raise FileNotFoundError(
             f"ImageNet's {name} images are missing: there is neither {root.absolute() / name} with a folder for every "
             f"class nor {OFFICIAL[name]} (with ILSVRC2012_devkit_t12.tar.gz beside it). ImageNet is given out by "
@@ -131,8 +132,8 @@ class NIPS2017(ImageData):
 
     def source(self, part: Part) -> IndexedImages:
         if part == "train":
-            raise ValueError("NIPS2017 is a test set: it has no training images. Use ImageNet for training.")
-        root = twin(twins.nips2017) if self.synthetic else Path(self.root).expanduser()
+            raise UserError("NIPS2017 is a test set: it has no training images. Use ImageNet for training.")
+        root = synthetic_copy(synthetic_copies.nips2017) if self.synthetic else Path(self.root).expanduser()
         tables = [root / name for name in ("images.csv", "dev_dataset.csv") if (root / name).is_file()]
         if not tables:
             raise FileNotFoundError(
@@ -144,7 +145,7 @@ class NIPS2017(ImageData):
             for number, row in enumerate(csv.DictReader(file), 2):
                 identity, label = row.get("ImageId"), row.get("TrueLabel") or ""
                 if not identity or not label.isdigit() or not 1 <= int(label) <= 1000:
-                    raise ValueError(f"{tables[0]}, line {number}: ImageId and a TrueLabel in 1 .. 1000 are needed.")
+                    raise UserError(f"{tables[0]}, line {number}: ImageId and a TrueLabel in 1 .. 1000 are needed.")
                 paths.append(root / "images" / f"{Path(identity).name}.png")
                 labels.append(int(label) - 1)
         if missing := [path for path in paths if not path.is_file()]:
@@ -177,14 +178,14 @@ def _in_turns(folder: Path) -> tuple[list[str], Tensor]:
         if entry.name.startswith("."):
             continue
         if entry.name not in known:
-            raise ValueError(
+            raise UserError(
                 f"{entry} is no class of ImageNet: below {folder} belong folders named by WordNet ids (n01440764 ...). "
                 "The validation images need sorting into them, with the devkit's labels; for other folders of images "
                 "use datamodules.ImageFolder."
             )
         files = sorted(str(p) for p in entry.iterdir() if p.suffix.lower() in IMG_EXTENSIONS)
         if not files:
-            raise ValueError(f"{entry} holds no image files: fill or remove that class folder.")
+            raise UserError(f"{entry} holds no image files: fill or remove that class folder.")
         turns += [(turn, known[entry.name], path) for turn, path in enumerate(files)]
     turns.sort()
     return [path for _, _, path in turns], torch.tensor([label for _, label, _ in turns])
@@ -195,7 +196,7 @@ def _listed(path: Path, count: int) -> Tensor:
     try:
         numbers = sorted({int(word) for word in path.read_text().split()})
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no list of indices, one a line ({error}): see --data.init_args.subset.") from error
+        raise UserError(f"{path} is no list of indices, one a line ({error}): see --data.init_args.subset.") from error
     if not numbers or numbers[0] < 0 or numbers[-1] >= count:
-        raise ValueError(f"{path} must list indices in 0 .. {count - 1}, one a line (--data.init_args.subset).")
+        raise UserError(f"{path} must list indices in 0 .. {count - 1}, one a line (--data.init_args.subset).")
     return torch.tensor(numbers)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from adversarial_lightning.errors import UserError
+
 Batch = tuple[Tensor, Tensor, Tensor]
 
 # The position of the dummy: a process whose shard is empty takes one dummy, so that its loop runs like everybody's.
@@ -78,7 +80,7 @@ class TensorImages(IndexedImages):
 
     def __init__(self, pixels: Tensor, all_labels: Tensor, indices: Tensor | None = None) -> None:
         if pixels.ndim != 4 or len(pixels) != len(all_labels):
-            raise ValueError(f"pixels {tuple(pixels.shape)} and labels {tuple(all_labels.shape)} do not fit together")
+            raise UserError(f"pixels {tuple(pixels.shape)} and labels {tuple(all_labels.shape)} do not fit together")
         super().__init__(all_labels, torch.arange(len(pixels)) if indices is None else indices)
         self.pixels = pixels
 

@@ -5,15 +5,16 @@ from typing import Any, Literal
 
 from torchvision import datasets
 
-from adversarial_lightning.datamodules import twins
+from adversarial_lightning.datamodules import synthetic_copies
 from adversarial_lightning.datamodules.base import ImageData
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
-from adversarial_lightning.datamodules.twins import twin
+from adversarial_lightning.datamodules.synthetic_copies import synthetic_copy
+from adversarial_lightning.errors import UserError
 
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 
-class Idx(ImageData):
+class IdxImages(ImageData):
     """Abstract: 60,000 28x28 grey images to train and hold out and 10,000 to test, in MNIST's idx files.
 
     `root` is torchvision's root: the four uncompressed idx files lie in `root/<name>/raw`; `download` fetches them from
@@ -54,7 +55,7 @@ class Idx(ImageData):
 
     def source(self, part: Literal["train", "test"]) -> IndexedImages:
         name = type(self).__name__
-        root = twin(twins.idx, name) if self.synthetic else Path(self.root)
+        root = synthetic_copy(synthetic_copies.idx, name) if self.synthetic else Path(self.root)
         raw_folder = Path(root, name, "raw")
         failure: Exception | None = None
         try:
@@ -69,19 +70,19 @@ class Idx(ImageData):
                 "--data.init_args.download=true, or place the uncompressed files there, or set "
                 f"--data.init_args.root to the folder that holds {name}/raw."
             ) from failure
-        raise ValueError(
+        raise UserError(
             f"the {name} files in {raw_folder.absolute()} cannot be read ({type(failure).__name__}: {failure}): "
             "remove them and get them again (--data.init_args.download=true)."
         ) from failure
 
 
-class MNIST(Idx):
+class MNIST(IdxImages):
     """MNIST: 60,000 images to train and hold out, 10,000 to test, 28x28 grey."""
 
     reader = datasets.MNIST
 
 
-class FashionMNIST(Idx):
+class FashionMNIST(IdxImages):
     """Fashion-MNIST: 60,000 images of clothes to train and hold out, 10,000 to test, 28x28 grey, 10 classes."""
 
     reader = datasets.FashionMNIST

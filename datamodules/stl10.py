@@ -5,13 +5,14 @@ from pathlib import Path
 import torch
 from torchvision import datasets
 
-from adversarial_lightning.datamodules import twins
+from adversarial_lightning.datamodules import synthetic_copies
+from adversarial_lightning.datamodules.archive_dataset import ArchiveDataset, Part
 from adversarial_lightning.datamodules.cache import Pixels
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
-from adversarial_lightning.datamodules.published import Part, Published
+from adversarial_lightning.errors import UserError
 
 
-class STL10(Published):
+class STL10(ArchiveDataset):
     """STL-10's labelled images: 5,000 to train and hold out, 8,000 to test, 96x96 RGB, 10 classes.
 
     `fold` 0 .. 9 trains on one of the ten folds of 1,000 images that its makers defined, as their protocol asks.
@@ -24,7 +25,7 @@ class STL10(Published):
     archive, inside, md5 = datasets.STL10.filename, datasets.STL10.base_folder, datasets.STL10.tgz_md5
     urls = (datasets.STL10.url, "https://cs.stanford.edu/~acoates/stl10/stl10_binary.tar.gz")
     margin = 4
-    write_twin = staticmethod(twins.stl10)
+    write_synthetic = staticmethod(synthetic_copies.stl10)
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class STL10(Published):
             *(train_limit, test_limit, workers, pin_memory),
         )
         if fold is not None and not 0 <= fold <= 9:
-            raise ValueError(f"fold={fold}: STL-10 has the folds 0 .. 9; leave it out for all (--data.init_args.fold).")
+            raise UserError(f"fold={fold}: STL-10 has the folds 0 .. 9; leave it out for all (--data.init_args.fold).")
         self.fold = fold
 
     def source(self, part: Part) -> IndexedImages:
@@ -57,7 +58,7 @@ class STL10(Published):
         listing = self._folder() / self.inside / datasets.STL10.folds_list_file
         lines = listing.read_text().splitlines() if listing.is_file() else []
         if len(lines) <= self.fold:
-            raise ValueError(f"{listing} does not list fold {self.fold}: get STL-10 again, or leave out fold.")
+            raise UserError(f"{listing} does not list fold {self.fold}: get STL-10 again, or leave out fold.")
         return TensorImages(
             pixels, labels, torch.tensor([int(word) for word in lines[self.fold].split()]).sort().values
         )

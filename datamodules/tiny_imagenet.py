@@ -4,14 +4,15 @@ from pathlib import Path
 
 import torch
 
-from adversarial_lightning.datamodules import twins
+from adversarial_lightning.datamodules import synthetic_copies
+from adversarial_lightning.datamodules.archive_dataset import ArchiveDataset, Part
 from adversarial_lightning.datamodules.cache import Pixels, stacked
 from adversarial_lightning.datamodules.files import FileImages
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
-from adversarial_lightning.datamodules.published import Part, Published
+from adversarial_lightning.errors import UserError
 
 
-class TinyImageNet(Published):
+class TinyImageNet(ArchiveDataset):
     """Tiny ImageNet: 100,000 images to train and hold out, 10,000 to test, 64x64 RGB, 200 classes.
 
     The test set is the official *validation* set, whose labels are in `val_annotations.txt`; the official test set has
@@ -27,7 +28,7 @@ class TinyImageNet(Published):
     md5 = "90528d7ca1a48142e341f4ef8d21d0de"
     urls = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip",)
     margin = 4
-    write_twin = staticmethod(twins.tiny_imagenet)
+    write_synthetic = staticmethod(synthetic_copies.tiny_imagenet)
 
     def source(self, part: Part) -> IndexedImages:
         return TensorImages(*self.decoded(part))
@@ -53,10 +54,10 @@ def _listing(inside: Path, part: Part) -> tuple[list[Path], list[int]]:
     for wnid, label in labels.items():
         folder = inside / "train" / wnid / "images"
         if not folder.is_dir():
-            raise ValueError(f"{folder} is missing: all {len(wnids)} classes of wnids.txt need one; unpack again.")
+            raise UserError(f"{folder} is missing: all {len(wnids)} classes of wnids.txt need one; unpack again.")
         numbers = {path.stem.rpartition("_")[2]: path for path in folder.glob(f"{wnid}_*.JPEG")}
         if not numbers:
-            raise ValueError(f"{folder} holds no images {wnid}_N.JPEG: unpack the archive again.")
+            raise UserError(f"{folder} holds no images {wnid}_N.JPEG: unpack the archive again.")
         turns += [(int(number), label, path) for number, path in numbers.items() if number.isdigit()]
     turns.sort(key=lambda entry: entry[:2])
     return [path for _, _, path in turns], [label for _, label, _ in turns]
@@ -70,9 +71,7 @@ def _annotated(val: Path, labels: dict[str, int]) -> tuple[list[Path], list[int]
         name, wnid = [*line.split("\t"), "", ""][:2]
         digits = name.removeprefix("val_").removesuffix(".JPEG")
         if wnid not in labels or not digits.isdigit():
-            raise ValueError(
-                f"{listing}, line {number}: expected val_N.JPEG, a tab and a class of wnids.txt: {line!r}."
-            )
+            raise UserError(f"{listing}, line {number}: expected val_N.JPEG, a tab and a class of wnids.txt: {line!r}.")
         entries.append((int(digits), val / "images" / name, labels[wnid]))
     entries.sort()
     return [path for _, path, _ in entries], [label for _, _, label in entries]

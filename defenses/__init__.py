@@ -1,6 +1,6 @@
 """What stands in front of a classifier at test time. This file is the catalogue."""
 
-from adversarial_lightning.defenses.base import Purified, Purifier, obligations
+from adversarial_lightning.defenses.base import Purified, Purifier, required_adaptations
 from adversarial_lightning.defenses.filters import JPEG, BitDepth, MeanFilter, Median, RandomQuantizer
 from adversarial_lightning.defenses.magnet import Magnet
 from adversarial_lightning.defenses.malade import MALA, MALADE
@@ -23,5 +23,5 @@ __all__ = [
     "TVBregman",
     "TVChambolle",
     "Voting",
-    "obligations",
+    "required_adaptations",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.checkpoints.files import digest_weights
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.eval_mode import stochastic
 
 
@@ -16,7 +17,7 @@ class Purifier(nn.Module):
 
     A purifier declares what an honest attacker must do: `differentiable` false -> the gradient goes through
     `surrogate` instead (BPDA, Athalye et al. 2018); `stochastic` true -> EOT. A stochastic purifier takes its random
-    numbers from `self.noise`, which whoever evaluates or attacks sets for each batch (`attacks.drawing`): the
+    numbers from `self.noise`, which whoever evaluates or attacks sets for each batch (`attacks.noise_for`): the
     attacker's draws and the defender's are then disjoint, and both are properties of the sample.
     """
 
@@ -55,7 +56,7 @@ class Purified(nn.Module):
 
     def __init__(self, classifier: nn.Module, purifier: Purifier) -> None:
         super().__init__()
-        check_meant_for(type(purifier).__name__, purifier.trained_for, classifier)
+        check_trained_for(type(purifier).__name__, purifier.trained_for, classifier)
         self.classifier, self.purifier = classifier, purifier
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,17 +71,17 @@ class Purified(nn.Module):
         return logits
 
 
-def check_meant_for(name: str, trained_for: str | None, classifier: nn.Module) -> None:
+def check_trained_for(name: str, trained_for: str | None, classifier: nn.Module) -> None:
     """Raise ValueError where what is called `name` was `trained_for` other weights than the innermost classifier's."""
     innermost = [classifier, *(m.classifier for m in classifier.modules() if isinstance(m, Purified))][-1]
     if trained_for is not None and trained_for != (found := digest_weights(innermost)):
-        raise ValueError(
+        raise UserError(
             f"the denoiser of {name} was trained for another classifier, whose weights have the digest "
             f"{trained_for[:12]}…, not {found[:12]}…: train one for this classifier"
         )
 
 
-def obligations(model: nn.Module) -> dict[str, bool]:
+def required_adaptations(model: nn.Module) -> dict[str, bool]:
     """What attacks on `model` must do to be honest: ``{"bpda": ..., "eot": ...}``."""
     purifiers = [m for m in model.modules() if isinstance(m, Purifier)]
     return {

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from adversarial_lightning.defenses.base import Purifier
+from adversarial_lightning.errors import UserError
 
 
 class MeanFilter(Purifier):
@@ -21,7 +22,7 @@ class MeanFilter(Purifier):
     def __init__(self, size: int = 3) -> None:
         super().__init__()
         if size < 1 or size % 2 == 0:
-            raise ValueError(f"size must be odd and at least 1, not {size}")
+            raise UserError(f"size must be odd and at least 1, not {size}")
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,13 +45,13 @@ class Median(Purifier):
     def __init__(self, size: int = 3) -> None:
         super().__init__()
         if size < 3 or size % 2 == 0:
-            raise ValueError(f"size must be odd and at least 3, not {size}")
+            raise UserError(f"size must be odd and at least 3, not {size}")
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
         k, r = self.size, self.size // 2
         if min(x.shape[2:]) < k:
-            raise ValueError(f"a window of {k} x {k} pixels is larger than images of {x.shape[2]} x {x.shape[3]}")
+            raise UserError(f"a window of {k} x {k} pixels is larger than images of {x.shape[2]} x {x.shape[3]}")
         images = max(1, self.MEMORY // (k * k * x[:1].numel() or 1))
         parts = [F.pad(z, (r, r, r, r)).unfold(2, k, 1).unfold(3, k, 1).flatten(4) for z in x.split(images)]
         return torch.cat([windows.median(4).values for windows in parts])
@@ -71,12 +72,12 @@ class JPEG(Purifier):
     def __init__(self, quality: int = 75) -> None:
         super().__init__()
         if not 1 <= quality <= 100:
-            raise ValueError(f"quality must be at least 1 and at most 100, not {quality}")
+            raise UserError(f"quality must be at least 1 and at most 100, not {quality}")
         self.quality = quality
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] not in (1, 3):
-            raise ValueError(f"JPEG images have 1 or 3 channels, not {x.shape[1]}")
+            raise UserError(f"JPEG images have 1 or 3 channels, not {x.shape[1]}")
         refuse_nan(x)
         pixels = (x.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
         z = torch.empty_like(pixels).permute(0, 2, 3, 1)
@@ -102,7 +103,7 @@ class BitDepth(Purifier):
     def __init__(self, bits: int = 3) -> None:
         super().__init__()
         if not 1 <= bits <= 8:
-            raise ValueError(f"bits must be at least 1 and at most 8, not {bits}")
+            raise UserError(f"bits must be at least 1 and at most 8, not {bits}")
         self.bits = bits
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ class RandomQuantizer(Purifier):
     def __init__(self, levels: int = 4, std: float = 0.1) -> None:
         super().__init__()
         if levels < 2 or std < 0:
-            raise ValueError(f"levels must be at least 2 and std at least 0, not {levels} and {std}")
+            raise UserError(f"levels must be at least 2 and std at least 0, not {levels} and {std}")
         self.levels, self.std = levels, std
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,4 +136,4 @@ class RandomQuantizer(Purifier):
 def refuse_nan(x: Tensor) -> None:
     """Raise ValueError for what would come back as a picture."""
     if x.isnan().any():
-        raise ValueError(f"{int(x.flatten(1).isnan().any(1).sum())} of {len(x)} images hold NaN")
+        raise UserError(f"{int(x.flatten(1).isnan().any(1).sum())} of {len(x)} images hold NaN")

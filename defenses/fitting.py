@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FitSettings:
     """How one network is built and fitted to its image; what each value means is said in `defenses.RIDE`."""
 
     channels: tuple[int, ...]
@@ -32,16 +33,16 @@ class Recipe:
     def __post_init__(self) -> None:
         channels, dropped = self.channels, self.dropout_after
         if len(channels) < 2 or min(channels) < 1 or channels[0] != channels[-1]:
-            raise ValueError(f"channels must begin and end with those of the image, not {list(channels)}")
+            raise UserError(f"channels must begin and end with those of the image, not {list(channels)}")
         if not set(dropped) <= set(range(1, len(channels) - 1)):
-            raise ValueError(f"dropout_after names hidden layers, 1 to {len(channels) - 2}, not {list(dropped)}")
+            raise UserError(f"dropout_after names hidden layers, 1 to {len(channels) - 2}, not {list(dropped)}")
         if self.noisy_copies < 1:
-            raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
+            raise UserError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
         for name, share in {"dropout": self.dropout, "mask_ratio": self.mask_ratio}.items():
             if not 0 <= share < 1:
-                raise ValueError(f"{name} must lie in [0, 1), not {share}")
+                raise UserError(f"{name} must lie in [0, 1), not {share}")
         if not (self.sigma >= 0 and self.weight_decay >= 0 and self.learning_rate > 0):
-            raise ValueError(
+            raise UserError(
                 f"sigma ({self.sigma}) and weight_decay ({self.weight_decay}) must be at least 0, learning_rate "
                 f"({self.learning_rate}) above 0"
             )
@@ -63,7 +64,7 @@ class Recipe:
         return itemsize * (5 * self.parameters() + self.noisy_copies * height * width * (maps + words))
 
 
-class Fit:
+class PerImageFit:
     """B networks h(.; w_i), one for each image, and their Adam state; all draws come from the image's own stream.
 
     A network is a chain of 3x3 convolutions with bias, zero padding and ReLU between them. B of them run as one grouped
@@ -79,7 +80,7 @@ class Fit:
 
     differentiable = False  # its estimates in its targets; see `Unrolled`
 
-    def __init__(self, recipe: Recipe, noise: Noise, like: Tensor) -> None:
+    def __init__(self, recipe: FitSettings, noise: Noise, like: Tensor) -> None:
         self.recipe, self.noise = recipe, noise
         weights, biases = noise.fork("weights"), noise.fork("biases")
         self.parameters: list[Tensor] = []  # per layer (B, out, in, 3, 3) and (B, out)
@@ -106,7 +107,7 @@ class Fit:
         h = self._apply(self._input(around, noise), noise)
         s = around + recipe.sigma * noise.normal(around) if recipe.noisy_target and recipe.sigma else around
         squares = (h - _beside(s)).square().unflatten(1, target.shape[:2])  # (noisy_copies, B, C, H, W)
-        kept = noise.coins(around[:, :, :1], 1 - recipe.mask_ratio).transpose(0, 1).to(h.dtype)
+        kept = noise.bernoulli(around[:, :, :1], 1 - recipe.mask_ratio).transpose(0, 1).to(h.dtype)
         losses: Tensor
         if recipe.squared:
             count = kept.sum((0, 2, 3, 4)).clamp(min=1) * target.shape[1]
@@ -142,7 +143,7 @@ class Fit:
         Raises ValueError for a network that sees a random image instead.
         """
         if self.fixed is not None:
-            raise ValueError("DIP's network does not see the image, so it has no gradient: use backward: identity")
+            raise UserError("DIP's network does not see the image, so it has no gradient: use backward: identity")
         noise, copies = self.noise.fork("frozen"), x[:, None].expand(-1, max(1, noisy_copies), -1, -1, -1)
         mean: Tensor = self._apply(self._input(copies, noise), None).unflatten(1, x.shape[:2]).mean(0)
         return mean
@@ -178,7 +179,7 @@ class Fit:
                 return h.sigmoid() if self.recipe.sigmoid else h
             h = F.conv2d(h, weight.flatten(0, 1), bias.flatten(), padding=1, groups=images)
             if noise is not None and layer in self.recipe.dropout_after and share < 1:
-                kept = noise.coins(h.unflatten(1, (images, -1)).transpose(0, 1), share)
+                kept = noise.bernoulli(h.unflatten(1, (images, -1)).transpose(0, 1), share)
                 h.mul_(_beside(kept.to(h.dtype).mul_(1 / share)))  # before ReLU as good as after it, and no map more
             h.relu_()
         raise AssertionError("a network has a last layer")

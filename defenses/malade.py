@@ -13,6 +13,7 @@ from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.unroll import unroll
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.defenses.base import Purifier
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks import Denoiser
 
 Module = TypeVar("Module", bound="Denoising")
@@ -34,10 +35,10 @@ def load_denoiser(denoiser: Denoiser | str) -> Denoiser:
     """A `Denoiser` as it is, or that of the checkpoint of a `DenoisingAutoencoder` run; frozen, in eval mode."""
     if isinstance(denoiser, str):
         if not Path(denoiser).is_file():
-            raise ValueError(f"denoiser must name the .ckpt file of a DenoisingAutoencoder run: no file {denoiser!r}")
+            raise UserError(f"denoiser must name the .ckpt file of a DenoisingAutoencoder run: no file {denoiser!r}")
         network, _ = load_network(denoiser)
         if not isinstance(network, Denoiser):
-            raise ValueError(f"{denoiser} holds a {type(network).__name__}, no denoiser: train a DenoisingAutoencoder")
+            raise UserError(f"{denoiser} holds a {type(network).__name__}, no denoiser: train a DenoisingAutoencoder")
         denoiser = network
     return denoiser.eval().requires_grad_(False)
 
@@ -77,9 +78,9 @@ class Chain(Denoising, Purifier):
         sigma2 = self.denoiser.sigma2
         at_least(0, step_size=step_size, steps=steps, noise_std=noise_std)
         if not 0 < annealing <= 1:
-            raise ValueError(f"annealing must lie in (0, 1], not {annealing}")
+            raise UserError(f"annealing must lie in (0, 1], not {annealing}")
         if step_size > 2 * sigma2:
-            raise ValueError(
+            raise UserError(
                 f"step_size {step_size} is {step_size / sigma2:.3g} times sigma2 = {sigma2:g} of the denoiser, and "
                 f"chains diverge above 2 times: choose at most {2 * sigma2:g}"
             )
@@ -146,7 +147,7 @@ class MALADE(Chain):
     ) -> None:
         super().__init__(denoiser, step_size, steps, noise_std, annealing, clip)
         if self.trained_for is None:
-            raise ValueError("MALADE needs a denoiser that was trained with a classifier (an sDAE): for a DAE use MALA")
+            raise UserError("MALADE needs a denoiser that was trained with a classifier (an sDAE): for a DAE use MALA")
 
 
 class MALA(Chain):
@@ -172,4 +173,4 @@ class MALA(Chain):
     ) -> None:
         super().__init__(denoiser, step_size, steps, noise_std, annealing, clip)
         if self.trained_for is not None:
-            raise ValueError("MALA's denoiser must not know the classes (a DAE); this one is an sDAE: use MALADE")
+            raise UserError("MALA's denoiser must not know the classes (a DAE); this one is an sDAE: use MALADE")

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.defenses.base import Purifier
-from adversarial_lightning.defenses.fitting import Fit, Recipe
+from adversarial_lightning.defenses.fitting import FitSettings, PerImageFit
 from adversarial_lightning.defenses.unrolled import unrolled
+from adversarial_lightning.errors import UserError
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Moment:
+class RideState:
     """What a run is at one iteration; images are in pixels of [0, 1].
 
     `estimate` is x_est, `target` x^(t) as the combine step left it last, `losses` (B,) are the masked losses of the
@@ -32,7 +33,7 @@ class Moment:
     estimate: Tensor
     target: Tensor
     losses: Tensor
-    fit: Fit
+    fit: PerImageFit
 
 
 def combine(target: Tensor, estimate: Tensor, alpha: float, suppression: bool) -> Tensor:
@@ -136,14 +137,14 @@ class RIDE(Purifier):
         least |= {"max_images_per_pass": (1 if max_images_per_pass == "auto" else max_images_per_pass, 1)}
         for name, (value, low) in least.items():
             if value < low:
-                raise ValueError(f"{name} must be at least {low}, not {value}")
+                raise UserError(f"{name} must be at least {low}, not {value}")
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
+            raise UserError(f"alpha must lie in [0, 1], not {alpha}")
         if not (memory is None or memory > 0):
-            raise ValueError(f"memory must be above 0, not {memory}")
+            raise UserError(f"memory must be above 0, not {memory}")
         if space == "normalized" and not (len(mean) == len(std) == channels[0] and min(std) > 0):
-            raise ValueError(f"mean and std need {channels[0]} values each, and std positive ones: {mean}, {std}")
-        self.recipe = Recipe(
+            raise UserError(f"mean and std need {channels[0]} values each, and std positive ones: {mean}, {std}")
+        self.recipe = FitSettings(
             channels=tuple(channels),
             dropout_after=tuple(dropout_after),
             dropout=dropout,
@@ -162,7 +163,7 @@ class RIDE(Purifier):
         self.estimates, self.patience, self.gain = estimates, patience, gain
         self.mean, self.std = (mean, std) if space == "normalized" else ((0.0,), (1.0,))
         self.max_images_per_pass, self.memory = max_images_per_pass, memory
-        self.fits: list[Fit] = []  # of the last pass
+        self.fits: list[PerImageFit] = []  # of the last pass
         self.diverged, self.fallbacks = torch.zeros(0, dtype=torch.bool), 0
 
     @torch.compiler.disable
@@ -171,7 +172,7 @@ class RIDE(Purifier):
             return x.clone()
         at_once, noise = self.images_per_pass(x), self.draws(x).split()
         watch = Watch(-(-len(x) // at_once) * self.stages * self.steps, len(x))
-        found, healthy, self.fits = [], [], list[Fit]()
+        found, healthy, self.fits = [], [], list[PerImageFit]()
         for start in range(0, len(x), at_once):
             rows = slice(start, start + at_once)
             *_, last = self.run(x[rows], noise[rows], tick=watch.tick)
@@ -219,15 +220,15 @@ class RIDE(Purifier):
         )
         return z * std + mean
 
-    def _last(self, x: Tensor) -> list[Fit]:
+    def _last(self, x: Tensor) -> list[PerImageFit]:
         if sum(len(fit.noise) for fit in self.fits) != len(x):
-            raise ValueError(f"the last pass has not fitted {len(x)} images to their end (patience lets go of some)")
+            raise UserError(f"the last pass has not fitted {len(x)} images to their end (patience lets go of some)")
         return self.fits
 
     def run(
         self, x: Tensor, noise: Noise, every: int | None = None, tick: Callable[[], object] = lambda: None
-    ) -> Iterator[Moment]:
-        """The run on images (B, C, H, W) in one pass: a `Moment` after every stage, and `every` so many iterations.
+    ) -> Iterator[RideState]:
+        """The run on images (B, C, H, W) in one pass: a `RideState` after every stage, and `every` so many iterations.
 
         Looking more often changes nothing of the run. A diverged fit has an estimate of NaN. Gradients are on inside
         and nowhere else, whatever the caller has switched off.
@@ -240,11 +241,11 @@ class RIDE(Purifier):
                 return
             yield moment
 
-    def _run(self, x: Tensor, noise: Noise, every: int | None, tick: Callable[[], object]) -> Iterator[Moment]:
+    def _run(self, x: Tensor, noise: Noise, every: int | None, tick: Callable[[], object]) -> Iterator[RideState]:
         x = self._checked(x).detach()
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         target = (x - mean) / std  # a new tensor, so that x itself is never written to
-        fit, rows = Fit(self.recipe, noise, target), torch.arange(len(x), device=x.device)
+        fit, rows = PerImageFit(self.recipe, noise, target), torch.arange(len(x), device=x.device)
         estimate, losses, live = x.clone(), x.new_zeros(len(x)), target
         window, before = x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)
         for iteration in range(1, self.steps * self.stages + 1):
@@ -271,7 +272,7 @@ class RIDE(Purifier):
             live = target[rows]
             if over or shown or len(rows) == 0:
                 pixels = (target * std + mean).clamp(0, 1)
-                yield Moment(iteration, -(-iteration // self.steps), estimate.clone(), pixels, losses.clone(), fit)
+                yield RideState(iteration, -(-iteration // self.steps), estimate.clone(), pixels, losses.clone(), fit)
             if len(rows) == 0:
                 return
 
@@ -289,7 +290,7 @@ class RIDE(Purifier):
         else:
             budget = max(each, GIB / 32)  # what stays near a processor's caches is fastest
         if each > budget:
-            raise ValueError(
+            raise UserError(
                 f"fitting one image of {tuple(x.shape[1:])} takes {each / GIB:.2g} GiB, more than the memory of "
                 f"{budget / GIB:.2g}: raise memory, or take fewer noisy_copies or channels"
             )
@@ -298,13 +299,13 @@ class RIDE(Purifier):
 
     def _checked(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.recipe.channels[0]:
-            raise ValueError(
+            raise UserError(
                 f"the network is for {self.recipe.channels[0]} channels, the images are {tuple(x.shape)}: set channels"
             )
         if not bool(x.isfinite().all()):
-            raise ValueError("an image has pixels that are not finite")
+            raise UserError("an image has pixels that are not finite")
         if x.min() < -1e-6 or x.max() > 1 + 1e-6:
-            raise ValueError(f"images must lie in [0, 1], not in [{float(x.min()):.3g}, {float(x.max()):.3g}]")
+            raise UserError(f"images must lie in [0, 1], not in [{float(x.min()):.3g}, {float(x.max()):.3g}]")
         return x if x.dtype == torch.float64 else x.float()
 
 

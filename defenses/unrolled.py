@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.defenses.fitting import Fit, Recipe
+from adversarial_lightning.defenses.fitting import FitSettings, PerImageFit
 
 _BYTES = 2**30  # for the graphs of the images that are differentiated together
 _TINY = 1e-36  # under Adam's root, whose slope would be infinite where a gradient is zero
 
 
-class Unrolled(Fit):
-    """`Fit` whose weights, and so its estimates, are differentiable in its targets; the graph grows with every step."""
+class Unrolled(PerImageFit):
+    """`PerImageFit` whose weights, and so its estimates, are differentiable in its targets; the graph grows with every step."""
 
     differentiable = True
 
-    def __init__(self, recipe: Recipe, noise: Noise, like: Tensor) -> None:
+    def __init__(self, recipe: FitSettings, noise: Noise, like: Tensor) -> None:
         super().__init__(recipe, noise, like.detach())
         self.moments = [(p.detach() * 0, p.detach() * 0, p.detach() * 0) for p in self.parameters]
         self.steps = 0
@@ -63,7 +63,7 @@ class _Replay(torch.autograd.Function):
 
 
 def unrolled(
-    recipe: Recipe,
+    recipe: FitSettings,
     noise: Noise,
     target: Tensor,
     combine: Callable[[Tensor, Tensor], Tensor],
@@ -79,7 +79,7 @@ def unrolled(
     """
 
     def fit(x: Tensor, noise: Noise) -> Tensor:
-        own = Unrolled(recipe, Noise(noise.key), x) if x.requires_grad else Fit(recipe, Noise(noise.key), x)
+        own = Unrolled(recipe, Noise(noise.key), x) if x.requires_grad else PerImageFit(recipe, Noise(noise.key), x)
         estimate = aim = x
         for iteration in range(1, steps * stages + 1):
             own.step(aim)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.checks import check_arguments
+from adversarial_lightning.errors import UserError
 
 
 class Voting(nn.Module):
@@ -28,7 +29,7 @@ class Voting(nn.Module):
         super().__init__()
         check_arguments(Voting, mode=mode)
         if votes < 1:
-            raise ValueError(f"votes must be at least 1, not {votes}")
+            raise UserError(f"votes must be at least 1, not {votes}")
         self.classifier, self.votes, self.mode = classifier, votes, mode
 
     def forward(self, x: Tensor) -> Tensor:

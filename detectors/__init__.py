@@ -1,9 +1,9 @@
 """What is turned away: detectors of adversarial images, ``score(x) -> (B,)``. This file is the catalogue."""
 
-from adversarial_lightning.detectors.base import Detector, Guarded
+from adversarial_lightning.detectors.base import Detector, DetectorGuardedModel
 from adversarial_lightning.detectors.er_detector import ERDetector
 from adversarial_lightning.detectors.fitted import FittedDetector
-from adversarial_lightning.detectors.fitting import fit, fit_on, set_one, set_two
+from adversarial_lightning.detectors.fitting import calibration_split, fit, fit_on, test_split
 from adversarial_lightning.detectors.kernel_density import KernelDensity
 from adversarial_lightning.detectors.lid import LID
 from adversarial_lightning.detectors.max_probability import MaxProbability
@@ -13,15 +13,15 @@ from adversarial_lightning.detectors.score_norm import ScoreNorm
 __all__ = [
     "LID",
     "Detector",
+    "DetectorGuardedModel",
     "ERDetector",
     "FittedDetector",
-    "Guarded",
     "KernelDensity",
     "MaxProbability",
     "ReconstructionError",
     "ScoreNorm",
+    "calibration_split",
     "fit",
     "fit_on",
-    "set_one",
-    "set_two",
+    "test_split",
 ]

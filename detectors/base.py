@@ -5,6 +5,8 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
+
 
 class Detector(nn.Module):
     """Abstract base: images (B, C, H, W) in [0, 1] -> scores (B,), higher = more suspicious.
@@ -34,14 +36,14 @@ class Detector(nn.Module):
         """Which images are turned away, (B,); warns where a score is not a number. ValueError without a threshold."""
         theta = self.own_theta if self.theta is None else self.theta
         if theta is None:
-            raise ValueError(f"{type(self).__name__} has no threshold yet: set theta")
+            raise UserError(f"{type(self).__name__} has no threshold yet: set theta")
         score = self.score(x)
         if bool(score.isnan().any()):
             warnings.warn(f"{int(score.isnan().sum())} scores are no numbers and count as flagged", stacklevel=2)
         return ~(score <= theta)
 
 
-class Guarded(nn.Module):
+class DetectorGuardedModel(nn.Module):
     """A classifier with a `detector` beside it: images in [0, 1] -> logits, as without one.
 
     Detector-aware attacks find the detector here. What it turns away is counted afterwards, from its scores.

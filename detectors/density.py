@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
+
 _VALUES = 2**20  # distances held at once: a chunk stays near the cache, whatever the size of the bank
 
 
@@ -46,7 +48,7 @@ class ClassDensities(nn.Module):
     def __init__(self, sigma: float | None, standardise: bool) -> None:
         super().__init__()
         if sigma is not None and not 0 < sigma < math.inf:
-            raise ValueError(f"the width of a kernel density must be above 0 and finite, not {sigma}")
+            raise UserError(f"the width of a kernel density must be above 0 and finite, not {sigma}")
         self.sigma, self.standardise = sigma, standardise
         self.curve: dict[float, float] = {}
         for name in ("points", "starts", "width", "centre", "scale"):
@@ -58,12 +60,10 @@ class ClassDensities(nn.Module):
         Raises ValueError for codes that are not finite and for a class without codes.
         """
         if not bool(codes.isfinite().all()):
-            raise ValueError(
-                f"{int((~codes.isfinite()).any(1).sum())} training codes are not finite: check the network"
-            )
+            raise UserError(f"{int((~codes.isfinite()).any(1).sum())} training codes are not finite: check the network")
         counts = labels.bincount(minlength=classes)
         if len(empty := (counts == 0).nonzero()):
-            raise ValueError(
+            raise UserError(
                 f"class {int(empty[0])} has no training codes: its density is needed for what looks like it"
             )
         centre, scale = codes.double().mean(0), codes.double().std(0, unbiased=False)
@@ -103,11 +103,11 @@ def choose_sigma(codes: Tensor, labels: Tensor) -> dict[float, float]:
     pairs = [(codes[held_out & (labels == t)], codes[~held_out & (labels == t)]) for t in labels.unique()]
     pairs = [(queries, points) for queries, points in pairs if len(queries) and len(points)]
     if not pairs:
-        raise ValueError(f"{len(codes)} codes are too few to choose the width of a kernel density: set sigma")
+        raise UserError(f"{len(codes)} codes are too few to choose the width of a kernel density: set sigma")
     nearest = [torch.cdist(part, p).amin(1) for q, p in pairs for part in q.split(max(1, _VALUES // len(p)))]
     median = float(torch.cat(nearest).median())
     if not median > 0:
-        raise ValueError("half of the training codes coincide with others, which gives no width: set sigma")
+        raise UserError("half of the training codes coincide with others, which gives no width: set sigma")
     curve: dict[float, float] = {}
     for k in range(-3, 40):
         width = math.sqrt(2) * median * 2.0**k

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from adversarial_lightning.detectors.density import ClassDensities
 from adversarial_lightning.detectors.fitted import FittedDetector
 from adversarial_lightning.detectors.kernel_density import fit_densities, width
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.networks.features import bends, encoder_of, outputs
 
 
@@ -43,7 +44,7 @@ class ERDetector(FittedDetector):
         self.code, self.hidden_stat, self.sigma, self.h = code, hidden_stat, sigma, h
         encoder = encoder_of(classifier)
         if encoder is None:
-            raise ValueError(f"ERDetector needs a network with an encoder: {type(classifier).__name__} has none")
+            raise UserError(f"ERDetector needs a network with an encoder: {type(classifier).__name__} has none")
         self.encoder = encoder
         self.hidden = [n for n in bends(classifier, pooling=False) if n.startswith(f"{self.encoder}.")]
         self.densities = ClassDensities(width(sigma, h), standardise=code == "combined")
@@ -60,7 +61,7 @@ class ERDetector(FittedDetector):
         return logits, torch.cat([*means, found[self.encoder].flatten(1)], 1)
 
     def fit_reference(self, images: Any, batch_size: int = 128) -> None:
-        with guard(self), torch.no_grad():
+        with frozen_eval(self), torch.no_grad():
             fit_densities(self.densities, self.codes, images, batch_size, self.weight.device)
 
     def features(self, x: Tensor) -> Tensor:

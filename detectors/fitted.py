@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.detectors.base import Detector
+from adversarial_lightning.errors import UserError
 
 
 class FittedDetector(Detector):
@@ -61,9 +62,9 @@ class FittedDetector(Detector):
         y = np.repeat([0, 1], [len(clean) + len(noisy), len(adversarial)])
         if y.all() or not y.any():
             kind = "adversarial" if len(x) and y.all() else "clean or noisy"
-            raise ValueError(f"all {len(x)} images to fit a detector on are {kind}: it needs both kinds")
+            raise UserError(f"all {len(x)} images to fit a detector on are {kind}: it needs both kinds")
         if not np.isfinite(x).all():
-            raise ValueError(f"{int((~np.isfinite(x)).any(1).sum())} images of set I have features that are not finite")
+            raise UserError(f"{int((~np.isfinite(x)).any(1).sum())} images of set I have features that are not finite")
         scaler = StandardScaler().fit(x)
         model = LogisticRegression().fit(scaler.transform(x), y)
         learnt = {"weight": model.coef_[0], "bias": model.intercept_[0], "mean": scaler.mean_, "std": scaler.scale_}
@@ -73,7 +74,7 @@ class FittedDetector(Detector):
     def score(self, x: Tensor) -> Tensor:
         """The log-odds of "adversarial", (B,)."""
         if not len(self.weight):
-            raise ValueError(f"{type(self).__name__} is not fitted: run evaluate.py fit-detector, or name its file")
+            raise UserError(f"{type(self).__name__} is not fitted: run evaluate.py fit-detector, or name its file")
         odds: Tensor = ((self.features(x) - self.mean) / self.std) @ self.weight + self.bias
         return odds
 
@@ -108,7 +109,7 @@ class FittedDetector(Detector):
         if path is None:
             return
         if not Path(path).is_file():
-            raise ValueError(f"there is no fitted detector {path}: python evaluate.py fit-detector makes one")
+            raise UserError(f"there is no fitted detector {path}: python evaluate.py fit-detector makes one")
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["about"])
@@ -116,19 +117,19 @@ class FittedDetector(Detector):
             kind, settings, digest = about["detector"], about["settings"], about["classifier"]
             seen, self.about = frozenset(map(int, about["seen"])), about["about"]
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no fitted detector ({error}): run evaluate.py fit-detector") from error
+            raise UserError(f"{path} is no fitted detector ({error}): run evaluate.py fit-detector") from error
         own = json.loads(json.dumps(self.settings()))
         different = [name for name in {**own, **settings} if own.get(name) != settings.get(name)]
         if kind != type(self).__name__ or different:
             what = f"with other {', '.join(different)}" if different else f"as {kind}"
-            raise ValueError(f"{path} was fitted {what}, not for this {type(self).__name__}: fit one")
+            raise UserError(f"{path} was fitted {what}, not for this {type(self).__name__}: fit one")
         if digest != (found := digest_weights(self.classifier)):
-            raise ValueError(
+            raise UserError(
                 f"{path} was fitted on another network, whose weights have the digest {digest[:12]}…, not "
                 f"{found[:12]}…: fit a detector on this one"
             )
         if set(tensors) != set(self.learnt()):
-            raise ValueError(f"{path} is no whole {kind}: its tensors are {', '.join(sorted(tensors))}")
+            raise UserError(f"{path} is no whole {kind}: its tensors are {', '.join(sorted(tensors))}")
         self.seen = seen
         for name, tensor in tensors.items():
             module, _, leaf = name.rpartition(".")

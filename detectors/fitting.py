@@ -7,35 +7,36 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks import Attack, Noise, drawing, threat
+from adversarial_lightning.attacks import Attack, Noise, noise_for, threat
 from adversarial_lightning.attacks.core.norms import distance
 from adversarial_lightning.checkpoints.spec import describe
 from adversarial_lightning.detectors.base import Detector
 from adversarial_lightning.detectors.fitted import FittedDetector
 from adversarial_lightning.detectors.lid import CAP, LID
-from adversarial_lightning.detectors.noisy import noisy_twins
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.detectors.noisy import noisy_copies
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 SHARE = 0.2  # of the test images is set I (Li et al. 2021, section 5)
 
 
-def set_one(images: Any, seed: int = 0, share: float = SHARE) -> Any:
+def calibration_split(images: Any, seed: int = 0, share: float = SHARE) -> Any:
     """Set I of a data set of numbered test images: the same whatever is fitted on it. The others are set II.
 
     Raises ValueError where either set would be empty.
     """
     count = round(share * len(images))
     if not 0 < count < len(images):
-        raise ValueError(f"a share of {share} of {len(images)} test images leaves set I or set II empty")
+        raise UserError(f"a share of {share} of {len(images)} test images leaves set I or set II empty")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images.select(order[:count].sort().values)
 
 
-def set_two(images: Any, seen: frozenset[int]) -> Any:
+def test_split(images: Any, seen: frozenset[int]) -> Any:
     """Those of a data set of numbered images that a detector has not `seen`. Raises ValueError where none is left."""
     positions = [i for i, number in enumerate(images.indices.tolist()) if number not in seen]
     if not positions:
-        raise ValueError(f"all {len(images)} test images are set I, on which the detector was fitted: take more images")
+        raise UserError(f"all {len(images)} test images are set I, on which the detector was fitted: take more images")
     return images.select(torch.tensor(positions))
 
 
@@ -45,8 +46,8 @@ def fit_on(detector: Detector, data: Any, attack: Attack, *, seed: int = 0, batc
     Raises ValueError for a detector that needs no fitting.
     """
     if not isinstance(detector, FittedDetector):
-        raise ValueError(f"{type(detector).__name__} needs no fitting: give it to --detector as it is")
-    one = set_one(data.dataset("test"), seed)
+        raise UserError(f"{type(detector).__name__} needs no fitting: give it to --detector as it is")
+    one = calibration_split(data.dataset("test"), seed)
     fit(detector, data.dataset("train"), one, attack, seed=seed, batch_size=batch_size)
     return detector.about
 
@@ -113,9 +114,9 @@ def versions_of(
         found = (z != x).flatten(1).any(1)
         found &= distance(str(norm), z - x) <= (torch.inf if eps is None else eps)
     noise = Noise.keyed(seed, index).fork("noisy")
-    _, std = noisy_twins(x[found], z[found], noise[found], norm)
-    twins = noisy_twins(x, z, noise, norm)[0] if norm == "l0" else (x + std * noise.normal(x)).clamp(0, 1)
-    return x, twins, z, found, index, std
+    _, std = noisy_copies(x[found], z[found], noise[found], norm)
+    copies = noisy_copies(x, z, noise, norm)[0] if norm == "l0" else (x + std * noise.normal(x)).clamp(0, 1)
+    return x, copies, z, found, index, std
 
 
 def features(detector: FittedDetector, x: Tensor, index: Tensor, seed: int, batch_size: int) -> Tensor:
@@ -123,7 +124,7 @@ def features(detector: FittedDetector, x: Tensor, index: Tensor, seed: int, batc
     parts = []
     for rows in np.array_split(np.arange(len(x)), max(1, -(-len(x) // batch_size))):
         noise = Noise.keyed(seed, index[rows]).fork("defender").fork("detector")
-        with guard(detector), torch.no_grad(), drawing(detector, noise):
+        with frozen_eval(detector), torch.no_grad(), noise_for(detector, noise):
             parts.append(detector.features(x[rows]))
     return torch.cat(parts)
 

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.detectors.density import ClassDensities
 from adversarial_lightning.detectors.fitted import FittedDetector
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.networks.features import bends, outputs
 
 
 def width(sigma: float | None, h: float | None) -> float | None:
     """sigma of exp(-d^2 / sigma^2), given as it is or as scikit-learn's h = sigma / sqrt(2). ValueError for both."""
     if sigma is not None and h is not None:
-        raise ValueError(f"sigma ({sigma}) and h ({h}) say the same: give one")
+        raise UserError(f"sigma ({sigma}) and h ({h}) say the same: give one")
     return sigma if h is None else h * math.sqrt(2)
 
 
@@ -69,11 +70,11 @@ class KernelDensity(FittedDetector):
         self.densities = ClassDensities(width(sigma, h), standardise=False)
         self.stochastic = uncertainty
         if passes < 2:
-            raise ValueError(f"passes must be at least 2 to have a variance, not {passes}")
+            raise UserError(f"passes must be at least 2 to have a variance, not {passes}")
         if uncertainty and not dropouts(classifier):
-            raise ValueError(f"uncertainty needs a network with dropout, which {type(classifier).__name__} has not")
+            raise UserError(f"uncertainty needs a network with dropout, which {type(classifier).__name__} has not")
         if layer is None and not bends(classifier):
-            raise ValueError(f"{type(classifier).__name__} has no activation to take codes from: name a layer")
+            raise UserError(f"{type(classifier).__name__} has no activation to take codes from: name a layer")
         self.load(fitted)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +84,7 @@ class KernelDensity(FittedDetector):
         return logits, found[name].flatten(1)
 
     def fit_reference(self, images: Any, batch_size: int = 128) -> None:
-        with guard(self), torch.no_grad():
+        with frozen_eval(self), torch.no_grad():
             fit_densities(self.densities, self.codes, images, batch_size, self.weight.device)
 
     def features(self, x: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.detectors.fitted import FittedDetector
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.networks.features import bends, outputs
 
 CAP = 1e3  # where all neighbours are equally far
@@ -52,7 +53,7 @@ class LID(FittedDetector):
     ) -> None:
         super().__init__(classifier)
         if not 2 <= k < references or batches < 1:
-            raise ValueError(f"k ({k}) must lie between 2 and references ({references}) - 1, batches be at least 1")
+            raise UserError(f"k ({k}) must lie between 2 and references ({references}) - 1, batches be at least 1")
         self.k, self.references, self.batches, self.layers = k, references, batches, layers
         self.register_buffer("images", torch.empty(0))
         self._activations: list[Tensor] = []  # of the references; found again where the images have moved
@@ -68,7 +69,7 @@ class LID(FittedDetector):
         """Choose the minibatches; raises ValueError where there are too few images."""
         n = self.references * self.batches
         if len(images) < n:
-            raise ValueError(f"{self.batches} minibatches of {self.references} need {n} images, not {len(images)}")
+            raise UserError(f"{self.batches} minibatches of {self.references} need {n} images, not {len(images)}")
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]
         self.images = images.__getitems__(chosen.tolist())[0].to(self.weight.device)
         self._activations = []
@@ -95,7 +96,7 @@ class LID(FittedDetector):
     def _known(self) -> list[Tensor]:
         found = self._activations
         if not found or (found[0].dtype, found[0].device) != (self.images.dtype, self.images.device):
-            with guard(self), torch.no_grad():
+            with frozen_eval(self), torch.no_grad():
                 parts = [self.activations(x) for x in self.images.split(self.references)]
             self._activations = [torch.cat(layer) for layer in zip(*parts, strict=True)]
         return self._activations

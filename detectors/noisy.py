@@ -7,7 +7,7 @@ from adversarial_lightning.attacks import Noise
 from adversarial_lightning.attacks.core.norms import distance
 
 
-def noisy_twins(x: Tensor, z: Tensor, noise: Noise, norm: str | None = None) -> tuple[Tensor, float]:
+def noisy_copies(x: Tensor, z: Tensor, noise: Noise, norm: str | None = None) -> tuple[Tensor, float]:
     """Images `x` (B, ...) with noise of the mean l2 length of ``z - x`` after clipping, and its standard deviation.
 
     Feinman et al. 2017 and Ma et al. 2018: Gaussian noise of one standard deviation, clipped to [0, 1]; here the
@@ -20,16 +20,16 @@ def noisy_twins(x: Tensor, z: Tensor, noise: Noise, norm: str | None = None) -> 
         return torch.where(ranks < count[:, None], 1.0, x.flatten(1)).view_as(x), float(count.float().mean())
     normal, target = noise.normal(x), float(distance("l2", z - x).mean())
 
-    def twins(std: float) -> Tensor:
+    def copies(std: float) -> Tensor:
         return (x + std * normal).clamp(0, 1)
 
     if not target > 0:  # also without any image
         return x.clone(), 0.0
     low, high = 0.0, 1.0
-    while float(distance("l2", twins(high) - x).mean()) < target and high < 1e3:
+    while float(distance("l2", copies(high) - x).mean()) < target and high < 1e3:
         high *= 2
     for _ in range(40):
         middle = (low + high) / 2
-        short = float(distance("l2", twins(middle) - x).mean()) < target
+        short = float(distance("l2", copies(middle) - x).mean()) < target
         low, high = (middle, high) if short else (low, middle)
-    return twins(high), high
+    return copies(high), high

@@ -4,9 +4,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from adversarial_lightning.defenses.base import check_meant_for
+from adversarial_lightning.defenses.base import check_trained_for
 from adversarial_lightning.defenses.malade import load_denoiser
 from adversarial_lightning.detectors.base import Detector
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks import Denoiser
 
 
@@ -26,9 +27,9 @@ class ReconstructionError(Detector):
     def __init__(self, classifier: nn.Module, denoiser: Denoiser | str, p: Literal[1, 2] = 1) -> None:
         super().__init__()
         if p not in (1, 2):
-            raise ValueError(f"p is 1 or 2, not {p}")
+            raise UserError(f"p is 1 or 2, not {p}")
         self.denoiser, self.p = load_denoiser(denoiser), p
-        check_meant_for(type(self).__name__, self.denoiser.trained_for, classifier)
+        check_trained_for(type(self).__name__, self.denoiser.trained_for, classifier)
 
     def score(self, x: Tensor) -> Tensor:
         moved: Tensor = (x - self.denoiser(x)).flatten(1).abs()

@@ -2,7 +2,7 @@
 
 from torch import Tensor, linalg, nn
 
-from adversarial_lightning.defenses.base import check_meant_for
+from adversarial_lightning.defenses.base import check_trained_for
 from adversarial_lightning.defenses.malade import Denoising, load_denoiser
 from adversarial_lightning.detectors.base import Detector
 from adversarial_lightning.networks import Denoiser
@@ -22,7 +22,7 @@ class ScoreNorm(Denoising, Detector):
     def __init__(self, classifier: nn.Module, denoiser: Denoiser | str) -> None:
         super().__init__()
         self.denoiser = load_denoiser(denoiser)
-        check_meant_for(type(self).__name__, self.denoiser.trained_for, classifier)
+        check_trained_for(type(self).__name__, self.denoiser.trained_for, classifier)
 
     def score(self, x: Tensor) -> Tensor:
         lengths: Tensor = linalg.vector_norm(self.denoiser.score(x).flatten(1), dim=1)

@@ -3,7 +3,7 @@
 from adversarial_lightning.lightning_modules.adversarial_training import AdversarialTraining
 from adversarial_lightning.lightning_modules.adversary_critic import AdversaryCritic
 from adversarial_lightning.lightning_modules.atent import ATENT
-from adversarial_lightning.lightning_modules.base import Classifier, LossClassifier, Method
+from adversarial_lightning.lightning_modules.base import Classifier, LossClassifier, TrainingMethod
 from adversarial_lightning.lightning_modules.denoising_autoencoder import DenoisingAutoencoder
 from adversarial_lightning.lightning_modules.er_classifier import ERClassifier
 from adversarial_lightning.lightning_modules.margin_maximization import MarginMaximization
@@ -29,9 +29,9 @@ __all__ = [
     "Exponential",
     "LossClassifier",
     "MarginMaximization",
-    "Method",
     "OneCycle",
     "Schedule",
     "Standard",
     "Steps",
+    "TrainingMethod",
 ]

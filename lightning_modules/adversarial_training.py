@@ -6,6 +6,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Attack, Noise
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.schedules import Schedule
 
@@ -35,7 +36,7 @@ class AdversarialTraining(LossClassifier):
     ) -> None:
         super().__init__(network, optimizer, schedule)
         if not 0 <= clean_weight < 1:
-            raise ValueError(f"clean_weight must lie in [0, 1), not {clean_weight}; for clean training use Standard")
+            raise UserError(f"clean_weight must lie in [0, 1), not {clean_weight}; for clean training use Standard")
         self.attack, self.clean_weight = attack, clean_weight
 
     def losses(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.attacks import Noise, noise_for
 from adversarial_lightning.attacks.core.checks import check_arguments
-from adversarial_lightning.lightning_modules.base import Batch, Classifier, expects_unused
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.lightning_modules.base import Batch, Classifier, require_find_unused_parameters
 from adversarial_lightning.lightning_modules.differentiable_attack import Choice, choose_target, high_confidence
 from adversarial_lightning.lightning_modules.double_backward import check_logits, check_network, check_trainer
 from adversarial_lightning.lightning_modules.schedules import Schedule
@@ -176,15 +177,15 @@ class AdversaryCritic(Classifier):
         for least, settings in ((1, positive), (0, weights)):
             for name, value in settings.items():
                 if not value >= least:
-                    raise ValueError(f"{name} must be at least {least}, not {value}")
+                    raise UserError(f"{name} must be at least {least}, not {value}")
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), not {momentum}")
+            raise UserError(f"momentum must lie in [0, 1), not {momentum}")
         classes = critic.num_classes
         if not isinstance(confidence, str) and not 1 / classes < confidence < 1:
-            raise ValueError(f"confidence must lie between 1/K = {1 / classes:.3g} and 1, not {confidence}")
+            raise UserError(f"confidence must lie between 1/K = {1 / classes:.3g} and 1, not {confidence}")
         _same_classes(critic, getattr(network, "num_classes", classes))
         self.automatic_optimization = False
-        self.critic, self.opponents = critic, [(critic, critic_optimizer, critic_schedule)]
+        self.critic, self.extra_networks = critic, [(critic, critic_optimizer, critic_schedule)]
         self.critic_weight, self.cycle_weight = critic_weight, cycle_weight
         self.gradient_penalty_weight = gradient_penalty_weight
         self.steps, self.overshoot, self.unroll, self.clamp = steps, overshoot, unroll, clamp
@@ -197,7 +198,7 @@ class AdversaryCritic(Classifier):
 
     def on_fit_start(self) -> None:
         check_trainer(self.trainer, "AdversaryCritic")
-        expects_unused(self.trainer.strategy, "AdversaryCritic trains classifier and critic in turn")
+        require_find_unused_parameters(self.trainer.strategy, "AdversaryCritic trains classifier and critic in turn")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y, index = batch
@@ -272,7 +273,7 @@ class AdversaryCritic(Classifier):
         heads, won, _ = self.critic_labels(attacked, aim)
         counted = torch.ones_like(won) if self.code_parity else won
         real, attacked = x.detach().requires_grad_(), attacked.requires_grad_()
-        with drawing(self.critic, noise):
+        with noise_for(self.critic, noise):
             s_real, s_attacked = self.critic(real, y), self.critic(attacked, heads)
         loss = self.gan_loss.real(s_real).mean() + mean_where(self.gan_loss.attacked(s_attacked), counted)
         logs = {
@@ -303,7 +304,7 @@ class AdversaryCritic(Classifier):
             "attack_length": distance(attacked.detach() - x, "l2").mean(),
         }
         if self.critic_weight:
-            with drawing(self.critic, noise):
+            with noise_for(self.critic, noise):
                 logs["gan"] = mean_where(self.gan_loss.classifier(self.critic(attacked, heads)), won)
             loss = loss + self.critic_weight * logs["gan"]
         if self.cycle_weight:
@@ -336,7 +337,7 @@ class AdversaryCritic(Classifier):
 
 def _same_classes(critic: Critic, classes: int) -> None:
     if critic.num_classes != classes:
-        raise ValueError(
+        raise UserError(
             f"the critic knows {critic.num_classes} classes and the network {classes}: set critic.num_classes to "
             f"{classes}"
         )

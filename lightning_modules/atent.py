@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks import Langevin
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.objectives import ce
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import Batch, Classifier
 from adversarial_lightning.lightning_modules.schedules import Schedule
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 def ema_weights(steps: int, alpha: float) -> list[float]:
@@ -56,18 +57,18 @@ class ATENT(Classifier):
     ) -> None:
         super().__init__(network, optimizer, schedule)
         if not 0 < alpha <= 1:
-            raise ValueError(f"alpha must lie in (0, 1], not {alpha}")
+            raise UserError(f"alpha must lie in (0, 1], not {alpha}")
         if not 0 <= tail_tol < alpha:
-            raise ValueError(f"tail_tol must lie in [0, alpha), not {tail_tol}: the last sample must count")
-        if sampler.samples != 1 or sampler.targeted:
-            raise ValueError("ATENT samples from the loss of the label itself: sampler.samples is 1, targeted false")
+            raise UserError(f"tail_tol must lie in [0, alpha), not {tail_tol}: the last sample must count")
+        if sampler.eot_samples != 1 or sampler.targeted:
+            raise UserError("ATENT samples from the loss of the label itself: sampler.eot_samples is 1, targeted false")
         self.automatic_optimization = False
         self.sampler, self.alpha, self.tail_tol, self.sampler_mode = sampler, alpha, tail_tol, sampler_mode
         self.reach: list[Tensor] = []  # of each batch, mean l2 displacement over the radius
 
     def on_fit_start(self) -> None:
         if self.trainer.precision == "16-mixed":
-            raise ValueError(
+            raise UserError(
                 "ATENT takes input and weight gradients from one backward pass, which the loss scaling of 16-mixed "
                 "would mix up: use --trainer.precision bf16-mixed or 32-true"
             )
@@ -98,7 +99,7 @@ class ATENT(Classifier):
         """Gradient of the summed loss at the iterate `z`, and the mean loss; adds c times its weight gradient."""
         counts = c > max(self.tail_tol, 1e-30)  # below, c is nothing beside 1 in any float
         if self.sampler_mode == "eval" or not counts:
-            with guard(self.network) if self.sampler_mode == "eval" else nullcontext():
+            with frozen_eval(self.network) if self.sampler_mode == "eval" else nullcontext():
                 gradient, losses = input_gradient(self.network, z, y, ce)
             return gradient, self.weight_gradient(z, y, c) if counts else losses.mean()
         z = z.detach().requires_grad_()

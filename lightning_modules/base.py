@@ -14,9 +14,10 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from adversarial_lightning.attacks import Noise, check_images, drawing
+from adversarial_lightning.attacks import Noise, check_images, noise_for
 from adversarial_lightning.checkpoints.load import check_fit
 from adversarial_lightning.checkpoints.spec import plain
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.schedules import Schedule
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -27,7 +28,7 @@ def global_seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
-class Method(pl.LightningModule):
+class TrainingMethod(pl.LightningModule):
     """Abstract base: trains `network` on images (B, C, H, W) in [0, 1]; batches are ``(x, y, index)``.
 
     All randomness is a function of (seed, epoch, batch, sample): a run that was interrupted and resumed, from the
@@ -42,8 +43,12 @@ class Method(pl.LightningModule):
             self.save_hyperparameters()
         self.save_hyperparameters({name: _plain(value) for name, value in self.hparams.items()})
         self.network, self.optimizer, self.schedule = network, optimizer, schedule
-        self.opponents: list[tuple[nn.Module, OptimizerCallable, Schedule | None]] = []  # with optimizers of their own
-        self.further: list[tuple[nn.Module, OptimizerCallable, Schedule | None]] = []  # second optimizers of a module
+        self.extra_networks: list[
+            tuple[nn.Module, OptimizerCallable, Schedule | None]
+        ] = []  # with optimizers of their own
+        self.extra_optimizers: list[
+            tuple[nn.Module, OptimizerCallable, Schedule | None]
+        ] = []  # second optimizers of a module
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.network(x)
@@ -67,9 +72,9 @@ class Method(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer and scheduler for what no opponent owns, then one for each opponent, then the further ones."""
-        theirs = {id(p) for module, _, _ in self.opponents for p in module.parameters()}
+        theirs = {id(p) for module, _, _ in self.extra_networks for p in module.parameters()}
         own = [p for p in self.parameters() if id(p) not in theirs]
-        rest = [(list(m.parameters()), o, s) for m, o, s in [*self.opponents, *self.further]]
+        rest = [(list(m.parameters()), o, s) for m, o, s in [*self.extra_networks, *self.extra_optimizers]]
         players = [(own, self.optimizer, self.schedule), *rest]
         found = []
         for parameters, make, schedule in players:
@@ -91,7 +96,7 @@ class Method(pl.LightningModule):
         checkpoint["catalogue"] = {"network": _plain(self.network), "data": None if data is None else _plain(data)}
 
 
-class Classifier(Method):
+class Classifier(TrainingMethod):
     """Abstract base: images (B, C, H, W) in [0, 1] -> logits (B, K)."""
 
     def __init__(self, network: nn.Module, optimizer: OptimizerCallable, schedule: Schedule | None) -> None:
@@ -117,7 +122,7 @@ class Classifier(Method):
 
     def _answer(self, batch: Batch) -> Tensor:
         """The logits; random layers draw numbers of the samples, the same in every epoch."""
-        with drawing(self.network, Noise.keyed(global_seed(), batch[2])):
+        with noise_for(self.network, Noise.keyed(global_seed(), batch[2])):
             logits: Tensor = self(batch[0])
         return logits
 
@@ -146,11 +151,11 @@ class LossClassifier(Classifier):
         return losses["loss"]
 
 
-def expects_unused(strategy: Any, what: str) -> None:
+def require_find_unused_parameters(strategy: Any, what: str) -> None:
     """Raise ValueError where DDP would wait for gradients that `what`, updates in turn, does not make each time."""
     ddp: dict[str, Any] | None = getattr(strategy, "_ddp_kwargs", None)
     if ddp is not None and not ddp.get("find_unused_parameters"):
-        raise ValueError(
+        raise UserError(
             f"{what}, so each backward pass leaves parameters unused: use --trainer.strategy "
             "ddp_find_unused_parameters_true"
         )

@@ -15,10 +15,11 @@ from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.checkpoints.load import check_fit, load_network
-from adversarial_lightning.lightning_modules.base import Batch, Method
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.lightning_modules.base import Batch, TrainingMethod
 from adversarial_lightning.lightning_modules.schedules import Schedule
 from adversarial_lightning.networks import Denoiser
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 NAMES = ("loss", "reconstruction", "cross_entropy", "acc", "supervised_share")
 
@@ -51,14 +52,14 @@ def supervised_share(classifier: nn.Module, x: Tensor, r: Tensor, sigma2: float)
     exact form of Theorem 1 at finite sigma2, with the posterior at x and the classifier's gradient at r. The second
     term is measured.
     """
-    with guard(classifier):
+    with frozen_eval(classifier):
         x, r = x.detach().clone(), r.detach().clone()
         gradient, _ = input_gradient(classifier, r, classifier(x).softmax(1), ce)
     share: Tensor = sigma2 * gradient.flatten(1).norm(dim=1) / (r - x).flatten(1).norm(dim=1).clamp_min(1e-12)
     return share
 
 
-class DenoisingAutoencoder(Method):
+class DenoisingAutoencoder(TrainingMethod):
     """Minimises E ||r(x + n) - x||^2 + 2 sigma2 J(r(x + n), y), n ~ N(0, sigma2 I): Eq. 8, without a classifier Eq. 4.
 
     J is the cross-entropy of a frozen classifier, through which the gradient flows into r. The noise is new in every
@@ -94,9 +95,9 @@ class DenoisingAutoencoder(Method):
         self.network: Denoiser
         check_arguments(DenoisingAutoencoder, reweight=reweight, corruption=corruption)
         if not ce_scale >= 0:
-            raise ValueError(f"ce_scale must be at least 0, not {ce_scale}")
+            raise UserError(f"ce_scale must be at least 0, not {ce_scale}")
         if reweight == "ce_only" and classifier is None:
-            raise ValueError("reweight ce_only weighs the term of the classifier: give one, or reweight loss")
+            raise UserError("reweight ce_only weighs the term of the classifier: give one, or reweight loss")
         self.sigma2, self.ce_scale, self.reweight, self.corruption = sigma2, ce_scale, reweight, corruption
         # In a list: the classifier is no part of what is trained, saved, or put into train mode.
         self._classifier: list[nn.Module | str] = [] if classifier is None else [classifier]
@@ -111,7 +112,7 @@ class DenoisingAutoencoder(Method):
         if self._classifier:
             given = self._classifier[0]
             if isinstance(given, str) and not Path(given).is_file():
-                raise ValueError(
+                raise UserError(
                     f"classifier must be the .ckpt file of a training run, and there is no file {given!r}; a network "
                     f"of torchvision is {{class_path: networks.TorchvisionClassifier, init_args: {{name: {given}}}}}"
                 )
@@ -122,7 +123,7 @@ class DenoisingAutoencoder(Method):
             self.network.trained_for = digest_weights(classifier)
         if self.reweight != "none":
             if data is None:
-                raise ValueError(f"reweight {self.reweight} counts the labels of a data module: give --data")
+                raise UserError(f"reweight {self.reweight} counts the labels of a data module: give --data")
             self._weights = class_weights(torch.as_tensor(data.dataset("train").labels))
 
     def terms(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
@@ -197,10 +198,10 @@ class DenoisingAutoencoder(Method):
 
 def check_images_come_back(network: nn.Module, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless `network` maps images of `shape` (C, H, W) to images of that shape."""
-    with guard(network), torch.no_grad():
+    with frozen_eval(network), torch.no_grad():
         try:
             r = network(torch.zeros(1, *shape, device=next(network.parameters()).device))
         except RuntimeError as error:
-            raise ValueError(f"the autoencoder cannot take images {shape}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"the autoencoder cannot take images {shape}: {str(error).splitlines()[0]}") from error
     if r.shape[1:] != shape:
-        raise ValueError(f"the autoencoder makes {tuple(r.shape[1:])} of images {shape}: set its channels")
+        raise UserError(f"the autoencoder makes {tuple(r.shape[1:])} of images {shape}: set its channels")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Noise
-from adversarial_lightning.attacks.core.norms import column
+from adversarial_lightning.attacks.core.norms import batch_view
 from adversarial_lightning.attacks.deepfool import nearest_boundary, rivals
 from adversarial_lightning.attacks.high_confidence import confidence_step, log_probability
 from adversarial_lightning.lightning_modules.double_backward import pair_gradients
@@ -68,7 +68,7 @@ def high_confidence(
         (w,) = torch.autograd.grad(log_p.sum(), z, create_graph=create_graph)
         with torch.set_grad_enabled(create_graph):
             going = going * straight_through(confidence - log_p.exp())
-            r = r + column(going, x) * confidence_step(log_p, w, confidence)
+            r = r + batch_view(going, x) * confidence_step(log_p, w, confidence)
     z = x + (1 + overshoot) * r
     if clamp:
         z = z + (z.clamp(0, 1) - z).detach()

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from adversarial_lightning.attacks import Attack, Noise
-from adversarial_lightning.lightning_modules.base import Batch, Classifier, expects_unused
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.lightning_modules.base import Batch, Classifier, require_find_unused_parameters
 from adversarial_lightning.lightning_modules.schedules import Schedule
-from adversarial_lightning.lightning_modules.trades import diverge, trades
+from adversarial_lightning.lightning_modules.trades import kl_attack, trades
 from adversarial_lightning.networks import MLP
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.networks.fc_densenet import frozen_statistics
 
 Prior = Literal["gaussian", "uniform", "cauchy"]
@@ -99,45 +100,47 @@ class ERClassifier(Classifier):
         check_parts(network, "ERClassifier")
         if not (regularization >= 0 and clip > 0 and n_critic >= 1):
             given = f"regularization ({regularization}) must be at least 0, clip ({clip}) above 0"
-            raise ValueError(f"{given}, n_critic ({n_critic}) at least 1")
+            raise UserError(f"{given}, n_critic ({n_critic}) at least 1")
         if prior not in PRIORS:
-            raise ValueError(f"prior is one of {', '.join(PRIORS)}; not {prior!r}")
+            raise UserError(f"prior is one of {', '.join(PRIORS)}; not {prior!r}")
         if attack is None and (mix_clean or beta is not None):
-            raise ValueError("mix_clean and beta (TRADES) need an attack: without one there are clean images only")
+            raise UserError("mix_clean and beta (TRADES) need an attack: without one there are clean images only")
         if beta is not None and not beta >= 0:
-            raise ValueError(f"beta must be at least 0, not {beta}")
+            raise UserError(f"beta must be at least 0, not {beta}")
         self.automatic_optimization = False
         self.attack, self.regularization, self.beta = attack, regularization, beta
         self.prior, self.clip = PRIORS[prior], clip
         self.n_critic, self.reg_optimizer, self.accumulate_grads = n_critic, reg_optimizer, accumulate_grads
         self.mix_clean, self.attack_label = mix_clean, attack_label
-        self.opponents = [(self.network.classifier, classifier_optimizer, schedule)]
+        self.extra_networks = [(self.network.classifier, classifier_optimizer, schedule)]
         self.critic: nn.Module | None = None
         if regularization:
             tail = nn.LogSigmoid() if critic_out == "logsigmoid" else nn.Identity()
             self.critic = nn.Sequential(MLP(1, self.network.embedding, list(critic_hidden)), tail)
-            self.opponents.append((self.critic, critic_optimizer, schedule))
+            self.extra_networks.append((self.critic, critic_optimizer, schedule))
             if reg_optimizer == "own":
-                self.further = [(self.network.encoder, optimizer, schedule)]
+                self.extra_optimizers = [(self.network.encoder, optimizer, schedule)]
             self.clip_critic()
 
     def on_fit_start(self) -> None:
         if self.critic is not None:
-            expects_unused(self.trainer.strategy, "ERClassifier trains critic, classifier and encoder in turn")
+            require_find_unused_parameters(
+                self.trainer.strategy, "ERClassifier trains critic, classifier and encoder in turn"
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y, index = batch
         noise, optimizers = self.noise(index), list[Any](self.optimizers())
         encoder, classifier, *others = optimizers
         attacked = self.attacked(x, y, noise)
-        views = [x, attacked] if self.mix_clean else [attacked]
-        logs = self.update_critic(views, noise.fork("prior"), others[0]) if self.critic is not None else {}
+        batches = [x, attacked] if self.mix_clean else [attacked]
+        logs = self.update_critic(batches, noise.fork("prior"), others[0]) if self.critic is not None else {}
         if self.critic is not None and self.reg_optimizer == "joint":
-            logs |= self.update_jointly(x, views, y, (encoder, classifier))
+            logs |= self.update_jointly(x, batches, y, (encoder, classifier))
         else:
-            logs |= self.update_classification(x, views, y, (encoder, classifier))
+            logs |= self.update_classification(x, batches, y, (encoder, classifier))
             if self.critic is not None:
-                logs |= self.update_encoder(views, others[1] if self.reg_optimizer == "own" else encoder)
+                logs |= self.update_encoder(batches, others[1] if self.reg_optimizer == "own" else encoder)
         schedulers: Any = self.lr_schedulers() or []
         for scheduler in schedulers:
             scheduler.step()
@@ -149,54 +152,54 @@ class ERClassifier(Classifier):
         if self.attack is None:
             return x
         if self.beta is not None:
-            return diverge(self.attack, self.network, x, noise)
+            return kl_attack(self.attack, self.network, x, noise)
         if self.attack_label == "prediction":
-            with guard(self.network), torch.no_grad():
+            with frozen_eval(self.network), torch.no_grad():
                 y = self.network(x).argmax(1)
         found: Tensor = self.attack(self.network, x, y, noise)
         return found
 
-    def update_critic(self, views: Sequence[Tensor], noise: Noise, optimizer: Any) -> dict[str, Tensor]:
-        """Update 1, for each of the `views` of the batch; nothing but the critic changes."""
+    def update_critic(self, batches: Sequence[Tensor], noise: Noise, optimizer: Any) -> dict[str, Tensor]:
+        """Update 1, for each of the `batches` of the batch; nothing but the critic changes."""
         assert self.critic is not None
-        fresh = True
-        for view in views:
+        zero_grad = True
+        for view in batches:
             with torch.no_grad(), frozen_statistics(self.network.encoder):
                 codes = self.network.encoder(view)
             for _ in range(self.n_critic):
                 w1 = self.critic(self.prior(noise, codes)).mean() - self.critic(codes).mean()
-                self.descend(-w1, [optimizer], fresh or not self.accumulate_grads)
+                self.update(-w1, [optimizer], zero_grad or not self.accumulate_grads)
                 self.clip_critic()
-                fresh = False
+                zero_grad = False
         return {"w1_hat": w1, "code_mean": codes.mean(), "code_std": codes.std()}
 
     def update_classification(
-        self, x: Tensor, views: Sequence[Tensor], y: Tensor, optimizers: Sequence[Any]
+        self, x: Tensor, batches: Sequence[Tensor], y: Tensor, optimizers: Sequence[Any]
     ) -> dict[str, Tensor]:
         """Update 2: encoder and classifier change."""
-        loss, _ = self.classification_loss(x, views, y)
-        self.descend(loss, optimizers)
+        loss, _ = self.classification_loss(x, batches, y)
+        self.update(loss, optimizers)
         return {"loss": loss}
 
-    def update_encoder(self, views: Sequence[Tensor], optimizer: Any) -> dict[str, Tensor]:
-        """Update 3, for each of the `views`: nothing but the encoder changes."""
-        for view in views:
+    def update_encoder(self, batches: Sequence[Tensor], optimizer: Any) -> dict[str, Tensor]:
+        """Update 3, for each of the `batches`: nothing but the encoder changes."""
+        for view in batches:
             score = self.score(self.network.encoder(view))
-            self.descend(-self.regularization * score, [optimizer], not self.accumulate_grads)
+            self.update(-self.regularization * score, [optimizer], not self.accumulate_grads)
         return {"code_score": score}
 
     def update_jointly(
-        self, x: Tensor, views: Sequence[Tensor], y: Tensor, optimizers: Sequence[Any]
+        self, x: Tensor, batches: Sequence[Tensor], y: Tensor, optimizers: Sequence[Any]
     ) -> dict[str, Tensor]:
         """Updates 2 and 3 as one."""
-        loss, codes = self.classification_loss(x, views, y)
+        loss, codes = self.classification_loss(x, batches, y)
         score = torch.stack([self.score(c) for c in codes]).mean()
-        self.descend(loss - self.regularization * score, optimizers)
+        self.update(loss - self.regularization * score, optimizers)
         return {"loss": loss, "code_score": score}
 
-    def classification_loss(self, x: Tensor, views: Sequence[Tensor], y: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Mean cross-entropy of the `views`, or the TRADES loss of `x` and the last, and the codes of the `views`."""
-        codes = [self.network.encoder(view) for view in views]
+    def classification_loss(self, x: Tensor, batches: Sequence[Tensor], y: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Mean cross-entropy of the `batches`, or the TRADES loss of `x` and the last, and the codes of the `batches`."""
+        codes = [self.network.encoder(view) for view in batches]
         logits = [self.network.classifier(c) for c in codes]
         if self.beta is None:
             return torch.stack([F.cross_entropy(each, y) for each in logits]).mean(), codes
@@ -217,9 +220,9 @@ class ERClassifier(Classifier):
             for p in self.critic.parameters():
                 p.clamp_(-self.clip, self.clip)
 
-    def descend(self, loss: Tensor, optimizers: Sequence[Any], fresh: bool = True) -> None:
-        """One step of each of the `optimizers` down `loss`, from gradients of zero if `fresh`."""
-        for optimizer in optimizers if fresh else ():
+    def update(self, loss: Tensor, optimizers: Sequence[Any], zero_grad: bool = True) -> None:
+        """One step of each of the `optimizers` down `loss`, from gradients of zero if `zero_grad`."""
+        for optimizer in optimizers if zero_grad else ():
             optimizer.zero_grad()
         self.manual_backward(loss)
         for optimizer in optimizers:
@@ -229,12 +232,12 @@ class ERClassifier(Classifier):
 def check_parts(network: Any, what: str) -> None:
     """Raise ValueError unless `network` is an `encoder` and a `classifier` of an `embedding`, and nothing more."""
     if not all(hasattr(network, name) for name in ("encoder", "classifier", "embedding")):
-        raise ValueError(
+        raise UserError(
             f"{what} trains a network of two modules, encoder and classifier, with the embedding's size as embedding, "
             f"which {type(network).__name__} is not: use networks.ERNet"
         )
     if network.embedding < 1:
-        raise ValueError(f"embedding must be at least 1, not {network.embedding}")
+        raise UserError(f"embedding must be at least 1, not {network.embedding}")
     parts = {id(p) for part in (network.encoder, network.classifier) for p in part.parameters()}
     if any(id(p) not in parts for p in network.parameters()):
-        raise ValueError(f"{type(network).__name__} has weights outside encoder and classifier; nobody trains them")
+        raise UserError(f"{type(network).__name__} has weights outside encoder and classifier; nobody trains them")

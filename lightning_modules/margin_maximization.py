@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.attacks.core.checks import check_arguments
 from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.double_backward import (
     check_logits,
@@ -126,11 +127,11 @@ class MarginMaximization(LossClassifier):
         super().__init__(network, optimizer, schedule)
         check_arguments(MarginMaximization, loss=loss, route=route, penalty_mode=penalty_mode)
         if not penalty >= 0:
-            raise ValueError(f"penalty must be at least 0, not {penalty}: a negative one would reward small margins")
+            raise UserError(f"penalty must be at least 0, not {penalty}: a negative one would reward small margins")
         if q not in (1, 2):
-            raise ValueError(f"q must be 1 (against linf) or 2 (against l2), not {q}")
+            raise UserError(f"q must be 1 (against linf) or 2 (against l2), not {q}")
         if candidates < 1:
-            raise ValueError(f"candidates must be at least 1, not {candidates}")
+            raise UserError(f"candidates must be at least 1, not {candidates}")
         self.penalty, self.q = penalty, q
         self.squared = q == 2 if squared is None else squared
         self.data_term = multiclass_hinge if loss == "hinge" else _cross_entropy

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.attacks import Noise, noise_for
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.schedules import Schedule
 
@@ -30,11 +31,11 @@ class RSE(LossClassifier):
     ) -> None:
         super().__init__(network, optimizer, schedule)
         if not any(getattr(m, "stochastic", False) for m in network.modules()):
-            raise ValueError(
+            raise UserError(
                 f"RSE needs a network that draws noise, which {type(network).__name__} does not: put "
                 "networks.NoisyConvolutions around it, or train with Standard"
             )
 
     def losses(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
-        with drawing(self.network, noise):
+        with noise_for(self.network, noise):
             return {"loss": F.cross_entropy(self(x), y)}

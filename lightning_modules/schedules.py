@@ -4,6 +4,8 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+from adversarial_lightning.errors import UserError
+
 
 class Schedule(ABC):
     """Multiplier of the optimizer's learning rate; leaves are frozen dataclasses."""
@@ -33,7 +35,7 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         if not 0 < self.warmup < 1:
-            raise ValueError(f"warmup is a share of training in (0, 1), not {self.warmup}")
+            raise UserError(f"warmup is a share of training in (0, 1), not {self.warmup}")
 
     def factor(self, done: float) -> float:
         if done < self.warmup:
@@ -69,7 +71,7 @@ class Steps(Schedule):
 
     def __post_init__(self) -> None:
         if any(not 0 < m < 1 for m in self.milestones):
-            raise ValueError(f"milestones are shares of training in (0, 1), not {self.milestones}")
+            raise UserError(f"milestones are shares of training in (0, 1), not {self.milestones}")
 
     def factor(self, done: float) -> float:
         return self.gamma ** sum(done >= m for m in self.milestones)
@@ -89,7 +91,7 @@ class Exponential(Schedule):
 
     def __post_init__(self) -> None:
         if self.times < 1 or not self.gamma > 0:
-            raise ValueError(f"times ({self.times}) must be at least 1 and gamma ({self.gamma}) above 0, over training")
+            raise UserError(f"times ({self.times}) must be at least 1 and gamma ({self.gamma}) above 0, over training")
 
     def factor(self, done: float) -> float:
         return self.gamma ** int(done * self.times + 1e-6)  # the share of training done is a rounded quotient

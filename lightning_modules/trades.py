@@ -7,16 +7,17 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks import PGD, Attack, Noise
 from adversarial_lightning.attacks.core.objectives import kl
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.schedules import Schedule
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
-INNER = PGD(loss="kl", eps=0.3, steps=40, step_size=0.01, start_std=0.001)
+KL_PGD = PGD(loss="kl", eps=0.3, steps=40, step_size=0.01, start_std=0.001)
 
 
-def diverge(attack: Attack, network: nn.Module, x: Tensor, noise: Noise) -> Tensor:
+def kl_attack(attack: Attack, network: nn.Module, x: Tensor, noise: Noise) -> Tensor:
     """x' (B, C, H, W): what `attack` finds against the network's own probabilities at `x`, constants, in eval mode."""
-    with guard(network), torch.no_grad():
+    with frozen_eval(network), torch.no_grad():
         p = network(x).softmax(1)
     return attack(network, x, p, noise)
 
@@ -44,17 +45,17 @@ class TRADES(LossClassifier):
     def __init__(
         self,
         network: nn.Module,
-        attack: Attack = INNER,
+        attack: Attack = KL_PGD,
         beta: float = 6.0,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)
         if not beta >= 0:
-            raise ValueError(f"beta must be at least 0, not {beta}")
+            raise UserError(f"beta must be at least 0, not {beta}")
         self.attack, self.beta = attack, beta
 
     def losses(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
-        attacked = diverge(self.attack, self.network, x, noise)
+        attacked = kl_attack(self.attack, self.network, x, noise)
         loss, natural, divergence = trades(self(x), self(attacked), y, self.beta)
         return {"loss": loss, "natural": natural, "divergence": divergence}

@@ -8,6 +8,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Noise
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.er_classifier import check_parts
 from adversarial_lightning.lightning_modules.schedules import Schedule
@@ -43,10 +44,10 @@ class VAECLA(LossClassifier):
         super().__init__(network, optimizer, schedule)
         check_parts(network, "VAECLA")
         if not kl_weight >= 0:
-            raise ValueError(f"kl_weight must be at least 0, not {kl_weight}")
+            raise UserError(f"kl_weight must be at least 0, not {kl_weight}")
         mean = self.network.encoder[-1]
         if not isinstance(mean, nn.Linear):
-            raise ValueError(f"VAECLA needs an encoder that ends in a dense layer, not in {type(mean).__name__}")
+            raise UserError(f"VAECLA needs an encoder that ends in a dense layer, not in {type(mean).__name__}")
         self.kl_weight = kl_weight
         self.log_variance = nn.Linear(mean.in_features, mean.out_features)
 

@@ -6,7 +6,8 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.double_backward import check_logits
 from adversarial_lightning.lightning_modules.schedules import Schedule
@@ -40,7 +41,7 @@ def virtual_perturbation(
     for _ in range(iterations):
         d = d.requires_grad_()
         (gradient,) = torch.autograd.grad(divergence(network(x + xi * d), p).sum(), d)
-        flat = column(gradient.flatten(1).abs().amax(1) == 0, x)
+        flat = batch_view(gradient.flatten(1).abs().amax(1) == 0, x)
         d = torch.where(flat, d, l2.steepest(gradient, x)).detach()
     return eps * d
 
@@ -75,9 +76,9 @@ class VAT(LossClassifier):
         super().__init__(network, optimizer, schedule)
         if not (eps > 0 and xi > 0 and divergence_weight >= 0):
             given = f"eps ({eps}) and xi ({xi}) must be above 0"
-            raise ValueError(f"{given}, divergence_weight ({divergence_weight}) at least 0")
+            raise UserError(f"{given}, divergence_weight ({divergence_weight}) at least 0")
         if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, not {iterations}: without any, r is random")
+            raise UserError(f"iterations must be at least 1, not {iterations}: without any, r is random")
         self.eps, self.divergence_weight, self.xi, self.iterations = eps, divergence_weight, xi, iterations
         self.checked = False
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.initialize import initialize
 
 
@@ -15,7 +16,7 @@ class Critic(nn.Module):
     """Images (B, C, H, W) in [0, 1] and classes (B,) -> the logit (B,) of "real"; its sigmoid is the thesis' D_y.
 
     Dense layers with leaky ReLU and Gaussian noise on the input of each, of the public code's sizes. The noise is on
-    in every mode and is drawn from `noise`, which `attacks.drawing` sets, and otherwise from torch's global generator.
+    in every mode and is drawn from `noise`, which `attacks.noise_for` sets, and otherwise from torch's global generator.
 
     Args:
         num_classes: number of classes, the classifier's.
@@ -42,7 +43,7 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes < 2 or min(input_noise, hidden_noise) < 0:
-            raise ValueError(
+            raise UserError(
                 f"a critic needs num_classes >= 2 and noise >= 0, not {num_classes} and {input_noise}, {hidden_noise}"
             )
         self.num_classes, self.features, self.hidden, self.label = num_classes, features, list(hidden), label

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
+
 
 class Denoiser(nn.Module):
     """r(x), a network trained to take Gaussian noise of variance `sigma2` off images.
@@ -21,7 +23,7 @@ class Denoiser(nn.Module):
     def __init__(self, network: nn.Module, sigma2: float = 0.15, trained_for: str | None = None) -> None:
         super().__init__()
         if not 0 < sigma2 < float("inf"):
-            raise ValueError(f"sigma2 is the variance of the training noise and must be above 0, not {sigma2}")
+            raise UserError(f"sigma2 is the variance of the training noise and must be above 0, not {sigma2}")
         self.network, self.sigma2, self.trained_for = network, sigma2, trained_for
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ class ConvAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < mean_pixel < 1:
-            raise ValueError(f"mean_pixel must lie between 0 and 1, not {mean_pixel}")
+            raise UserError(f"mean_pixel must lie between 0 and 1, not {mean_pixel}")
         self.channels, self.width, self.output, self.mean_pixel = channels, width, output, mean_pixel
         last = nn.Conv2d(width, channels, 3, padding=1)
         start = torch.tensor(mean_pixel)
@@ -105,7 +107,7 @@ class MagnetAutoencoder(nn.Module):
 def check_strides(network: nn.Module, x: Tensor, stride: int) -> None:
     """Raise ValueError unless height and width of `x` are multiples of `stride`: what is halved must double again."""
     if x.ndim != 4 or x.shape[2] % stride or x.shape[3] % stride:
-        raise ValueError(
+        raise UserError(
             f"{type(network).__name__} takes images (B, C, H, W) with H and W multiples of {stride}, "
             f"not {tuple(x.shape)}: resize or pad the images"
         )

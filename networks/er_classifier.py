@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.normalize import first
 from adversarial_lightning.networks.vgg import PLANS, convolutions, dense
 
@@ -47,7 +48,7 @@ class ERNet(nn.Module):
         self.num_classes = _CLASSES[data] if num_classes is None else num_classes
         k, classes = self.embedding, self.num_classes
         if k < 1:
-            raise ValueError(f"embedding must be at least 1, not {k}")
+            raise UserError(f"embedding must be at least 1, not {k}")
         if data in ("mnist", "stl10"):
             multiples = [1, 2, 4, 8] if data == "mnist" else [1, 2, 4, 8, 16, 16]
             layers = _strided([_CHANNELS[data], *(m * width for m in multiples)], last=4 if data == "mnist" else 3)

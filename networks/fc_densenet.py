@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.denoiser import check_strides
 
 # Growth, layers of the five blocks down, of the one at the bottom, and of the five up.
@@ -73,7 +74,7 @@ class FCDenseNet(nn.Module):
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(map(str, VARIANTS))}, not {variant}")
+            raise UserError(f"variant must be one of {', '.join(map(str, VARIANTS))}, not {variant}")
         self.channels, self.variant, self.dropout, self.recompute = channels, variant, dropout, recompute
         growth, down, bottom, up = VARIANTS[variant]
         self.first = nn.Conv2d(channels, 48, 3, padding=1)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
+
 
 def outputs(network: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """The logits of `x`, and the outputs of the submodules `names`, from one forward pass.
@@ -14,7 +16,7 @@ def outputs(network: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[Tensor
     """
     modules, found = dict(network.named_modules()), {}
     if unknown := [name for name in names if not name or name not in modules]:
-        raise ValueError(
+        raise UserError(
             f"{type(network).__name__} has no part {', '.join(unknown)}; it has {', '.join(n for n in modules if n)}"
         )
 
@@ -31,7 +33,7 @@ def outputs(network: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[Tensor
         for handle in handles:
             handle.remove()  # type: ignore[attr-defined]
     if silent := [name for name in names if not isinstance(found.get(name), Tensor)]:
-        raise ValueError(f"{', '.join(silent)} of {type(network).__name__} gives no tensor in a forward pass")
+        raise UserError(f"{', '.join(silent)} of {type(network).__name__} gives no tensor in a forward pass")
     return logits, {name: found[name] for name in names}  # type: ignore[misc]
 
 

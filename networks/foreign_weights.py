@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.normalize import Normalize
 
 # Under these names a training script's checkpoint keeps the state dict.
@@ -75,7 +76,7 @@ def load_weights(network: nn.Module, path: str | Path) -> Report:
     tensors = read(path)
     report = match(network.state_dict(), tensors, normalisers(network), Path(path).name)
     if not report.complete:
-        raise ValueError(
+        raise UserError(
             f"{path} does not fit {type(network).__name__}: {'; '.join(report.problems())}. "
             "Describe the network in the YAML file as it was trained (depth, width, num_classes, mean and std)."
         )
@@ -94,7 +95,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
     with open(path, "rb") as file:
         start = file.read(64).lstrip()
     if start[:1] == b"<":
-        raise ValueError(f"{path} is a web page, not weights: the download asked for a confirmation; get it again")
+        raise UserError(f"{path} is a web page, not weights: the download asked for a confirmation; get it again")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -104,7 +105,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
         reason = (
             "it holds objects besides tensors, whose loading can run code" if unsafe else "it is damaged or no weights"
         )
-        raise ValueError(f"{path} was not loaded: {reason} ({' '.join(str(error).split())[:160]})") from error
+        raise UserError(f"{path} was not loaded: {reason} ({' '.join(str(error).split())[:160]})") from error
     return _unwrap(content, path)
 
 
@@ -119,7 +120,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
                 return tensors
             break
         content = inner[0]
-    raise ValueError(f"{path} holds no state dict: names and tensors, alone or under {', '.join(CONTAINERS)}")
+    raise UserError(f"{path} holds no state dict: names and tensors, alone or under {', '.join(CONTAINERS)}")
 
 
 def normalisers(network: nn.Module) -> set[str]:

@@ -4,13 +4,15 @@ from typing import Literal
 
 from torch import nn
 
+from adversarial_lightning.errors import UserError
+
 Init = Literal["torch", "glorot", "he"]
 
 
 def initialize(network: nn.Module, init: Init) -> None:
     """Draw the weights of dense and convolutional layers anew: glorot is uniform, he normal (fan in); biases are 0."""
     if init not in ("torch", "glorot", "he"):
-        raise ValueError(f"init is one of torch, glorot, he; not {init!r}")
+        raise UserError(f"init is one of torch, glorot, he; not {init!r}")
     for m in network.modules() if init != "torch" else ():
         if isinstance(m, nn.Linear | nn.Conv2d):
             if init == "glorot":

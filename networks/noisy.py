@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
+
 
 class GaussianNoise(nn.Module):
-    """x + N(0, std^2), in every mode, drawn from `noise`, which `attacks.drawing` sets, or torch's global generator.
+    """x + N(0, std^2), in every mode, drawn from `noise`, which `attacks.noise_for` sets, or torch's global generator.
 
     Args:
         std: standard deviation of the noise, in the units of the input.
@@ -14,7 +16,7 @@ class GaussianNoise(nn.Module):
     def __init__(self, std: float) -> None:
         super().__init__()
         if not std >= 0:
-            raise ValueError(f"std must be at least 0, not {std}")
+            raise UserError(f"std must be at least 0, not {std}")
         self.std, self.stochastic = std, std > 0
         self.noise: object = None
 
@@ -47,7 +49,7 @@ class NoisyConvolutions(nn.Module):
             if isinstance(child, nn.Conv2d)
         ]
         if not convolutions:
-            raise ValueError(f"{type(network).__name__} has no convolutions to put noise before")
+            raise UserError(f"{type(network).__name__} has no convolutions to put noise before")
         for place, (parent, name, child) in enumerate(convolutions):
             setattr(parent, name, nn.Sequential(GaussianNoise(inner if place else init), child))
         self.network, self.init, self.inner = network, init, inner

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
+
 
 class Normalize(nn.Module):
     """(x - mean) / std for each channel, so that everything outside the network deals in [0, 1]."""
@@ -15,7 +17,7 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(f"mean {list(mean)} and std {list(std)} need one value a channel, std above 0")
+            raise UserError(f"mean {list(mean)} and std {list(std)} need one value a channel, std above 0")
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.foreign_weights import load_weights
 from adversarial_lightning.networks.normalize import Normalize
 
@@ -30,7 +31,7 @@ class TimmClassifier(nn.Module):
 
         if not timm.is_model(name):
             close = ", ".join(timm.list_models(f"*{name.partition('.')[0][:8]}*")[:5])
-            raise ValueError(f"timm has no model {name!r}{f'; it has {close} ...' if close else ''}")
+            raise UserError(f"timm has no model {name!r}{f'; it has {close} ...' if close else ''}")
         self.name, self.num_classes, self.weights = name, num_classes, weights
         settings: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
         model = timm.create_model(name, pretrained=weights == PRETRAINED, **settings)
@@ -64,13 +65,13 @@ class TorchvisionClassifier(nn.Module):
 
         if name not in models.list_models(module=models):
             close = ", ".join(models.list_models(module=models, include=f"*{name[:6]}*")[:5])
-            raise ValueError(f"torchvision has no classifier {name!r}{f'; it has {close} ...' if close else ''}")
+            raise UserError(f"torchvision has no classifier {name!r}{f'; it has {close} ...' if close else ''}")
         known = models.get_model_weights(name)
         own = {w.name: w for w in known} | {PRETRAINED: known.DEFAULT}
         self.name, self.num_classes, self.weights = name, num_classes, weights
         if weights in own:
             if num_classes != 1000:
-                raise ValueError(f"the weights {weights} of {name} have 1000 classes, num_classes is {num_classes}")
+                raise UserError(f"the weights {weights} of {name} have 1000 classes, num_classes is {num_classes}")
             self.model = models.get_model(name, weights=own[weights])
             if name == "inception_v3":  # torchvision keeps its second head, and drops GoogLeNet's
                 self.model.aux_logits, self.model.AuxLogits = False, None

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.normalize import first
 
 
@@ -31,7 +32,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"depth={depth} is no CIFAR residual network's: it is 6 n + 2, for example 20 or 110")
+            raise UserError(f"depth={depth} is no CIFAR residual network's: it is 6 n + 2, for example 20 or 110")
         self.depth, self.num_classes, self.channels, self.mean, self.std = depth, num_classes, channels, mean, std
         count = (depth - 2) // 6
         self.normalize = first(mean, std)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.normalize import first
 
 PLANS: dict[int, list[int | str]] = {
@@ -57,7 +58,7 @@ class VGG(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in PLANS or image_size < 32 or image_size % 32:
-            raise ValueError(f"depth={depth}, image_size={image_size}: depth is 16 or 19, the size a multiple of 32")
+            raise UserError(f"depth={depth}, image_size={image_size}: depth is 16 or 19, the size a multiple of 32")
         self.depth, self.batch_norm, self.num_classes, self.channels = depth, batch_norm, num_classes, channels
         self.image_size, self.hidden, self.mean, self.std = image_size, hidden, mean, std
         self.normalize = first(mean, std)

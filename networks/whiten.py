@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
+
 
 class Whiten(nn.Module):
     """Each image to mean 0 and standard deviation 1, then all of them to a covariance near the identity (ZCA).
@@ -31,7 +33,7 @@ class Whiten(nn.Module):
     def fit(self, x: Tensor) -> None:
         """Compute mean and W from training images (N, C, H, W) in [0, 1], or bytes. ValueError for fewer than 2."""
         if len(x) < 2:
-            raise ValueError(f"whitening needs at least 2 training images, not {len(x)}")
+            raise UserError(f"whitening needs at least 2 training images, not {len(x)}")
         total = torch.zeros_like(self.mean, dtype=torch.float64)
         moment = torch.zeros_like(self.matrix, dtype=torch.float64)
         for part in x.split(1000):

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.normalize import first
 
 
@@ -37,7 +38,7 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"depth={depth} is no wide residual network's: it is 6 n + 4, for example 16, 28 or 34")
+            raise UserError(f"depth={depth} is no wide residual network's: it is 6 n + 4, for example 16, 28 or 34")
         self.depth, self.width, self.num_classes, self.channels = depth, width, num_classes, channels
         self.dropout, self.mean, self.std = dropout, mean, std
         blocks, widths = (depth - 4) // 6, [16, 16 * width, 32 * width, 64 * width]

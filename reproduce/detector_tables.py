@@ -37,7 +37,15 @@ from adversarial_lightning.attacks import (
 )
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
-from adversarial_lightning.detectors import LID, ERDetector, FittedDetector, Guarded, KernelDensity, set_one, set_two
+from adversarial_lightning.detectors import (
+    LID,
+    DetectorGuardedModel,
+    ERDetector,
+    FittedDetector,
+    KernelDensity,
+    calibration_split,
+    test_split,
+)
 from adversarial_lightning.detectors.fitting import features, versions_of
 from adversarial_lightning.evaluation.outcomes.detection import auroc, criteria, flagged, score_images, threshold
 from adversarial_lightning.evaluation.outcomes.statistics import wilson
@@ -144,7 +152,7 @@ def joint_attack(options: Any, layer: str, imitated: str) -> Joint:
 def joint(detector: FittedDetector, theta: float, images: Any, train: Any, options: Any) -> dict[str, Any]:
     """Share of `images` where nothing gets past both: PGD, it and the joint attack, the latter in a large ball."""
     x, y, index = images.__getitems__(list(range(min(options.joint_images, len(images)))))
-    model = Guarded(detector.classifier, detector).eval()
+    model = DetectorGuardedModel(detector.classifier, detector).eval()
     detector.theta = theta
     entry: dict[str, Any] = {"n": len(x), "theta": theta}
     large = argparse.Namespace(**{**vars(options), "eps": 0.5, "joint_restarts": 1})
@@ -264,8 +272,8 @@ def main() -> None:
         moved = {"root": options.root} if options.root else {}
         limits = {"train_limit": options.train_limit, "test_limit": options.test_limit}
         data = build({**spec, "init_args": {**spec["init_args"], **moved, **limits}}, catalogue(datamodules))
-        one = set_one(data.dataset("test"), SEED)
-        two = set_two(data.dataset("test"), frozenset(one.indices.tolist()))
+        one = calibration_split(data.dataset("test"), SEED)
+        two = test_split(data.dataset("test"), frozenset(one.indices.tolist()))
         chosen: dict[str, dict[str, Versions]] = {"one": {}, "two": {}}
         for name, attack in attacks_of(options).items():
             few = two.select(torch.arange(min(options.confident, len(two)))) if name == "cw_confident" else two

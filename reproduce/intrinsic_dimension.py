@@ -17,6 +17,7 @@ from torch import Tensor
 
 from adversarial_lightning import datamodules
 from adversarial_lightning.checkpoints.spec import build, catalogue
+from adversarial_lightning.errors import UserError
 
 
 def intrinsic_dimension(
@@ -31,7 +32,7 @@ def intrinsic_dimension(
     flat = x.flatten(1).double().unique(dim=0)
     duplicates = len(x) - len(flat)
     if not 3 <= k1 <= k2 < len(flat):
-        raise ValueError(f"k1 ({k1}) must be at least 3, k2 ({k2}) between k1 and {len(flat)} different images - 1")
+        raise UserError(f"k1 ({k1}) must be at least 3, k2 ({k2}) between k1 and {len(flat)} different images - 1")
     distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
     logs = distances.topk(k2, largest=False, sorted=True).values.log()
     found = {}

@@ -35,14 +35,14 @@ from adversarial_lightning.attacks import (
     GrayBox,
     Noise,
     ReconstructionPGD,
-    drawing,
+    noise_for,
 )
 from adversarial_lightning.attacks.core.norms import distances
 from adversarial_lightning.attacks.corruptions import SaltAndPepper
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.defenses import MALA, MALADE, Magnet, Purified
-from adversarial_lightning.detectors import Guarded, ScoreNorm
+from adversarial_lightning.detectors import DetectorGuardedModel, ScoreNorm
 from adversarial_lightning.evaluation.outcomes.detection import auroc, flagged, score_images, threshold
 from adversarial_lightning.evaluation.outcomes.outcome import predict
 from adversarial_lightning.networks import Denoiser
@@ -58,7 +58,7 @@ def per_step(model: Purified, x: Tensor, y: Tensor, noise: Noise) -> dict[str, l
     """Fig. 3: predictions along one chain of the images `x` (B, C, H, W), which an attack on the bare net has made."""
     rows: dict[str, list[Any]] = {"steps": [0, 1, 10, 25], "true": [], "best_other": []}
     chain = type(model.purifier)(model.purifier.denoiser, steps=max(rows["steps"]), **CHAIN)
-    with drawing(chain, noise), torch.no_grad():
+    with noise_for(chain, noise), torch.no_grad():
         states = list(chain.states(x))
     for step in rows["steps"]:
         with torch.no_grad():
@@ -104,7 +104,7 @@ def guarded_curve(
     so one run serves all thresholds.
     """
     noise, detector = Noise.keyed(0, index), ScoreNorm(model.classifier, denoiser_of(model))
-    both = Guarded(model, detector)
+    both = DetectorGuardedModel(model, detector)
 
     def seen(z: Tensor) -> tuple[np.ndarray, np.ndarray]:
         with torch.no_grad():
@@ -118,7 +118,7 @@ def guarded_curve(
             combine="sum",
             theta=min(thetas.values()),
             random_start=True,
-            samples=options.samples if stochastic(model) else 1,
+            eot_samples=options.samples if stochastic(model) else 1,
         )
         weights = options.weights if eps else []
         attacks = [replace(attack, detector_weight=weight) for weight in weights]

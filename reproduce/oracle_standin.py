@@ -35,7 +35,7 @@ from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.datamodules import MNIST
 from adversarial_lightning.evaluation.campaign.merge import wilson
 from adversarial_lightning.networks import MLP, LeNet5, SmallCNN
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 SEED = 20_001  # nothing that is evaluated has it
 UNKNOWN = -1
@@ -110,7 +110,7 @@ def shares(labels: Tensor, target: Tensor, y: Tensor) -> dict[str, Any]:
 
 def judge(oracle: Oracle, network: nn.Module, x: Tensor, y: Tensor, pool: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """The row of one model, and its controls of noise and of real images of the target (from `pool`)."""
-    with guard(network), torch.no_grad():
+    with frozen_eval(network), torch.no_grad():
         correct = network(x).argmax(1) == y
     x, y, index = x[correct], y[correct], torch.arange(len(correct))[correct]
     z = torch.cat([HighConfidence()(network, *part) for part in zip(x.split(250), y.split(250), strict=True)])
@@ -118,7 +118,7 @@ def judge(oracle: Oracle, network: nn.Module, x: Tensor, y: Tensor, pool: tuple[
     if not moved.any():
         raise SystemExit("no attack on a model succeeded: there is nothing to judge")
     x, y, z, index = x[moved], y[moved], z[moved], index[moved]
-    with guard(network), torch.no_grad():
+    with frozen_eval(network), torch.no_grad():
         target = network(z).argmax(1)
     noise = Noise.keyed(SEED + 1, index).normal(x)
     size = NORMS["l2"].distance(z - x) / NORMS["l2"].distance(noise)

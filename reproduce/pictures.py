@@ -5,12 +5,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from adversarial_lightning.evaluation.report.figures import Drawn
+from adversarial_lightning.evaluation.report.figures import ReportFigure
 
 
 def keep(figure: Figure, path: Path, tensorboard: Path | None = None) -> None:
     """Write `figure` to the PNG file `path` and, under the name of the file, to the folder `tensorboard`."""
-    pixels = Drawn(path.stem, figure, "", "").pixels()
+    pixels = ReportFigure(path.stem, figure, "", "").pixels()
     Image.fromarray(pixels).save(path)
     if tensorboard:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import

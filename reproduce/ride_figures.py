@@ -24,12 +24,12 @@ import yaml
 from torch import Tensor, nn
 
 from adversarial_lightning import datamodules
-from adversarial_lightning.attacks import FGSM, PGD, Attack, Noise, drawing
+from adversarial_lightning.attacks import FGSM, PGD, Attack, Noise, noise_for
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.configs import FOLDER
 from adversarial_lightning.defenses import RIDE, Median, Purified, Purifier, TVBregman, TVChambolle
-from adversarial_lightning.evaluation.outcomes.outcome import defender, predict
+from adversarial_lightning.evaluation.outcomes.outcome import defender_noise, predict
 from adversarial_lightning.reproduce.record import record_benchmark
 from adversarial_lightning.reproduce.ride_pictures import draw
 
@@ -111,8 +111,8 @@ def white_box(model: Purified, x: Tensor, y: Tensor, index: Tensor, pgd: PGD, dr
         z = pgd(model, x, y, Noise.keyed(0, index).fork("attacker"))
     finally:
         watch.remove()
-    noises = defender(0, index, draws if model.purifier.stochastic else 1)
-    with drawing(model, noises[0]), torch.no_grad():
+    noises = defender_noise(0, index, draws if model.purifier.stochastic else 1)
+    with noise_for(model, noises[0]), torch.no_grad():
         seen.append((z, model.purifier(z)))
     right = torch.stack([predict(model, z, y, [noise])[1] for noise in noises]).float()
     g = seen[-1][1]
@@ -176,7 +176,7 @@ def measure(options: argparse.Namespace) -> None:
     defenses: dict[str, Purifier] = {"median": Median(3), "bregman": TVBregman(), "RIDE": ride}
     found["clean"], found["seconds"], grid = {}, {}, {"clean": x, "adversarial": z}
     for name, purifier in defenses.items():
-        with drawing(purifier, noise), torch.no_grad():
+        with noise_for(purifier, noise), torch.no_grad():
             start = time.perf_counter()
             found["clean"][name] = float((confidences(network, purifier(x)).argmax(1) == y).float().mean())
             found["seconds"][name] = (time.perf_counter() - start) / len(x)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.attacks import Noise, noise_for
 from adversarial_lightning.datamodules import ImageFolder
 from adversarial_lightning.defenses import RIDE, MeanFilter, Median
 from adversarial_lightning.defenses.base import Purifier
@@ -58,7 +58,7 @@ def main() -> None:
         found = {}
         started, cpu = time.perf_counter(), time.process_time()
         for title, images in {"clean": x, f"moved by {options.eps:g}": moved}.items():
-            with torch.no_grad(), drawing(ride, noise):
+            with torch.no_grad(), noise_for(ride, noise):
                 found[title] = psnr(images if purifier is None else purifier(images), x)
         seconds, cpu = (time.perf_counter() - started) / len(x) / 2, (time.process_time() - cpu) / len(x) / 2
         figures[name] = {**found, "seconds an image": seconds, "CPU seconds an image": cpu}

@@ -26,7 +26,8 @@ from adversarial_lightning import datamodules
 from adversarial_lightning.attacks import BPDA, PGD, Noise
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
-from adversarial_lightning.defenses import MALA, MALADE, Purified, obligations
+from adversarial_lightning.defenses import MALA, MALADE, Purified, required_adaptations
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.outcomes.outcome import predict
 from adversarial_lightning.networks import Denoiser
 from adversarial_lightning.reproduce.record import record_benchmark
@@ -73,7 +74,7 @@ def halve(
         keep = 1 if last else max(1, len(found) // 3)
         candidates = [candidate for candidate, score in found[-keep:] if score.robust >= 0]
         if not candidates:
-            raise ValueError("no candidate keeps the clean accuracy: allow more --points")
+            raise UserError("no candidate keeps the clean accuracy: allow more --points")
     return rows
 
 
@@ -85,7 +86,7 @@ def measure(
     noise = Noise.keyed(options.seed, index)
 
     def accuracy(model: nn.Module, z: Tensor, rows: slice) -> float:
-        count = options.draws if obligations(model)["eot"] else 1
+        count = options.draws if required_adaptations(model)["eot"] else 1
         _, right = predict(model, z, y[rows], [noise[rows].fork("defender").fork(k) for k in range(count)])
         return float(torch.stack([(right >> k & 1).float() for k in range(count)]).mean())  # one bit a draw
 

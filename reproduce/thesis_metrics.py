@@ -17,6 +17,8 @@ from typing import Any
 
 import matplotlib
 
+from adversarial_lightning.errors import UserError
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +38,7 @@ from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
 from adversarial_lightning.networks import Whiten
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: int = 50) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: i
     """
     parts = []
     attack = DeepFool(steps=steps, max_step=0.5, box=False)
-    with guard(network):
+    with frozen_eval(network):
         for x_, y_ in zip(x.split(250), y.split(250), strict=True):
             with torch.no_grad():
                 predicted = network(x_).argmax(1)
@@ -77,7 +79,7 @@ def whitened(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     """What is left of a network behind its whitening, and the whitened images. ValueError for one without."""
     layers = getattr(network, "layers", None)
     if not isinstance(layers, nn.Sequential) or not isinstance(layers[0], Whiten):
-        raise ValueError(f"{type(network).__name__} does not start with networks.Whiten: use --space input")
+        raise UserError(f"{type(network).__name__} does not start with networks.Whiten: use --space input")
     with torch.no_grad():
         return nn.Sequential(*layers[1:]), torch.cat([layers[0](part) for part in x.split(250)])
 

@@ -485,7 +485,7 @@ def test_training_learns_and_the_game_is_open(tmp_path: Path) -> None:
 def test_options_train(change: dict[str, Any], label: Any, tmp_path: Path) -> None:
     made = small(**change)
     made.critic = Critic(10, 784, [16], label)
-    made.opponents = [(made.critic, adam, None)]
+    made.extra_networks = [(made.critic, adam, None)]
     trainer(tmp_path, 1, limit_train_batches=2).fit(made, digits())
     assert weights(made.network).isfinite().all()
 

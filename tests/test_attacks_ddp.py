@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from victims import BatchNormNet
 
-from adversarial_lightning.attacks import APGD, PGD, Attack, Noise, Restarts, drawing
+from adversarial_lightning.attacks import APGD, PGD, Attack, Noise, Restarts, noise_for
 from adversarial_lightning.defenses import Purified, Purifier
 
 ATTACKS: list[Attack] = [
@@ -43,7 +43,7 @@ class Step(nn.Module):
             assert torch.equal(value, before[name]), f"the attack changed {name}"
         for module in (self.network.classifier.layers[1], self.network.classifier.layers[3]):
             module.eval()  # batch statistics and dropout would tell the number of processes
-        with drawing(self.network, noise.fork("defender")):
+        with noise_for(self.network, noise.fork("defender")):
             return F.cross_entropy(self.network(z), y), z
 
     def state(self) -> dict[str, Tensor]:

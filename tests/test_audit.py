@@ -32,21 +32,21 @@ from adversarial_lightning.attacks import (
 )
 from adversarial_lightning.cli import evaluate
 from adversarial_lightning.datamodules import Digits
-from adversarial_lightning.defenses import MeanFilter, Purified, Purifier, RandomQuantizer, obligations
+from adversarial_lightning.defenses import MeanFilter, Purified, Purifier, RandomQuantizer, required_adaptations
 from adversarial_lightning.evaluation import Campaign, run_campaign
-from adversarial_lightning.evaluation.audit import Check, audit, audited, failed
-from adversarial_lightning.evaluation.audit.check import at_least
-from adversarial_lightning.evaluation.audit.run import Inquiry
+from adversarial_lightning.evaluation.audit import Check, audit, cached_audit, failed
+from adversarial_lightning.evaluation.audit.check import lower_confidence_bound
+from adversarial_lightning.evaluation.audit.run import AuditRun
 from adversarial_lightning.evaluation.audit.stored_rows import declared
 from adversarial_lightning.evaluation.audit.stronger_attacks import LEVELS
-from adversarial_lightning.evaluation.campaign.identity import settle, suite_part
+from adversarial_lightning.evaluation.campaign.identity import claim_folder, suite_part
 from adversarial_lightning.evaluation.campaign.merge import merge
 from adversarial_lightning.evaluation.outcomes.outcome import counting
 
 
 def evaluated(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 120, draws: int = 1) -> Campaign:
     """A finished campaign."""
-    identity = settle(folder, {"suite": suite_part(suite)})
+    identity = claim_folder(folder, {"suite": suite_part(suite)})
     campaign = Campaign(suite, Digits(size=8).dataset("test"), n, 0, folder, identity, draws=draws)
     run_campaign(campaign, model, batch_size=n)
     return campaign
@@ -54,7 +54,7 @@ def evaluated(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int =
 
 def checks_of(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 120, draws: int = 1) -> list[Check]:
     campaign = evaluated(model, suite, folder, n, draws)
-    return audit(campaign, model, merge(campaign), obligations=obligations(model))
+    return audit(campaign, model, merge(campaign), required_adaptations=required_adaptations(model))
 
 
 def ids(checks: list[Check]) -> set[str]:
@@ -120,18 +120,18 @@ def test_defenses_that_declare(case: str, tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_stood_by_luck_is_not_held_against_a_stochastic_model(tmp_path: Path) -> None:
     """One draw in the campaign: some of what stands falls to the suite's own attack, asked again in twenty."""
     model = Purified(honest("PGD-AT"), RandomQuantizer(4, 0.3))
-    inquiry = inquire(model, {"pgd": PGD(eps=EPS, steps=5, eot_samples=2)}, tmp_path, n=60)
-    (claim,) = inquiry.claims
-    panel = inquiry.standing(claim)
-    looked_at = len(inquiry.panel(claim.samples, claim.of))
-    assert 0 < len(panel) < looked_at
-    assert panel.of == pytest.approx(claim.of * len(panel) / looked_at)
+    audit_run = inquire(model, {"pgd": PGD(eps=EPS, steps=5, eot_samples=2)}, tmp_path, n=60)
+    (threat_model,) = audit_run.audited_threat_models
+    samples = audit_run.standing(threat_model)
+    looked_at = len(audit_run.samples(threat_model.samples, threat_model.of))
+    assert 0 < len(samples) < looked_at
+    assert samples.of == pytest.approx(threat_model.of * len(samples) / looked_at)
 
 
 # --- the model itself -------------------------------------------------------------------------------------------------
 
 
-class Around(nn.Module):
+class AttackContext(nn.Module):
     """The standard network, and something before or after it."""
 
     def __init__(self, forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
@@ -158,14 +158,14 @@ class Optimising(Purifier):
 
 # model -> checks of the model itself that fail
 INTERFACES: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
-    "log-probabilities": (lambda: Around(lambda net, x: net(x).log_softmax(1)), set()),
-    "probabilities": (lambda: Around(lambda net, x: net(x).softmax(1)), {"F2"}),
+    "log-probabilities": (lambda: AttackContext(lambda net, x: net(x).log_softmax(1)), set()),
+    "probabilities": (lambda: AttackContext(lambda net, x: net(x).softmax(1)), {"F2"}),
     "random": (lambda: RandomRipples(honest("standard")), {"F1", "C10"}),
-    "depends on its batch": (lambda: Around(lambda net, x: net(x) - net(x).mean(0)), {"F1", "C10"}),
-    "optimises": (lambda: Around(optimises), {"F5"}),
+    "depends on its batch": (lambda: AttackContext(lambda net, x: net(x) - net(x).mean(0)), {"F1", "C10"}),
+    "optimises": (lambda: AttackContext(optimises), {"F5"}),
     "optimises and says so": (lambda: Purified(honest("standard"), Optimising()), set()),
     "static, after all those": (lambda: honest("standard"), set()),
-    "no graph at all": (lambda: Around(lambda net, x: net(x.detach()).detach()), {"C10"}),
+    "no graph at all": (lambda: AttackContext(lambda net, x: net(x.detach()).detach()), {"C10"}),
 }
 
 
@@ -173,14 +173,14 @@ INTERFACES: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
 @pytest.mark.parametrize("case", INTERFACES)
 def test_signs_of_the_model(case: str, tmp_path: Path) -> None:
     model, expected = INTERFACES[case]
-    inquiry = inquire(model(), {"square": Square(eps=0.01, queries=2)}, tmp_path, n=40)
-    asked = inquiry.questions()
-    assert ids([asked[key]() for key in ("F1", "F2", "F5", "C10 foretold")]) == expected
+    audit_run = inquire(model(), {"square": Square(eps=0.01, queries=2)}, tmp_path, n=40)
+    checks = audit_run.checks()
+    assert ids([checks[key]() for key in ("F1", "F2", "F5", "C10 foretold")]) == expected
 
 
-def inquire(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 40) -> Inquiry:
+def inquire(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 40) -> AuditRun:
     campaign = evaluated(model, suite, folder, n)
-    return Inquiry(campaign, model, merge(campaign), obligations(model), "quick", 64)
+    return AuditRun(campaign, model, merge(campaign), required_adaptations(model), "quick", 64)
 
 
 def test_the_model_is_left_alone(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_model_is_left_alone(tmp_path: Path) -> None:
     campaign = evaluated(model, {"fgsm": FGSM(eps=0.01)}, tmp_path, n=20)
     before, random = {name: t.clone() for name, t in model.state_dict().items()}, torch.get_rng_state()
     with torch.no_grad():
-        audit(campaign, model, merge(campaign), obligations=obligations(model))
+        audit(campaign, model, merge(campaign), required_adaptations=required_adaptations(model))
     assert all(m.training for m in model.modules()) and not model._forward_hooks
     assert [p.requires_grad for p in model.parameters()] == [False, True, True, True, True, True]
     assert all(p.grad is None for p in model.parameters())
@@ -201,14 +201,12 @@ def test_a_model_that_draws_behind_our_back_is_judged_alike_twice(tmp_path: Path
     model = RandomRipples(honest("standard"))
     campaign = evaluated(model, NAIVE, tmp_path, n=20)
     results, found = merge(campaign), []
-    known = dict.fromkeys(
-        Inquiry(campaign, model, results, {}, "quick", 64).questions(), Check("", "", "pass", 0, 0, "")
-    )
+    known = dict.fromkeys(AuditRun(campaign, model, results, {}, "quick", 64).checks(), Check("", "", "pass", 0, 0, ""))
     for key in ("F1", "C10 foretold", "C5 linf 0.2"):
         del known[key]
     for seed in (1, 2):
         torch.manual_seed(seed)
-        found.append(audit(campaign, model, results, obligations={}, known=known))
+        found.append(audit(campaign, model, results, required_adaptations={}, known=known))
     assert found[0] == found[1] and ids(found[0]) >= {"F1", "C10"}
 
 
@@ -223,86 +221,90 @@ RADII: dict[str, Attack] = {
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Inquiry:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> AuditRun:
     """A campaign with all kinds of attacks on a ball, and its rows in memory."""
-    inquiry = inquire(honest("standard"), RADII, tmp_path_factory.mktemp("recorded"), n=100)
-    assert inquiry.tables and inquiry.results["sweeps"]
-    return inquiry
+    audit_run = inquire(honest("standard"), RADII, tmp_path_factory.mktemp("recorded"), n=100)
+    assert audit_run.tables and audit_run.results["sweeps"]
+    return audit_run
 
 
-def stand(inquiry: Inquiry, name: str, count: int) -> None:
+def stand(audit_run: AuditRun, name: str, count: int) -> None:
     """Let one attack have felled nothing but the first `count` samples."""
-    rows = inquiry.tables[name, 0]
+    rows = audit_run.tables[name, 0]
     fell = np.arange(len(rows["index"])) < count
     rows["adversarial"] = np.where(fell, (rows["label"] + 1) % 10, rows["label"])
     rows["draws"] = (~fell).astype(np.int64)
     rows["linf"] = np.full(len(fell), 0.05)
 
 
-def misreport(inquiry: Inquiry) -> None:
-    inquiry.results["worst_case"][0]["robust_accuracy"] += 0.01
+def misreport(audit_run: AuditRun) -> None:
+    audit_run.results["worst_case"][0]["robust_accuracy"] += 0.01
 
 
-def rise(inquiry: Inquiry) -> None:
-    inquiry.results["sweeps"][0]["robust_accuracy"][-1] = 1.0
+def rise(audit_run: AuditRun) -> None:
+    audit_run.results["sweeps"][0]["robust_accuracy"][-1] = 1.0
 
 
-def fall_to(inquiry: Inquiry, **counts: int) -> None:
+def fall_to(audit_run: AuditRun, **counts: int) -> None:
     for name in ("fgsm", "pgd", "square"):
-        stand(inquiry, name, counts.get(name, 0))
+        stand(audit_run, name, counts.get(name, 0))
 
 
-def lose_a_row(inquiry: Inquiry) -> None:
-    inquiry.tables["clean", 0] = {name: column[1:] for name, column in inquiry.tables["clean", 0].items()}
+def lose_a_row(audit_run: AuditRun) -> None:
+    audit_run.tables["clean", 0] = {name: column[1:] for name, column in audit_run.tables["clean", 0].items()}
 
 
-def leave_the_ball(inquiry: Inquiry) -> None:
-    inquiry.tables["pgd", 0]["linf"][0] = 0.0501
+def leave_the_ball(audit_run: AuditRun) -> None:
+    audit_run.tables["pgd", 0]["linf"][0] = 0.0501
 
 
-def forget_settings(inquiry: Inquiry) -> None:
-    inquiry.results["attacks"][0]["settings"] = {}
+def forget_settings(audit_run: AuditRun) -> None:
+    audit_run.results["attacks"][0]["settings"] = {}
 
 
 # what is planted -> key of the check that fails; no other one of those below does
 KEYS = ["C1", "C2", "C4 recorded", "C12", "C3 recorded linf 0.05", "C6 recorded linf 0.05", "C9 linf 0.05"]
-PLANTED: dict[str, tuple[Callable[[Inquiry], None], str]] = {
-    "nothing": (lambda inquiry: None, ""),
+PLANTED: dict[str, tuple[Callable[[AuditRun], None], str]] = {
+    "nothing": (lambda audit_run: None, ""),
     "a perturbation outside the ball": (leave_the_ball, "C1"),
     "a sample without a clean row": (lose_a_row, "C2"),
     "a curve that rises": (rise, "C4 recorded"),
     "settings that are lost": (forget_settings, "C12"),
-    "one step beats many": (lambda inquiry: fall_to(inquiry, fgsm=30, square=0), "C3 recorded linf 0.05"),
-    "queries beat gradients": (lambda inquiry: fall_to(inquiry, pgd=1, square=20), "C6 recorded linf 0.05"),
+    "one step beats many": (lambda audit_run: fall_to(audit_run, fgsm=30, square=0), "C3 recorded linf 0.05"),
+    "queries beat gradients": (lambda audit_run: fall_to(audit_run, pgd=1, square=20), "C6 recorded linf 0.05"),
     "a headline that is too high": (misreport, "C9 linf 0.05"),
 }
 
 
 @pytest.mark.parametrize("case", PLANTED)
-def test_what_is_wrong_with_the_rows_is_seen(case: str, recorded: Inquiry) -> None:
+def test_what_is_wrong_with_the_rows_is_seen(case: str, recorded: AuditRun) -> None:
     plant, key = PLANTED[case]
-    inquiry = replace(recorded, results=json.loads(json.dumps(recorded.results)))
-    inquiry.__dict__["tables"] = {run: {k: v.copy() for k, v in rows.items()} for run, rows in recorded.tables.items()}
-    inquiry.campaign.folder.mkdir(exist_ok=True)
-    plant(inquiry)
-    asked = inquiry.questions()
-    fails = {name for name in KEYS if asked[name]().verdict == "fail"}
+    audit_run = replace(recorded, results=json.loads(json.dumps(recorded.results)))
+    audit_run.__dict__["tables"] = {
+        run: {k: v.copy() for k, v in rows.items()} for run, rows in recorded.tables.items()
+    }
+    audit_run.campaign.folder.mkdir(exist_ok=True)
+    plant(audit_run)
+    checks = audit_run.checks()
+    fails = {name for name in KEYS if checks[name]().verdict == "fail"}
     assert fails - ({"C9 linf 0.05"} if "beat" in case or "row" in case else set()) == ({key} if key else set())
 
 
 def test_attacks_in_a_smaller_ball_are_not_compared(tmp_path: Path) -> None:
     """They count for the larger one, but what they leave standing there says nothing about gradients."""
     suite = {"fgsm": FGSM(eps=0.05), "square": Square(eps=0.05, queries=5), "pgd": PGD(eps=0.001, steps=5)}
-    questions = inquire(honest("standard"), suite, tmp_path).questions()
-    checks = [questions[f"{key} recorded linf 0.05"]() for key in ("C3", "C6")]
+    checks = inquire(honest("standard"), suite, tmp_path).checks()
+    checks = [checks[f"{key} recorded linf 0.05"]() for key in ("C3", "C6")]
     assert [check.verdict for check in checks] == ["not applicable", "pass"] and "pgd" not in checks[1].sentence
 
 
 def test_the_level_of_confidence() -> None:
     for k, n in ((0, 64), (1, 10), (3, 64), (64, 64)):
         interval = binomtest(k, n).proportion_ci(0.99, method="exact")
-        assert at_least(k, n) == pytest.approx(interval.low)
-    assert at_least(2, 64) < 0.002 < at_least(3, 64) and at_least(3, 64) < 0.01 < at_least(4, 64)
+        assert lower_confidence_bound(k, n) == pytest.approx(interval.low)
+    assert lower_confidence_bound(2, 64) < 0.002 < lower_confidence_bound(3, 64) and lower_confidence_bound(
+        3, 64
+    ) < 0.01 < lower_confidence_bound(4, 64)
 
 
 # --- suites, costs, files ---------------------------------------------------------------------------------------------
@@ -332,16 +334,16 @@ def test_every_kind_of_suite_can_be_asked(case: str, tmp_path: Path, monkeypatch
 
 
 def test_a_model_that_is_never_right(tmp_path: Path) -> None:
-    model = Around(lambda net, x: -net(x))
+    model = AttackContext(lambda net, x: -net(x))
     assert not {c.verdict for c in checks_of(model, NAIVE, tmp_path, n=20) if c.id[0] == "C"} & {"fail"}
 
 
-def test_every_check_of_the_lists_is_there(recorded: Inquiry) -> None:
-    asked = {key.split()[0] for key in recorded.questions()}
+def test_every_check_of_the_lists_is_there(recorded: AuditRun) -> None:
+    checks = {key.split()[0] for key in recorded.checks()}
     listed = {f"C{i}" for i in range(1, 18)} - {"C14"}  # C14 is the first test of this file
-    assert asked == listed | {"F1", "F2", "F3", "F5", "F6", "I2", "I3", "I4"}  # F4, square success, is C6
+    assert checks == listed | {"F1", "F2", "F3", "F5", "F6", "I2", "I3", "I4"}  # F4, square success, is C6
     text = (Path(__file__).resolve().parent.parent / "docs" / "audit.md").read_text(encoding="utf-8")
-    assert asked == set(re.findall(r"^\| ([CFI]\d+) \|", text, re.M))
+    assert checks == set(re.findall(r"^\| ([CFI]\d+) \|", text, re.M))
 
 
 def test_costs_are_as_stated(tmp_path: Path) -> None:
@@ -350,7 +352,7 @@ def test_costs_are_as_stated(tmp_path: Path) -> None:
     campaign = evaluated(model, SUITE, tmp_path)
     results = merge(campaign)
     with counting(model) as passes:
-        audit(campaign, model, results, obligations=obligations(model))
+        audit(campaign, model, results, required_adaptations=required_adaptations(model))
     assert 500 * 60 < passes.forwards < 3000 * 64 and 200 * 60 < passes.backwards < 1500 * 64
 
 
@@ -364,7 +366,9 @@ def test_a_brief_audit_of_a_stochastic_defense_is_cheap_and_sees_gross_failures(
     for name, (model, suite) in cases.items():
         campaign = evaluated(model, suite, tmp_path / name, n=60, draws=20)
         with counting(model) as passes:
-            checks = audit(campaign, model, merge(campaign), obligations=obligations(model), level="brief")
+            checks = audit(
+                campaign, model, merge(campaign), required_adaptations=required_adaptations(model), level="brief"
+            )
         assert passes.forwards < 2000 * 8 and passes.backwards < 1000 * 8
         assert bool(ids(checks) & {"C6", "C8", "C10", "C15"}) == (name == "false"), [c.sentence for c in failed(checks)]
 
@@ -373,36 +377,38 @@ def test_an_audit_is_kept_and_goes_on_after_an_interruption(tmp_path: Path, monk
     monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=6, queries=20, imitation=2))
     model = honest("PGD-AT")
     campaign = evaluated(model, NAIVE, tmp_path / "a", n=40)
-    results, asked = merge(campaign), []
+    results, checks = merge(campaign), []
 
     def ask(**changes: Any) -> dict[str, Any]:
-        return audited(campaign, model, results, **{"obligations": obligations(model), "level": "quick", **changes})
+        return cached_audit(
+            campaign, model, results, **{"obligations": required_adaptations(model), "level": "quick", **changes}
+        )
 
-    questions = Inquiry.questions
+    checks = AuditRun.checks
 
-    def counted(self: Inquiry) -> dict[str, Callable[[], Check]]:
+    def counted(self: AuditRun) -> dict[str, Callable[[], Check]]:
         def count(key: str, answer: Callable[[], Check]) -> Check:
-            asked.append(key)
-            if len(asked) == stop_at:
+            checks.append(key)
+            if len(checks) == stop_at:
                 raise KeyboardInterrupt
             return answer()
 
-        return {key: (lambda key=key, answer=answer: count(key, answer)) for key, answer in questions(self).items()}
+        return {key: (lambda key=key, answer=answer: count(key, answer)) for key, answer in checks(self).items()}
 
-    monkeypatch.setattr(Inquiry, "questions", counted)
+    monkeypatch.setattr(AuditRun, "questions", counted)
     stop_at = 12
     with pytest.raises(KeyboardInterrupt):
         ask()
     stop_at = 0
     found = ask()
-    assert len(asked) == len(found["checks"]) + 1 and asked.count(asked[11]) == 2
-    assert ask() == found and len(asked) == len(found["checks"]) + 1  # nothing is asked again
+    assert len(checks) == len(found["checks"]) + 1 and checks.count(checks[11]) == 2
+    assert ask() == found and len(checks) == len(found["checks"]) + 1  # nothing is asked again
     json.dumps(found)
-    fresh = audit(campaign, model, results, obligations=obligations(model), rows=64)
+    fresh = audit(campaign, model, results, required_adaptations=required_adaptations(model), rows=64)
     assert [asdict(check) for check in fresh] == found["checks"]  # whenever it is asked, whatever was asked before
-    before = len(asked)
-    ask(obligations={"bpda": True, "eot": False})  # another question
-    assert len(asked) == before + len(found["checks"])
+    before = len(checks)
+    ask(required_adaptations={"bpda": True, "eot": False})  # another question
+    assert len(checks) == before + len(found["checks"])
     (campaign.folder / "audit.json").write_text("{")
     assert ask() == found
 
@@ -445,5 +451,5 @@ def test_evaluate_prints_the_audit_beside_the_headline(
 @pytest.mark.parametrize("aware", [DetectorAwarePGD(), DetectorAwareAPGD(), Joint([PGD(), DetectorAwareAPGD()])])
 def test_attacks_that_hide_from_a_detector_are_known_as_such(aware: Attack) -> None:
     for attack, verdict in ((aware, "pass"), (Joint([PGD()]), "fail")):
-        claim: Any = SimpleNamespace(title="linf 0.1", attacks={"pgd": PGD(), "aware": attack})
-        assert declared(claim, {}, True).verdict == verdict
+        threat_model: Any = SimpleNamespace(title="linf 0.1", attacks={"pgd": PGD(), "aware": attack})
+        assert declared(threat_model, {}, True).verdict == verdict

@@ -11,7 +11,7 @@ from victims import BatchNormNet, Linear, at_distance, fewest
 from adversarial_lightning.attacks.boundary import Boundary
 from adversarial_lightning.attacks.compose import WorstOf, scale_eps, threat
 from adversarial_lightning.attacks.core.base import Attack
-from adversarial_lightning.attacks.core.decisions import Decisions, Majority, begin, squares
+from adversarial_lightning.attacks.core.decisions import Decisions, Majority, find_start, squares
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, distance, distances
 from adversarial_lightning.attacks.hop_skip_jump import HopSkipJump
@@ -196,7 +196,7 @@ def test_varied_starts_reach_more_classes_than_noise() -> None:
     for start, found in (("uniform", False), ("varied", True)):
         settings = {"distance": NORMS["l2"].distance, "targeted": False, "queries": 99}
         ask = Decisions(Coarse(), x, torch.zeros(4, dtype=torch.long), keyed(4), **settings)  # type: ignore[arg-type]
-        assert (begin(ask, keyed(4), 40, start) == found).all()  # type: ignore[arg-type]
+        assert (find_start(ask, keyed(4), 40, start) == found).all()  # type: ignore[arg-type]
     z = squares(x, keyed(4), 4)
     assert set(z.unique().tolist()) == {0.0, 1.0} and torch.equal(z[..., :4, :4], z[..., :1, :1].expand(4, 1, 4, 4))
 

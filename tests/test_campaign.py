@@ -1,4 +1,4 @@
-"""How a campaign is run: modes, the defender's draws, what is invalid, forecasts, costs, and how work is shared out."""
+"""How a campaign is run: modes, the defender's draws, what is invalid, costs, and how work is shared out."""
 
 import json
 import math
@@ -27,15 +27,14 @@ from adversarial_lightning.datamodules.images import TensorImages
 from adversarial_lightning.defenses import Purified, Purifier, RandomQuantizer
 from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.campaign import ledger
-from adversarial_lightning.evaluation.campaign.launch import Place, place
-from adversarial_lightning.evaluation.campaign.ledger import Ledger, efforts
+from adversarial_lightning.evaluation.campaign.launch import Rank, find_rank
+from adversarial_lightning.evaluation.campaign.ledger import Ledger, run_costs
 from adversarial_lightning.evaluation.campaign.merge import merge
-from adversarial_lightning.evaluation.campaign.progress import Bars, duration
-from adversarial_lightning.evaluation.campaign.resources import Meter
+from adversarial_lightning.evaluation.campaign.resources import ResourceMeter
 from adversarial_lightning.evaluation.campaign.sample_status import Mode
-from adversarial_lightning.evaluation.outcomes.outcome import gives_probabilities
 from adversarial_lightning.evaluation.outcomes.statistics import cost, over_draws, sweeps, wilson
-from adversarial_lightning.evaluation.outcomes.types import Effort
+from adversarial_lightning.evaluation.outcomes.types import RunCost
+from adversarial_lightning.networks.eval_mode import returns_probabilities
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +69,7 @@ def finished(folder: Path, model: nn.Module, mode: Mode, draws: int, world: int 
     data = Digits(size=8).dataset("test")
     c = Campaign(MIXED, data, 60, 0, folder, "test", mode, draws)
     for rank in range(world):
-        run_campaign(c, model, Place(rank, world, run="a"), batch_size=batch_size)
+        run_campaign(c, model, Rank(rank, world, run="a"), batch_size=batch_size)
     return c
 
 
@@ -78,9 +77,6 @@ def finished(folder: Path, model: nn.Module, mode: Mode, draws: int, world: int 
 @pytest.mark.parametrize("draws", [1, 3])
 def test_both_modes_have_the_same_worst_case(kind: str, draws: int, tmp_path: Path, monkeypatch: Any) -> None:
     """And mode worst_case sees fewer: for each attack what no earlier one of its norm and radius has felled."""
-    monkeypatch.setattr(
-        "adversarial_lightning.evaluation.campaign.worker._MANY", 0
-    )  # the forecast's first batches go through the cascade too
     model = MODELS[kind]()
     full, short = (finished(tmp_path / mode, model, mode, draws) for mode in ("full", "worst_case"))
     a, b = merge(full), merge(short)
@@ -187,7 +183,7 @@ def test_draws_out_of_range(draws: int, tmp_path: Path) -> None:
 def test_most_draws_fit_into_the_ledger(tmp_path: Path) -> None:
     c = Campaign({"a": Shift(0.0)}, gray(3), 3, 0, tmp_path, "test", draws=62)
     run_campaign(c, Purified(Threshold(), Coin(0.0)))
-    assert c.table(c.units("a")[0])["draws"].tolist() == [2**62 - 1] * 3
+    assert c.table(c.runs("a")[0])["draws"].tolist() == [2**62 - 1] * 3
     assert merge(c)["worst_case"][0]["draws"] == {"n": 62, "mean": 1, "interval": [1, 1], "vote": 1, "worst": 1}
 
 
@@ -263,14 +259,13 @@ def test_probabilities_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture
     for name, model in (("p", Softmax(trained())), ("z", trained())):
         c = campaign(tmp_path / name, 20, {"a": FGSM(eps=0.1)})
         for _ in range(2):  # the second time nothing is left to look at
-            run_campaign(c, model, Place(run=name), batch_size=8)
+            run_campaign(c, model, Rank(run=name), batch_size=8)
         noted = [text for text in merge(c)["warnings"] if "probabilities" in text]
         assert len(noted) == (name == "p")
         assert ("probabilities" in capsys.readouterr().err) == (name == "p")
-    noise = Noise.keyed(0, torch.arange(3))
     log_p = nn.Sequential(trained(), nn.LogSoftmax(1))
     x = Digits(size=8).dataset("test").__getitems__([0, 1, 2])[0]
-    assert not gives_probabilities(log_p, x, noise)  # log-probabilities are logits
+    assert not returns_probabilities(log_p, x)  # log-probabilities are logits
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -312,25 +307,19 @@ def test_sweeps_join_one_attack_at_several_radii() -> None:
 
 
 def test_costs_of_several_runs() -> None:
-    """The slowest process of each run counts; the forecast is set against the first run that kept to it."""
+    """The slowest process of each run counts."""
     spent = [
-        Effort("a", 0, 2, forecast=50.0, seconds=3.0, peak_memory=7),
-        Effort("b", 0, 2, forecast=40.0, seconds=42.0, done=True, peak_memory=9, energy=2.0),
-        Effort("a", 1, 2, seconds=5.0),
-        Effort("b", 1, 2, forecast=44.0, seconds=41.0, done=True, energy=1.5),
-        Effort("b", 0, 1, seconds=1.0, done=True),  # b was started again under its old name
+        RunCost("a", 0, 2, seconds=3.0, peak_memory=7),
+        RunCost("b", 0, 2, seconds=42.0, done=True, peak_memory=9, energy=2.0),
+        RunCost("a", 1, 2, seconds=5.0),
+        RunCost("b", 1, 2, seconds=41.0, done=True, energy=1.5),
+        RunCost("b", 0, 1, seconds=1.0, done=True),  # b was started again under its old name
     ]
-    assert cost(spent) == {
-        **{"wall_seconds": 48, "processes": 1, "peak_memory": 9, "energy": 3.5},
-        "forecast": {
-            **{"seconds": 44, "actual_seconds": 42, "processes": 2},
-            "how": "timed on the first batch of every attack",
-        },
-    }
-    assert cost([])["forecast"] is None
+    assert cost(spent) == {"wall_seconds": 48, "processes": 1, "peak_memory": 9, "energy": 3.5}
+    assert cost([]) == {"wall_seconds": 0, "processes": 0, "peak_memory": 0, "energy": None}
 
 
-# --- forecasts and costs ----------------------------------------------------------------------------------------------
+# --- costs -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -345,41 +334,14 @@ class Ticking(Shift):
         return super().perturb(model, x, y, noise)
 
 
-# mode, n -> seconds foretold; batches of 10
-FORECASTS: dict[str, tuple[Mode, int, float | None]] = {
-    "full": ("full", 100, 10 * 1 + 10 * 5 + 3 * 10 * 2),
-    "one batch": ("full", 10, None),
-    "cascade": ("worst_case", 160, 16 * 1 + 16 * 5 + 3 * 16 * 2),
-    "a short cascade": ("worst_case", 150, None),
-}
-
-
-@pytest.mark.parametrize("case", FORECASTS)
-def test_the_forecast_comes_true(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock that only attacks move, the first batch of every attack tells how long all will take."""
-    mode, n, expected = FORECASTS[case]
-    monkeypatch.setattr("time.perf_counter", lambda: Ticking.now[0])
-    suite: dict[str, Attack] = {"a": Ticking(ticks=1), "b": Ticking(ticks=5), "c": Restarts(Ticking(ticks=2), n=3)}
-    told: list[float] = []
-    c = Campaign(suite, gray(n), n, 0, tmp_path, "test", mode)
-    run_campaign(c, Threshold(), batch_size=10, foretell=told.append)
-    forecast = merge(c)["cost"]["forecast"]
-    if expected is None:
-        assert told == [] if n > 10 else True
-        assert forecast is None or n <= 10
-    else:
-        assert told == pytest.approx([expected])
-        assert forecast["seconds"] == forecast["actual_seconds"] == pytest.approx(expected)
-
-
-def test_a_forecast_repeats_nothing(tmp_path: Path) -> None:
-    """Resumed in the middle of a run of restarts it foretells what is left, and every row is there once."""
+def test_an_interrupted_run_repeats_nothing(tmp_path: Path) -> None:
+    """Resumed in the middle of a run of restarts: every row is there once, and two runs are on record."""
 
     class Enough(Exception):
         pass
 
-    class Stops(Place):
-        def alive(self) -> None:
+    class Stops(Rank):
+        def exit_if_orphaned(self) -> None:
             seen.append(1)
             if len(seen) > 14:
                 raise Enough
@@ -387,19 +349,17 @@ def test_a_forecast_repeats_nothing(tmp_path: Path) -> None:
     seen: list[int] = []
     suite: dict[str, Attack] = {"a": Restarts(Shift(0.0), n=2), "b": Shift(0.0)}
     c = Campaign(suite, gray(40), 40, 0, tmp_path, "test")
-    told: list[float] = []
     with pytest.raises(Enough):
-        run_campaign(c, Threshold(), Stops(run="one"), batch_size=4, foretell=told.append)
-    run_campaign(c, Threshold(), Place(run="two"), batch_size=4, foretell=told.append)
-    assert len(told) == 2
-    assert [len(c.table(unit)["index"]) for name in suite for unit in c.units(name)] == [40, 40, 40]
-    spent = efforts(tmp_path, identity="test")
+        run_campaign(c, Threshold(), Stops(run="one"), batch_size=4)
+    run_campaign(c, Threshold(), Rank(run="two"), batch_size=4)
+    assert [len(c.table(run)["index"]) for name in suite for run in c.runs(name)] == [40, 40, 40]
+    spent = run_costs(tmp_path, identity="test")
     assert [(e.run, bool(e.done)) for e in spent] == [("one", False), ("two", True)]
     assert [e.batches for e in spent] == [14, 26]
 
 
 def test_a_meter_knows_memory_and_time() -> None:
-    meter = Meter(torch.device("cpu"))
+    meter = ResourceMeter(torch.device("cpu"))
     since = meter.lap()
     assert 0 <= since <= meter.seconds and meter.peak_memory > 2**24 and meter.energy is None
 
@@ -418,33 +378,8 @@ def test_code_that_changes_between_runs_is_worth_a_warning(tmp_path: Path, monke
     c = campaign(tmp_path, 6)
     for rank, digest in ((0, "one"), (1, "two")):
         monkeypatch.setattr("adversarial_lightning.evaluation.campaign.worker.code", lambda digest=digest: digest)
-        run_campaign(c, trained(), Place(rank, 2, run=digest))
+        run_campaign(c, trained(), Rank(rank, 2, run=digest))
     assert any("changed between the runs" in text for text in merge(c)["warnings"])
-
-
-DURATIONS = {0.4: "0 s", 59: "59 s", 99: "99 s", 100: "2 min", 2460: "41 min", 5999: "1 h 40 min", 9000: "2 h 30 min"}
-
-
-def test_the_forecast_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {seconds: duration(seconds) for seconds in DURATIONS} == DURATIONS
-    Bars({"clean": 1}, 5).foretell(2460)
-    Bars({"clean": 1}, 5, processes=8).foretell(2460)
-    Bars({"clean": 1}, 5, quiet=True).foretell(2460)
-    one, eight = capsys.readouterr().err.splitlines()
-    assert one == "about 41 min on 1 process, timed on the first batch of every attack" and "on 8 processes" in eight
-
-
-def test_evaluate_foretells_and_compares(tmp_path: Path, handler: None, capsys: pytest.CaptureFixture[str]) -> None:
-    save(tmp_path / "a.ckpt")
-    (tmp_path / "s.yaml").write_text("a: {class_path: PGD, init_args: {eps: 0.05, steps: 4}}")
-    words = {"checkpoint": "a.ckpt", "suite": "s.yaml", "output": "out"}
-    argv = [f"--{name}={tmp_path / value}" for name, value in words.items()]
-    assert (
-        evaluate.main([*argv, "--limit=40", "--batch_size=8", "--accelerator=cpu", "--audit=none", "--mode=full"]) == 0
-    )
-    assert "on 1 process, timed on the first batch of every attack" in capsys.readouterr().err
-    results = json.loads((tmp_path / "out/results.json").read_text())
-    assert results["cost"]["forecast"]["actual_seconds"] > 0 and results["mode"] == "full"
 
 
 @pytest.fixture
@@ -471,7 +406,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         patch.setattr(Ledger, "__init__", small)
         with pytest.raises(OSError, match=r"rank0\.sqlite cannot be used: database or disk is full.*safe; run again"):
             run_campaign(cut, trained(), batch_size=8)
-    kept = len(cut.table(cut.units("clean")[0])["index"])
+    kept = len(cut.table(cut.runs("clean")[0])["index"])
     assert kept == 40
     run_campaign(cut, trained(), batch_size=8)
     assert numbers(merge(cut)) == numbers(merge(whole))
@@ -502,7 +437,7 @@ def test_ledgers_and_folders_of_another_version_are_refused(
         old.execute("CREATE TABLE campaign (identity TEXT)")
         old.execute("CREATE TABLE outcomes (attack TEXT, restart INTEGER, sample INTEGER)")
     old.close()
-    for use in (lambda: run_campaign(c, trained()), lambda: merge(c), lambda: efforts(c.folder, identity="test")):
+    for use in (lambda: run_campaign(c, trained()), lambda: merge(c), lambda: run_costs(c.folder, identity="test")):
         with pytest.raises(
             ValueError, match=r"rank0\.sqlite was written by another version .* choose another --output"
         ):
@@ -533,7 +468,7 @@ NEVER = math.inf
 
 
 def attacked(c: Campaign) -> int:
-    return sum(len(c.table(unit)["index"]) for name in c.suite for unit in c.units(name))
+    return sum(len(c.table(run)["index"]) for name in c.suite for run in c.runs(name))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -553,13 +488,13 @@ def test_three_kills_lose_one_batch_each_at_most(tmp_path: Path, monkeypatch: py
             pid = os.fork()
             if not pid:
                 with suppress(BaseException):
-                    run_campaign(killed, model, Place(rank, world, run=str(attempt)), batch_size=6)
+                    run_campaign(killed, model, Rank(rank, world, run=str(attempt)), batch_size=6)
                 os._exit(0)
             pids.append(pid)
         deadline = time.monotonic() + 60
         left = set(pids)
         while left and time.monotonic() < deadline:
-            looked = len(killed.table(killed.units("clean")[0])["index"]) == 120
+            looked = len(killed.table(killed.runs("clean")[0])["index"]) == 120
             if looked and attacked(killed) >= share * total:
                 for pid in left if attempt == 1 else {min(left)}:  # all of the processes, or one
                     os.kill(pid, signal.SIGKILL)
@@ -568,7 +503,7 @@ def test_three_kills_lose_one_batch_each_at_most(tmp_path: Path, monkeypatch: py
             time.sleep(0.002)
         assert not left
         begun = (tmp_path / "log").read_text().split()
-        recorded = {e.rank: e.batches for e in efforts(killed.folder, identity="test") if e.run == str(attempt)}
+        recorded = {e.rank: e.batches for e in run_costs(killed.folder, identity="test") if e.run == str(attempt)}
         for rank, pid in enumerate(pids):
             clean = 0 if attempt else 10  # batches without an attack
             assert 0 <= begun.count(str(pid)) - (recorded.get(rank, clean) - clean) <= 1
@@ -613,7 +548,7 @@ def test_imagenet_on_four_nodes_is_shared_out_within_two_percent(tmp_path: Path)
     shares, seconds = [], []
     for rank in range(8):
         slurm = {"SLURM_PROCID": rank, "SLURM_NTASKS": 8, "SLURM_LOCALID": rank % 2, "SLURM_STEP_ID": 0}
-        here = place({name: str(value) for name, value in slurm.items()})
+        here = find_rank({name: str(value) for name, value in slurm.items()})
         assert (here.rank, here.world, here.local) == (rank, 8, rank % 2)
         model = Priced()
         run_campaign(c, model, here, batch_size=100)

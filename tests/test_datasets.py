@@ -33,7 +33,7 @@ from adversarial_lightning.datamodules import (
     ImageFolder,
     ImageNet,
     TinyImageNet,
-    twins,
+    synthetic_copies,
 )
 from adversarial_lightning.datamodules import cache as cache_module
 from adversarial_lightning.datamodules.augment import crop_and_flip, draws
@@ -223,8 +223,8 @@ def test_random_parts_follow_the_epoch_also_in_workers(workers: int) -> None:
 
 def test_cifar_is_torchvisions(tmp_path: Path) -> None:
     for kind, theirs, write in (
-        (CIFAR10, datasets.CIFAR10, twins.cifar10),
-        (CIFAR100, datasets.CIFAR100, twins.cifar100),
+        (CIFAR10, datasets.CIFAR10, synthetic_copies.cifar10),
+        (CIFAR100, datasets.CIFAR100, synthetic_copies.cifar100),
     ):
         write(tmp_path)
         lists = {name: [(n, None) for n, _ in getattr(theirs, name)] for name in ("train_list", "test_list")}
@@ -237,7 +237,7 @@ def test_cifar_is_torchvisions(tmp_path: Path) -> None:
 
 
 def test_stl10_is_torchvisions_and_folds_name_the_same_images(tmp_path: Path) -> None:
-    twins.stl10(tmp_path)
+    synthetic_copies.stl10(tmp_path)
     lists = {"train_list": [(n, None) for n, _ in datasets.STL10.train_list[:2]]}
     lists["test_list"] = [(n, None) for n, _ in datasets.STL10.test_list]
     unchecked = type("Unchecked", (datasets.STL10,), lists)
@@ -251,7 +251,7 @@ def test_stl10_is_torchvisions_and_folds_name_the_same_images(tmp_path: Path) ->
 
 
 def test_tiny_imagenet_labels_are_torchvisions(tmp_path: Path) -> None:
-    twins.tiny_imagenet(tmp_path)
+    synthetic_copies.tiny_imagenet(tmp_path)
     inside = tmp_path / "tiny-imagenet-200"
     wnid = "n00000007"
     shutil.copy(
@@ -279,7 +279,7 @@ def test_tiny_imagenet_labels_are_torchvisions(tmp_path: Path) -> None:
 def test_imagenet_labels_are_official_whatever_is_there(tmp_path: Path) -> None:
     official = wnids()
     assert len(official) == 1000 and official == sorted(official) and official[0] == "n01440764"
-    twins.class_folders(tmp_path, {"val": 2}, [official[998], official[7]], 40)
+    synthetic_copies.class_folders(tmp_path, {"val": 2}, [official[998], official[7]], 40)
     dm = ImageNet(root=str(tmp_path), image_size=32, resized=36, workers=0)
     test = dm.dataset("test")
     assert test.labels.tolist() == [7, 998, 7, 998]
@@ -345,7 +345,7 @@ def test_imagenet_subsets(tmp_path: Path) -> None:
 
 
 def test_nips2017_counts_classes_from_one(tmp_path: Path) -> None:
-    twins.nips2017(tmp_path)
+    synthetic_copies.nips2017(tmp_path)
     test = made(NIPS2017).dataset("test")
     with open(tmp_path / "images.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -370,7 +370,7 @@ def test_nips2017_counts_classes_from_one(tmp_path: Path) -> None:
 
 
 def test_the_cache_is_the_decoded_images_bit_for_bit(tmp_path: Path) -> None:
-    twins.image_folder(tmp_path / "data", 4, 24)
+    synthetic_copies.image_folder(tmp_path / "data", 4, 24)
     decoded = [
         ImageFolder(str(tmp_path / "data"), image_size=24, val_size=5).source(part) for part in ("train", "test")
     ]
@@ -416,7 +416,7 @@ def test_a_cut_cache_is_made_anew_and_several_processes_decode_once(tmp_path: Pa
 
 def test_a_cache_that_cannot_be_written_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-    twins.image_folder(tmp_path / "data", 4, 24)
+    synthetic_copies.image_folder(tmp_path / "data", 4, 24)
     closed: list[Path] = []
     real = cache_module.tempfile.TemporaryFile
 
@@ -502,7 +502,7 @@ def damage(root: Path, what: str) -> None:
     ],
 )
 def test_damaged_tiny_imagenets_name_the_file(what: str, message: str | None, tmp_path: Path) -> None:
-    twins.tiny_imagenet(tmp_path)
+    synthetic_copies.tiny_imagenet(tmp_path)
     damage(tmp_path, what)
     dm = TinyImageNet(root=str(tmp_path))
     if message is None:
@@ -519,7 +519,7 @@ def test_missing_and_foreign_cifar(tmp_path: Path) -> None:
     ) as e:
         CIFAR10(root=str(tmp_path)).dataset("test")
     assert str(tmp_path) in str(e.value)
-    twins.cifar10(tmp_path)
+    synthetic_copies.cifar10(tmp_path)
     with pytest.raises(ValueError, match=r"batches\.meta is damaged, or not the published file of CIFAR10 \(md5"):
         CIFAR10(root=str(tmp_path)).dataset("test")
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").unlink()
@@ -532,7 +532,7 @@ def test_missing_and_foreign_cifar(tmp_path: Path) -> None:
 
 
 def test_archives_packed_as_published_are_read(tmp_path: Path) -> None:
-    twins.tiny_imagenet(tmp_path / "folder")
+    synthetic_copies.tiny_imagenet(tmp_path / "folder")
     with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as packed:
         for path in sorted((tmp_path / "folder").rglob("*")):
             packed.write(path, path.relative_to(tmp_path / "folder"))

@@ -6,7 +6,7 @@ from torch import nn
 from victims import Linear, at_distance
 
 from adversarial_lightning import defenses
-from adversarial_lightning.attacks import PGD, Noise, drawing
+from adversarial_lightning.attacks import PGD, Noise, noise_for
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.checkpoints.spec import catalogue
@@ -24,7 +24,7 @@ from adversarial_lightning.defenses import (
     RandomQuantizer,
     TVBregman,
     TVChambolle,
-    obligations,
+    required_adaptations,
 )
 from adversarial_lightning.networks import ConvAutoencoder, Denoiser
 
@@ -63,15 +63,15 @@ def test_the_table_holds_every_purifier() -> None:
 @pytest.mark.parametrize("purifier", PURIFIERS, ids=lambda p: f"{type(p).__name__}")
 def test_images_stay_images_and_streams_belong_to_the_sample(purifier: Purifier) -> None:
     x, index = torch.rand(6, 3, 8, 8), torch.arange(6)
-    with drawing(purifier, Noise.keyed(0, index)):
+    with noise_for(purifier, Noise.keyed(0, index)):
         z = purifier(x)
     assert z.shape == x.shape and z.min() >= 0 and z.max() <= 1 and not torch.equal(z, x)
     rows = torch.tensor([4, 1])
-    with drawing(purifier, Noise.keyed(0, index[rows])):
+    with noise_for(purifier, Noise.keyed(0, index[rows])):
         rounding = 1e-5 if isinstance(purifier, RIDE) else 0.0  # of a grouped convolution depends on the batch
         assert torch.allclose(purifier(x[rows]), z[rows], rtol=0, atol=rounding)
     assert purifier.noise is None
-    with drawing(purifier, Noise.keyed(1, index)):
+    with noise_for(purifier, Noise.keyed(1, index)):
         assert torch.equal(purifier(x), z) == (not purifier.stochastic)
     assert torch.equal(purifier(x), purifier(x)) == (not purifier.stochastic)  # nobody set a stream: fresh draws
 
@@ -95,9 +95,9 @@ def test_a_differentiable_purifier_is_differentiated() -> None:
 
 def test_defenses_compose_and_declare() -> None:
     model = Purified(Purified(Linear((1, 6, 6)), MeanFilter()), RandomQuantizer())
-    assert obligations(model) == {"bpda": True, "eot": True}
-    assert obligations(model.classifier) == {"bpda": False, "eot": False}
-    assert obligations(nn.Identity()) == {"bpda": False, "eot": False}
+    assert required_adaptations(model) == {"bpda": True, "eot": True}
+    assert required_adaptations(model.classifier) == {"bpda": False, "eot": False}
+    assert required_adaptations(nn.Identity()) == {"bpda": False, "eot": False}
 
 
 def test_attacker_draws_are_not_the_defenders() -> None:
@@ -111,12 +111,12 @@ def test_attacker_draws_are_not_the_defenders() -> None:
 
     model, index = Purified(Linear((1, 6, 6)), Spy()), torch.arange(3)
     x, y = torch.rand(3, 1, 6, 6), torch.tensor([0, 1, 0])
-    defender = Noise.keyed(0, index).fork("defender")
-    with drawing(model, defender):
+    defender_noise = Noise.keyed(0, index).fork("defender")
+    with noise_for(model, defender_noise):
         PGD(eps=0.1, steps=2)(model, x, y, Noise.keyed(0, index).fork("attacker"))
-        assert len(seen) == 2 and not any(torch.equal(key, defender.key) for key in seen)
+        assert len(seen) == 2 and not any(torch.equal(key, defender_noise.key) for key in seen)
         model(x)
-    assert torch.equal(seen[-1], defender.key)
+    assert torch.equal(seen[-1], defender_noise.key)
 
 
 def test_bpda_attack_breaks_the_quantizer() -> None:
@@ -125,10 +125,10 @@ def test_bpda_attack_breaks_the_quantizer() -> None:
     x, y = at_distance(inner, "linf", 0.05, 8)
     model = Purified(inner, RandomQuantizer(levels=256, std=0.01))
     noise = Noise.keyed(0, torch.arange(8))
-    with drawing(model, noise.fork("defender")):
+    with noise_for(model, noise.fork("defender")):
         assert (model(x).argmax(1) == y).all()
     z = PGD(eps=0.1, steps=10, eot_samples=4)(model, x, y, noise.fork("attacker"))
-    with drawing(model, noise.fork("defender")):
+    with noise_for(model, noise.fork("defender")):
         assert (model(z).argmax(1) != y).all()
 
 

@@ -24,15 +24,15 @@ from adversarial_lightning.datamodules.images import TensorImages
 from adversarial_lightning.detectors import (
     LID,
     Detector,
+    DetectorGuardedModel,
     ERDetector,
     FittedDetector,
-    Guarded,
     KernelDensity,
     MaxProbability,
     ReconstructionError,
     ScoreNorm,
+    calibration_split,
     fit,
-    set_one,
 )
 from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.campaign.merge import merge
@@ -67,7 +67,7 @@ class Brightness(Detector):
 
 def fitted(detector: FittedDetector) -> FittedDetector:
     data = Digits(size=8)
-    fit(detector, data.dataset("train"), set_one(data.dataset("test")), FGSM(eps=0.2))
+    fit(detector, data.dataset("train"), calibration_split(data.dataset("test")), FGSM(eps=0.2))
     return detector
 
 
@@ -236,8 +236,8 @@ def test_account_by_hand() -> None:
 
 def test_scores_are_recorded_and_bad_ones_are_infinite() -> None:
     x = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
-    model = Guarded(Threshold(), Brightness(broken_above=0.5))
-    outcomes = evaluate_batch(
+    model = DetectorGuardedModel(Threshold(), Brightness(broken_above=0.5))
+    outcomes, _ = evaluate_batch(
         model, None, x, torch.tensor([0, 1]), torch.arange(2), seed=0, name="clean", detector=model.detector
     )
     assert [o.score for o in outcomes] == [0.25, INF]
@@ -255,11 +255,11 @@ def test_every_run_sees_every_sample_and_mode_worst_case_is_refused(tmp_path: Pa
     suite: dict[str, Attack] = {"a": Restarts(PGD(eps=0.3, steps=3), n=3), "b": FGSM(eps=0.3)}
     data = Digits(size=8).dataset("test")
     c = Campaign(suite, data, 20, 0, tmp_path, "test", scored=True)
-    model = Guarded(trained(), MaxProbability(trained()))
+    model = DetectorGuardedModel(trained(), MaxProbability(trained()))
     calibration(tmp_path, lambda: np.linspace(0, 1, 50), {"detector": None, "aimed_fpr": 0.05})
     seen: list[tuple[str, int]] = []
-    run_campaign(c, model, tell=lambda name, done, fallen: seen.append((name, done)))
-    counts = [len(c.table(unit)["index"]) for name in suite for unit in c.units(name)]
+    run_campaign(c, model, on_progress=lambda name, done, fallen: seen.append((name, done)))
+    counts = [len(c.table(run)["index"]) for name in suite for run in c.runs(name)]
     assert len(set(counts)) == 1 and counts[0] > 10
     assert sum(done for name, done in seen if name == "a") == 60
     results = merge(c)
@@ -282,7 +282,7 @@ def test_a_point_outside_the_ball_gets_past_nobody(tmp_path: Path) -> None:
     data = TensorImages(torch.full((4, 1, 2, 2), 0.45), torch.zeros(4, dtype=torch.long))
     c = Campaign({"far": Shift(0.3, eps=0.1)}, data, 4, 0, tmp_path, "test", scored=True)
     calibration(tmp_path, lambda: np.zeros(9), {"detector": None, "aimed_fpr": 0.05})
-    run_campaign(c, Guarded(Threshold(), Brightness()))
+    run_campaign(c, DetectorGuardedModel(Threshold(), Brightness()))
     entry = merge(c)["attacks"][0]["detection"]
     assert entry["auroc"] is None and entry["levels"][0]["malade"]["robust"] == 1
 

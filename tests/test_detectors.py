@@ -17,31 +17,31 @@ from test_detection import Brightness
 from test_evaluation import Threshold
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, drawing
+from adversarial_lightning.attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, noise_for
 from adversarial_lightning.cli import evaluate, fit_detector, main
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.datamodules.images import TensorImages
 from adversarial_lightning.detectors import (
     LID,
     Detector,
+    DetectorGuardedModel,
     ERDetector,
     FittedDetector,
-    Guarded,
     KernelDensity,
+    calibration_split,
     fit,
-    set_one,
-    set_two,
+    test_split,
 )
 from adversarial_lightning.detectors.density import ClassDensities, choose_sigma, log_density
 from adversarial_lightning.detectors.fitting import features, versions_of
 from adversarial_lightning.detectors.kernel_density import dropping
 from adversarial_lightning.detectors.lid import local_dimension
-from adversarial_lightning.detectors.noisy import noisy_twins
+from adversarial_lightning.detectors.noisy import noisy_copies
 from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.campaign.merge import merge
 from adversarial_lightning.evaluation.outcomes.detection import auroc, calibration
 from adversarial_lightning.networks import ERNet
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.networks.features import bends
 
 YES, NO = True, False
@@ -95,7 +95,7 @@ def fitted(net: nn.Module) -> dict[str, FittedDetector]:
     data, found = Digits(size=8), {}
     for name, make in MAKE.items():
         found[name] = make(net)
-        fit(found[name], data.dataset("train"), set_one(data.dataset("test")), FGSM(eps=0.2))
+        fit(found[name], data.dataset("train"), calibration_split(data.dataset("test")), FGSM(eps=0.2))
     return found
 
 
@@ -104,7 +104,7 @@ def images(n: int = 8) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def score(detector: Detector, x: Tensor, index: Tensor) -> Tensor:
-    with guard(detector), torch.no_grad(), drawing(detector, Noise.keyed(0, index)):
+    with frozen_eval(detector), torch.no_grad(), noise_for(detector, Noise.keyed(0, index)):
         return detector.score(x)
 
 
@@ -190,8 +190,11 @@ def codes_of(*shape: int) -> Tensor:
         (lambda: LID(Tiny()).fit_reference(range(5)), "need 500 images, not 5"),
         (lambda: LID(Tiny()).score(torch.rand(1, 1, 8, 8)), "is not fitted"),
         (lambda: ERDetector(Tiny(), fitted="nowhere"), "no fitted detector nowhere"),
-        (lambda: set_one(range(2)), "leaves set I or set II empty"),
-        (lambda: set_two(TensorImages(torch.rand(2, 1, 2, 2), torch.zeros(2)), frozenset([0, 1])), "all 2 test images"),
+        (lambda: calibration_split(range(2)), "leaves set I or set II empty"),
+        (
+            lambda: test_split(TensorImages(torch.rand(2, 1, 2, 2), torch.zeros(2)), frozenset([0, 1])),
+            "all 2 test images",
+        ),
         (lambda: Joint([]), "at least one attack"),
     ],
 )
@@ -227,9 +230,9 @@ def test_lid_of_uniform_cubes(d: int, n: int) -> None:
 
 
 def test_lid_of_ties_and_duplicates_is_finite() -> None:
-    ties, twins = torch.ones(1, 30), torch.cat([torch.zeros(1, 5), torch.rand(1, 25)], 1)
+    ties, copies = torch.ones(1, 30), torch.cat([torch.zeros(1, 5), torch.rand(1, 25)], 1)
     assert local_dimension(ties, 20).tolist() == [1e3]
-    assert 0 < float(local_dimension(twins, 20)) < 1e3
+    assert 0 < float(local_dimension(copies, 20)) < 1e3
     assert local_dimension(torch.zeros(1, 30), 20).tolist() == [1e3]
 
 
@@ -263,7 +266,7 @@ def test_gradients_are_those_of_finite_differences(name: str, net: nn.Module, tm
     """In float64, through classifier, codes and regression."""
     data = Digits(size=8)
     detector = MAKE[name](net)
-    fit(detector, data.dataset("train"), set_one(data.dataset("test")), FGSM(eps=0.2))
+    fit(detector, data.dataset("train"), calibration_split(data.dataset("test")), FGSM(eps=0.2))
     state = {n: t.clone() for n, t in net.state_dict().items()}
     try:
         detector.double()
@@ -272,7 +275,7 @@ def test_gradients_are_those_of_finite_differences(name: str, net: nn.Module, tm
         direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
         def at(z: Tensor) -> Tensor:
-            with guard(detector), drawing(detector, Noise.keyed(0, index)):
+            with frozen_eval(detector), noise_for(detector, Noise.keyed(0, index)):
                 return detector.score(z)
 
         z = x.clone().requires_grad_()
@@ -419,19 +422,19 @@ def test_auroc_of_what_is_fitted_on_shifted_normals(shift: float, net: nn.Module
 
 def test_set_one_is_a_fifth_whatever_the_detector_and_set_two_the_rest(fitted: dict[str, FittedDetector]) -> None:
     test = Digits(size=8).dataset("test")
-    one = set_one(test)
+    one = calibration_split(test)
     seen = frozenset(one.indices.tolist())
-    two = set_two(test, seen)
+    two = test_split(test, seen)
     assert len(one) == 72 and len(two) == 288 and not seen & set(two.indices.tolist())
     assert all(detector.seen == seen for detector in fitted.values())
-    assert set_one(test, seed=1).indices.tolist() != one.indices.tolist()
+    assert calibration_split(test, seed=1).indices.tolist() != one.indices.tolist()
 
 
 def test_set_two_is_not_looked_at(net: nn.Module) -> None:
     """Other images there, the same weights."""
     data = Digits(size=8)
     test, train = data.dataset("test"), data.dataset("train")
-    seen = set_one(test).indices
+    seen = calibration_split(test).indices
     pixels = test.pixels.clone()  # type: ignore[attr-defined]
     others = torch.ones(len(pixels), dtype=torch.bool).index_fill(0, seen, NO)
     pixels[others] = torch.rand(int(others.sum()), 1, 8, 8)
@@ -439,7 +442,7 @@ def test_set_two_is_not_looked_at(net: nn.Module) -> None:
     weights = []
     for images_ in (test, changed.select(test.indices)):
         detector = KernelDensity(net, h=1.0)
-        fit(detector, train, set_one(images_), FGSM(eps=0.2))
+        fit(detector, train, calibration_split(images_), FGSM(eps=0.2))
         weights.append([*detector.weight.tolist(), *detector.mean.tolist()])
     assert weights[0] == weights[1]
 
@@ -459,7 +462,7 @@ def test_a_set_that_teaches_nothing_is_refused(clean: Tensor, adversarial: Tenso
 
 def test_what_lies_outside_the_ball_was_not_found(net: nn.Module) -> None:
     """Nor does it make the noise longer."""
-    one = set_one(Digits(size=8).dataset("test"))
+    one = calibration_split(Digits(size=8).dataset("test"))
     search = FMN(norm="l2", steps=20)
     x, _, z, found, _, _ = versions_of(net, one, search, seed=0, batch_size=50)
     lengths = (z - x).flatten(1).norm(dim=1)
@@ -474,12 +477,12 @@ def test_what_lies_outside_the_ball_was_not_found(net: nn.Module) -> None:
 def test_noise_is_as_long_as_the_attack(norm: str) -> None:
     x = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()  # where clipping bites
     z = (x + 0.3 * (0.5 - x).sign()).clamp(0, 1)
-    y, std = noisy_twins(x, z, Noise.keyed(0, torch.arange(200)), norm)
+    y, std = noisy_copies(x, z, Noise.keyed(0, torch.arange(200)), norm)
     lengths = [float((v - x).flatten(1).norm(dim=1).mean()) for v in (y, z)]
     assert lengths[0] == pytest.approx(lengths[1], rel=0.01) and std > 0.3 and y.min() >= 0 and y.max() <= 1
-    same, none = noisy_twins(x, x, Noise.keyed(0, torch.arange(200)), norm)
+    same, none = noisy_copies(x, x, Noise.keyed(0, torch.arange(200)), norm)
     assert torch.equal(same, x) and none == 0
-    assert noisy_twins(x[:0], x[:0], Noise.keyed(0, torch.arange(0)), norm)[1] == 0
+    assert noisy_copies(x[:0], x[:0], Noise.keyed(0, torch.arange(0)), norm)[1] == 0
 
 
 def test_noise_of_an_l0_attack_sets_as_many_pixels() -> None:
@@ -487,7 +490,7 @@ def test_noise_of_an_l0_attack_sets_as_many_pixels() -> None:
     z = x.clone()
     for row, count in enumerate((0, 3, 10)):
         z[row].view(-1)[:count] = 0.0
-    y, mean = noisy_twins(x, z, Noise.keyed(0, torch.arange(3)), "l0")
+    y, mean = noisy_copies(x, z, Noise.keyed(0, torch.arange(3)), "l0")
     assert (y == 1).flatten(1).sum(1).tolist() == [0, 3, 10] and mean == pytest.approx(13 / 3)
 
 
@@ -508,7 +511,7 @@ def test_an_evaluation_warns_of_scores_that_are_no_numbers(tmp_path: Path) -> No
     data = TensorImages(torch.full((4, 1, 2, 2), 0.45), torch.zeros(4, dtype=torch.long))
     c = Campaign({"fgsm": FGSM(eps=0.2)}, data, 4, 0, tmp_path, "test", scored=True)
     calibration(tmp_path, lambda: np.zeros(9), {"detector": None, "aimed_fpr": 0.05, "own_theta": 0.5})
-    run_campaign(c, Guarded(Threshold(), Brightness(broken_above=0.6)))
+    run_campaign(c, DetectorGuardedModel(Threshold(), Brightness(broken_above=0.6)))
     results = merge(c)
     assert results["warnings"] == ["fgsm: 4 scores of the detector were not finite and count as flagged"]
     assert results["attacks"][0]["detection"]["levels"][-1]["acc_adv"] == 1
@@ -517,7 +520,7 @@ def test_an_evaluation_warns_of_scores_that_are_no_numbers(tmp_path: Path) -> No
 # --- the joint attack -------------------------------------------------------------------------------------------------
 
 
-def both(model: Guarded, z: Tensor, y: Tensor) -> Tensor:
+def both(model: DetectorGuardedModel, z: Tensor, y: Tensor) -> Tensor:
     """Where the classifier is wrong and the detector silent."""
     with torch.no_grad():
         return (model(z).argmax(1) != y) & (model.detector.score(z) < float(model.detector.theta or 0))
@@ -526,7 +529,7 @@ def both(model: Guarded, z: Tensor, y: Tensor) -> Tensor:
 def test_the_joint_attack_finds_what_its_parts_find(net: nn.Module, fitted: dict[str, FittedDetector]) -> None:
     """Never less than one of them, more than PGD, and everything in a large ball: gradients are not masked."""
     x, y, index = images(40)
-    model = Guarded(net, fitted["ER2"]).eval()
+    model = DetectorGuardedModel(net, fitted["ER2"]).eval()
     model.detector.theta = 0.0
     aware = DetectorAwarePGD(eps=0.2, steps=40, combine="selective")
     joint = Joint([PGD(eps=0.2, steps=40), aware, DetectorAwarePGD(eps=0.2, steps=20, targeted=True)], 2, n_targets=3)
@@ -541,7 +544,7 @@ def test_the_joint_attack_finds_what_its_parts_find(net: nn.Module, fitted: dict
 def test_without_a_threshold_nothing_is_unnoticed(net: nn.Module) -> None:
     x, y, _ = images(2)
     with pytest.raises(ValueError, match="theta must be given"):
-        Joint([PGD()])(Guarded(net, Brightness()), x, y)
+        Joint([PGD()])(DetectorGuardedModel(net, Brightness()), x, y)
 
 
 # --- evaluate.py ------------------------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ from small import Bare, Coded, adam, alone, digits, trainer
 from test_train import ROOT, run
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks import PGD, Noise, drawing
+from adversarial_lightning.attacks import PGD, Noise, noise_for
 from adversarial_lightning.checkpoints.load import load_network
-from adversarial_lightning.defenses import Voting, obligations
+from adversarial_lightning.defenses import Voting, required_adaptations
 from adversarial_lightning.lightning_modules import RSE, TRADES, VAECLA, ERClassifier, OneCycle, Standard
 from adversarial_lightning.lightning_modules.er_classifier import PRIORS, sliced_w1
-from adversarial_lightning.lightning_modules.trades import diverge, trades
+from adversarial_lightning.lightning_modules.trades import kl_attack, trades
 from adversarial_lightning.lightning_modules.vaecla import kl_to_standard_normal
 from adversarial_lightning.networks import ERNet, NoisyConvolutions
 from adversarial_lightning.networks.noisy import GaussianNoise
@@ -323,7 +323,7 @@ def test_trades_is_its_formula() -> None:
     assert torch.equal(zero["loss"], F.cross_entropy(net(x), y))
     still = TRADES(net, PGD(eps=0.0, loss="kl", start_std=0.001), beta=6.0).losses(x, y, noise(16))
     assert float(still["divergence"].detach()) == pytest.approx(0, abs=1e-6)
-    z = diverge(KL, net, x, noise(16))
+    z = kl_attack(KL, net, x, noise(16))
     p, q = net(x).softmax(1), net(z).softmax(1)
     losses = TRADES(net, KL, beta=2.5).losses(x, y, noise(16))
     divergence = (p * (p / q).log()).sum(1).mean()
@@ -367,15 +367,15 @@ def test_rse_has_a_noise_layer_for_each_convolution() -> None:
     x = batch()[0]
     expected = plain(x)
     noisy = NoisyConvolutions(plain, init=0.0, inner=0.0)
-    assert torch.equal(noisy(x), expected) and obligations(noisy) == {"bpda": False, "eot": False}
+    assert torch.equal(noisy(x), expected) and required_adaptations(noisy) == {"bpda": False, "eot": False}
     noisy = NoisyConvolutions(ERNet(width=4), init=0.8, inner=0.4).eval()
     layers = [m.std for m in noisy.modules() if isinstance(m, GaussianNoise)]
-    assert layers == [0.8, 0.4, 0.4, 0.4] and obligations(noisy) == {"bpda": False, "eot": True}
+    assert layers == [0.8, 0.4, 0.4, 0.4] and required_adaptations(noisy) == {"bpda": False, "eot": True}
     assert not torch.equal(noisy(x), noisy(x))
     draws = noise(16)
-    with drawing(noisy, draws):
+    with noise_for(noisy, draws):
         first = noisy(x)
-    with drawing(noisy, noise(16)[torch.tensor([3, 1])]):
+    with noise_for(noisy, noise(16)[torch.tensor([3, 1])]):
         assert torch.allclose(noisy(x[[3, 1]]), first[[3, 1]], atol=1e-5)
     assert draws.counter > 0
 

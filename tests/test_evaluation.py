@@ -23,14 +23,14 @@ from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue, describe
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.datamodules.images import TensorImages
-from adversarial_lightning.defenses import MeanFilter, Purified, RandomQuantizer, obligations
+from adversarial_lightning.defenses import MeanFilter, Purified, RandomQuantizer, required_adaptations
 from adversarial_lightning.errors import exits, friendly, shorten
 from adversarial_lightning.evaluation import Campaign, Outcome, evaluate_batch, robust, run_campaign
-from adversarial_lightning.evaluation.campaign.identity import data_part, settle, suite_part, with_files
-from adversarial_lightning.evaluation.campaign.launch import Place, place
+from adversarial_lightning.evaluation.campaign.identity import claim_folder, data_part, suite_part, with_files
+from adversarial_lightning.evaluation.campaign.launch import Rank, find_rank
 from adversarial_lightning.evaluation.campaign.ledger import Ledger
 from adversarial_lightning.evaluation.campaign.locks import check_free
-from adversarial_lightning.evaluation.campaign.merge import Incomplete, merge, refusals
+from adversarial_lightning.evaluation.campaign.merge import Incomplete, merge, reasons_for_no_headline
 from adversarial_lightning.evaluation.outcomes.statistics import lengths
 from adversarial_lightning.evaluation.report import write_report
 
@@ -73,9 +73,9 @@ def records(c: Campaign) -> list[dict[str, Any]]:
     """All rows of all ledgers without the seconds; lengths to 4 digits, because rounding depends on the batch shape."""
     rows = []
     for name in ("clean", *c.suite):
-        for unit in c.units(name):
-            for o in c.outcomes(unit):
-                row = {"name": name, "restart": unit.restart, **asdict(replace(o, seconds=0.0))}
+        for run in c.runs(name):
+            for o in c.outcomes(run):
+                row = {"name": name, "restart": run.restart, **asdict(replace(o, seconds=0.0))}
                 rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     return rows
 
@@ -158,7 +158,7 @@ class Shrinks(Escapes):
 def one(attack: Attack | None, model: nn.Module, level: float = 0.45, label: int = 0) -> Outcome:
     """The outcome of a grey 1x2x2 image."""
     x = torch.full((1, 1, 2, 2), level)
-    (outcome,) = evaluate_batch(model, attack, x, torch.tensor([label]), torch.tensor([7]), seed=0, name="a")
+    (outcome,), _ = evaluate_batch(model, attack, x, torch.tensor([label]), torch.tensor([7]), seed=0, name="a")
     return outcome
 
 
@@ -248,7 +248,7 @@ def test_evaluation_leaves_everything_as_it_was() -> None:
             before = {name: t.clone() for name, t in model.state_dict().items()}
             state = torch.get_rng_state()
             with context():
-                outcomes = evaluate_batch(model, SUITE["pgd"], x.clone(), y.clone(), index, seed=1, name="pgd")
+                outcomes, _ = evaluate_batch(model, SUITE["pgd"], x.clone(), y.clone(), index, seed=1, name="pgd")
             found.append([replace(o, seconds=0.0) for o in outcomes])
             assert [m.training for m in model] == [training, training, False, training, training]
             assert [p.requires_grad for p in model.parameters()] == [False, True, True, True, True, True]
@@ -274,7 +274,7 @@ def test_draws_are_keyed_and_disjoint() -> None:
     model = Purified(trained(), Recorder())
     x, y, index = Digits(size=8).dataset("test").__getitems__([3, 5, -1])
     for name, restart in (("a", 0), ("a", 1), ("b", 0)):
-        outcomes = evaluate_batch(model, FGSM(eps=0.1), x, y, index, seed=0, name=name, restart=restart, draws=2)
+        outcomes, _ = evaluate_batch(model, FGSM(eps=0.1), x, y, index, seed=0, name=name, restart=restart, draws=2)
         assert [o.index for o in outcomes] == index[:2].tolist()
     clean, attack, verified = keys[0::5] + keys[1::5], keys[2::5], keys[3::5] + keys[4::5]
     assert len(keys) == 15 and sorted(clean) == sorted(verified) and len(set(clean)) == 2
@@ -301,7 +301,7 @@ def test_outcomes_do_not_depend_on_the_execution(kind: str, tmp_path: Path) -> N
     sliced = campaign(tmp_path / "sliced")
     for rank in (2, 0, 1):
         held = {row["index"] for row in records(sliced)}
-        run_campaign(sliced, model, Place(rank, 3, run="a"), batch_size=7)
+        run_campaign(sliced, model, Rank(rank, 3, run="a"), batch_size=7)
         assert {row["index"] for row in records(sliced)} - held == set(sliced.samples[rank::3])
     assert records(sliced) == expected
 
@@ -313,7 +313,7 @@ def test_outcomes_do_not_depend_on_the_execution(kind: str, tmp_path: Path) -> N
         for rank in range(world):
             seen = 0
 
-            class Stops(Place):
+            class Stops(Rank):
                 def alive(self, stop_after: int = stop_after) -> None:
                     nonlocal seen
                     seen += 1
@@ -332,7 +332,7 @@ def test_outcomes_do_not_depend_on_the_execution(kind: str, tmp_path: Path) -> N
 def test_loader_workers_and_more_processes_than_samples(tmp_path: Path) -> None:
     few = campaign(tmp_path / "few", n=3, suite={"fgsm": FGSM(eps=0.05)})
     for rank in range(5):
-        run_campaign(few, trained(), Place(rank, 5, run="a"))
+        run_campaign(few, trained(), Rank(rank, 5, run="a"))
     loaded = campaign(tmp_path / "loaded", n=3, suite={"fgsm": FGSM(eps=0.05)})
     run_campaign(loaded, trained(), workers=1)
     assert records(few) == records(loaded) and len(records(few)) >= 3
@@ -369,8 +369,8 @@ def test_progress_adds_up(tmp_path: Path) -> None:
             done[name] += rows
             fallen[name] += fell
 
-        run_campaign(c, trained(), tell=tell)
-        assert done == {name: 40 * len(c.units(name)) for name in done}
+        run_campaign(c, trained(), on_progress=tell)
+        assert done == {name: 40 * len(c.runs(name)) for name in done}
         accuracies = {a["name"]: a["robust_accuracy"] for a in merge(c)["attacks"]}
         assert {name: 1 - fallen[name] / 40 for name in accuracies} == pytest.approx(accuracies)
 
@@ -401,7 +401,7 @@ def edit(path: Path, statement: str) -> None:
 
 def copy_row(c: Campaign) -> None:
     """Write sample rows of rank 0 into a second ledger too."""
-    outcome = next(o for o in c.outcomes(c.units("fgsm")[0]))
+    outcome = next(o for o in c.outcomes(c.runs("fgsm")[0]))
     with Ledger(c.folder, 1, identity="test", run="a") as ledger:
         ledger.add("fgsm", 0, [outcome])
 
@@ -477,7 +477,7 @@ def test_tables_never_stand_without_the_identity(tmp_path: Path, monkeypatch: py
     root = str(Path(__file__).resolve().parent.parent)
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": root}, check=False)
     assert done.returncode == 9
-    assert list(campaign(tmp_path).outcomes(campaign(tmp_path).units("clean")[0])) == []
+    assert list(campaign(tmp_path).outcomes(campaign(tmp_path).runs("clean")[0])) == []
 
 
 def test_an_empty_ledger_of_a_killed_process_is_no_damage(tmp_path: Path) -> None:
@@ -494,7 +494,7 @@ def test_a_failed_batch_leaves_no_rows(tmp_path: Path) -> None:
         with pytest.raises(sqlite3.IntegrityError):
             ledger.add("clean", 0, [outcome, outcome])
     c = campaign(tmp_path)
-    assert list(c.outcomes(c.units("clean")[0])) == []
+    assert list(c.outcomes(c.runs("clean")[0])) == []
 
 
 def test_one_run_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -534,7 +534,9 @@ def invented(folder: Path, table: dict[str, dict[int, bool]], suite: dict[str, A
 
 def finish(c: Campaign, **obliged: bool) -> tuple[dict[str, Any], str]:
     facts = {"checkpoint": {"path": "a.ckpt", "sha256": "0"}, "data": {"class_path": "Digits", "init_args": {}}}
-    results = write_report(c, **facts, defenses=[], obligations=obliged, command="python evaluate.py")
+    results = write_report(
+        c, merge(c), **facts, defenses=[], required_adaptations=obliged, command="python evaluate.py"
+    )
     assert json.loads((c.folder / "results.json").read_text()) == results
     return results, (c.folder / "report.md").read_text()
 
@@ -592,7 +594,7 @@ def test_a_minimum_norm_attack_draws_a_curve_and_is_judged_at_a_radius(tmp_path:
     suite: dict[str, Attack] = {"free": inner, "near": Within(inner, 0.1), "far": Within(inner, 0.3)}
     data = TensorImages(torch.full((6, 1, 4, 4), 0.4), torch.zeros(6, dtype=torch.long))
     c = Campaign(suite, data, 6, 0, tmp_path, "test")
-    run_campaign(c, Threshold(), Place(run="a"), batch_size=4)
+    run_campaign(c, Threshold(), Rank(run="a"), batch_size=4)
     results, report = finish(c)
     assert [a["robust_accuracy"] for a in results["attacks"]] == [0.0, 1.0, 0.0]
     assert [(a["norm"], a["eps"]) for a in results["attacks"]] == [("linf", None), ("linf", 0.1), ("linf", 0.3)]
@@ -612,9 +614,9 @@ EOT: dict[str, tuple[dict[str, Attack], bool]] = {
 @pytest.mark.parametrize("case", EOT)
 def test_no_headline_without_the_honest_attack(case: str, tmp_path: Path) -> None:
     suite, refused = EOT[case]
-    obliged = obligations(Purified(trained(), RandomQuantizer()))
-    assert (("linf", 0.1) in refusals(suite, obliged)) is refused
-    assert not refusals(suite, obligations(Purified(trained(), MeanFilter())))
+    obliged = required_adaptations(Purified(trained(), RandomQuantizer()))
+    assert (("linf", 0.1) in reasons_for_no_headline(suite, obliged)) is refused
+    assert not reasons_for_no_headline(suite, required_adaptations(Purified(trained(), MeanFilter())))
     suite = {name: a.attack if isinstance(a, Restarts) else a for name, a in suite.items()}
     table = {name: {0: True} for name in ("clean", *suite)}
     results, report = finish(invented(tmp_path, table, suite, n=1), **obliged)
@@ -664,13 +666,13 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("part", CHANGES)
 def test_another_campaign_is_refused_by_name(part: str, tmp_path: Path) -> None:
-    identity = settle(tmp_path, parts())
-    assert settle(tmp_path, parts()) == identity  # a resume
+    identity = claim_folder(tmp_path, parts())
+    assert claim_folder(tmp_path, parts()) == identity  # a resume
     loading = describe(Digits(size=8, batch_size=3, eval_batch_size=5, workers=2))
-    assert settle(tmp_path, parts(data=data_part(loading, Digits(size=8).dataset("test")))) == identity
+    assert claim_folder(tmp_path, parts(data=data_part(loading, Digits(size=8).dataset("test")))) == identity
     with pytest.raises(ValueError, match=f"with other {part}: .*--output"):
-        settle(tmp_path, parts(**CHANGES[part]))
-    assert settle(tmp_path / "else", parts(**CHANGES[part])) != identity
+        claim_folder(tmp_path, parts(**CHANGES[part]))
+    assert claim_folder(tmp_path / "else", parts(**CHANGES[part])) != identity
 
 
 def test_files_count_by_their_bytes(tmp_path: Path) -> None:
@@ -892,11 +894,11 @@ PLACES: dict[str, tuple[dict[str, str], tuple[int, int, int]]] = {
 @pytest.mark.parametrize("case", PLACES)
 def test_place(case: str) -> None:
     environ, (rank, world, local) = PLACES[case]
-    here = place(environ)
+    here = find_rank(environ)
     assert (here.rank, here.world, here.local) == (rank, world, local)
-    here.alive()
+    here.exit_if_orphaned()
 
 
 def test_a_process_without_its_parent_stops() -> None:
     with pytest.raises(SystemExit):
-        Place(0, 2, parent=os.getpid()).alive()
+        Rank(0, 2, parent=os.getpid()).exit_if_orphaned()

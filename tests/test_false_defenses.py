@@ -22,10 +22,10 @@ from torch import nn
 from adversarial_lightning.attacks import PGD, Attack, Restarts, scale_eps
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.datamodules import MNIST, Digits
-from adversarial_lightning.defenses import obligations
+from adversarial_lightning.defenses import required_adaptations
 from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.audit import Check, audit, failed
-from adversarial_lightning.evaluation.campaign.identity import settle, suite_part
+from adversarial_lightning.evaluation.campaign.identity import claim_folder, suite_part
 from adversarial_lightning.evaluation.campaign.merge import merge
 
 
@@ -33,11 +33,11 @@ def judge(model: nn.Module, suite: Mapping[str, Attack], data: Any, n: int, leve
     """The numbers of an evaluation, and its checks with the CPU seconds that they took."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        identity = settle(folder, {"suite": suite_part(suite)})
+        identity = claim_folder(folder, {"suite": suite_part(suite)})
         campaign = Campaign(suite, data, n, 0, folder, identity)
         run_campaign(campaign, model, batch_size=n)
         results, started = merge(campaign), time.process_time()
-        checks = audit(campaign, model, results, obligations=obligations(model), level=level)
+        checks = audit(campaign, model, results, required_adaptations=required_adaptations(model), level=level)
     return results, (checks, time.process_time() - started)
 
 

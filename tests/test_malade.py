@@ -10,14 +10,14 @@ from small import Bare, adam, digits, trainer
 from torch import Tensor, nn
 from victims import BatchNormNet
 
-from adversarial_lightning.attacks import BPDA, FGSM, PGD, GrayBox, Noise, ReconstructionPGD, drawing
+from adversarial_lightning.attacks import BPDA, FGSM, PGD, GrayBox, Noise, ReconstructionPGD, noise_for
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.attacks.corruptions import SaltAndPepper
 from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import describe
-from adversarial_lightning.defenses import MALA, MALADE, Magnet, Purified, Voting, obligations
+from adversarial_lightning.defenses import MALA, MALADE, Magnet, Purified, Voting, required_adaptations
 from adversarial_lightning.detectors import ReconstructionError, ScoreNorm
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
 from adversarial_lightning.lightning_modules import Cosine, DenoisingAutoencoder, Standard
@@ -27,7 +27,7 @@ from adversarial_lightning.lightning_modules.denoising_autoencoder import (
     supervised_share,
 )
 from adversarial_lightning.networks import MLP, ConvAutoencoder, Denoiser, FCDenseNet, MagnetAutoencoder
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 MNIST = Path("data/MNIST/raw/t10k-images-idx3-ubyte")
 
@@ -279,7 +279,7 @@ def test_magnet_is_one_step_of_malade() -> None:
     denoiser, x = autoencoder(), torch.rand(4, 1, 8, 8)
     one = MALADE(denoiser, step_size=denoiser.sigma2, steps=1, noise_std=0)
     assert torch.equal(one(x), Magnet(denoiser)(x)) and torch.equal(one(x), denoiser(x))
-    assert not one.stochastic and obligations(one) == {"bpda": False, "eot": False}
+    assert not one.stochastic and required_adaptations(one) == {"bpda": False, "eot": False}
     assert torch.equal(MALADE(denoiser, steps=0)(x), x)
     assert torch.equal(MALADE(denoiser, step_size=0, steps=3, noise_std=0)(x), x)
     dae = autoencoder(trained_for=None)
@@ -290,7 +290,7 @@ def test_chain_statistics_are_those_of_theory() -> None:
     """Linear r of N(mu, s - sigma2): the stationary variance is delta^2 / (1 - (1 - alpha / s)^2)."""
     s, sigma2, alpha, delta = 0.3, 0.15, 0.1, 0.05
     chain = MALA(Denoiser(Pull(0.5, 1 - sigma2 / s), sigma2), alpha, 60, delta, clip="none")
-    with drawing(chain, keyed(400)):
+    with noise_for(chain, keyed(400)):
         z = chain(torch.full((400, 1, 8, 8), 0.9))
     expected = delta**2 / (1 - (1 - alpha / s) ** 2)
     assert z.mean() == pytest.approx(0.5, abs=2e-3) and z.var() == pytest.approx(expected, rel=0.03)
@@ -311,13 +311,13 @@ def test_annealing_and_clipping() -> None:
     for t in range(3):
         z = z + 0.2 * 0.5 ** (t / 2) * drawn.normal(x)  # delta^2 shrinks like alpha
     still = MALADE(denoiser, step_size=0, steps=3, noise_std=0.2, annealing=0.5, clip="none")
-    with drawing(still, keyed(3)):
+    with noise_for(still, keyed(3)):
         assert torch.allclose(still(x), z)
     assert torch.allclose(Magnet(Denoiser(Pull(0.5, 3.0), 0.15))(x), (3 * x - 1).clamp(0, 1), atol=1e-6)
     noisy = {clip: MALADE(denoiser, noise_std=0.5, clip=clip) for clip in ("none", "final", "each")}
     out = {}
     for clip, chain in noisy.items():
-        with drawing(chain, keyed(3)):
+        with noise_for(chain, keyed(3)):
             out[clip] = chain(x)
     assert out["none"].max() > 1 and torch.equal(out["final"], out["none"].clamp(0, 1))
     assert out["each"].max() <= 1 and not torch.allclose(out["each"], out["final"])
@@ -328,17 +328,17 @@ def test_streams_belong_to_the_image_and_to_one_side() -> None:
     inner = BatchNormNet().eval()
     model = defended(inner)
     chain, x = model.purifier, torch.rand(64, 1, 8, 8)
-    with drawing(chain, keyed(64)):
+    with noise_for(chain, keyed(64)):
         together = chain(x)
     for i in range(0, 64, 9):
-        with drawing(chain, keyed(64)[i : i + 1]):
+        with noise_for(chain, keyed(64)[i : i + 1]):
             assert torch.allclose(chain(x[i : i + 1]), together[i : i + 1], atol=1e-6)
-    with drawing(chain, keyed(64, 1)):
+    with noise_for(chain, keyed(64, 1)):
         assert not torch.allclose(chain(x), together)
-    defender = keyed(4)
-    with drawing(model, defender):
+    defender_noise = keyed(4)
+    with noise_for(model, defender_noise):
         PGD(eps=0.1, steps=2, eot_samples=3)(model, x[:4], torch.arange(4) % 3, keyed(4, 9))
-        assert defender.counter == 0 and torch.allclose(chain(x[:4]), together[:4], atol=1e-6)
+        assert defender_noise.counter == 0 and torch.allclose(chain(x[:4]), together[:4], atol=1e-6)
 
 
 def test_a_chain_that_is_not_finite_is_never_predicted() -> None:
@@ -350,7 +350,7 @@ def test_a_chain_that_is_not_finite_is_never_predicted() -> None:
     x[:, 0, 0, 0] = torch.tensor([0.2, 0.9, 0.2, 0.9])
     inner = BatchNormNet().eval()
     for purifier in (MALA(Denoiser(Breaks(), 0.15), noise_std=0), MALA(Denoiser(Breaks(), 0.15), clip="each")):
-        rows = evaluate_batch(
+        rows, _ = evaluate_batch(
             Purified(inner, purifier), None, x, torch.zeros(4, dtype=torch.long), torch.arange(4), seed=0, name="clean"
         )
         assert [row.clean == -1 for row in rows] == [False, True, False, True]
@@ -403,20 +403,20 @@ def test_gradients_by_bpda_and_through_the_chain() -> None:
     handle = inner.register_forward_pre_hook(lambda _, args: z.append(args[0].detach()))
     BPDA(Gradient())(model, x, y, keyed(3))
     handle.remove()
-    with guard(inner):
+    with frozen_eval(inner):
         assert torch.allclose(found[0], input_gradient(inner, z[0], y, ce)[0])
     Gradient()(model, x, y, keyed(3))
     direction = torch.randn_like(x)
 
     def loss(step: float) -> Tensor:
-        with drawing(model, keyed(3).fork("defense")), torch.no_grad():
+        with noise_for(model, keyed(3).fork("defense")), torch.no_grad():
             return ce(model(x + step * direction), y)
 
     numeric = (loss(1e-5) - loss(-1e-5)) / 2e-5
     assert torch.allclose((found[1] * direction).flatten(1).sum(1), numeric, rtol=1e-5)
     none = defended(inner, steps=0)
     Gradient()(none, x, y, keyed(3))
-    with guard(inner):
+    with frozen_eval(inner):
         assert torch.equal(found[2], input_gradient(inner, x, y, ce)[0])
     quiet = defended(inner, steps=3, noise_std=0).double()
     BPDA(Gradient(), "chain")(quiet, x, y, keyed(3))
@@ -441,7 +441,7 @@ def test_draws_side_by_side_are_those_in_a_row(batch: int, monkeypatch: pytest.M
         monkeypatch.setattr("adversarial_lightning.attacks.core.gradient._AT_ONCE", at_once)
         noise, passes = keyed(batch), []
         handle = inner.register_forward_hook(lambda *_: passes.append(1))
-        with guard(model), drawing(model, noise):
+        with frozen_eval(model), noise_for(model, noise):
             gradient, value = input_gradient(model, x, y, ce, 7)
         handle.remove()
         return gradient, value, noise.counter, len(passes)
@@ -453,7 +453,7 @@ def test_draws_side_by_side_are_those_in_a_row(batch: int, monkeypatch: pytest.M
 
 
 def _one(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
-    with guard(model), drawing(model, keyed(batch)):
+    with frozen_eval(model), noise_for(model, keyed(batch)):
         return input_gradient(model, x, y, ce, 1)[0]
 
 
@@ -464,7 +464,7 @@ def test_eot_averages_gradients_and_its_variance_falls() -> None:
     x, y = x.expand(300, -1, -1, -1).clone(), y.expand(300)
 
     def gradients(samples: int) -> Tensor:
-        with guard(model), drawing(model, keyed(300)):
+        with frozen_eval(model), noise_for(model, keyed(300)):
             return input_gradient(model, x, y, ce, samples)[0].flatten(1)
 
     ratio = gradients(1).var(0).sum() / gradients(8).var(0).sum()
@@ -482,9 +482,9 @@ def test_eot_averages_gradients_and_its_variance_falls() -> None:
 
     noisy = Purified(Sign(), MALA(Denoiser(Pull(share=1.0), 0.15), steps=1, noise_std=2.0, clip="none"))
     x, y = torch.full((1, 1, 8, 8), 0.5), torch.tensor([0])
-    with guard(noisy), drawing(noisy, keyed(1)):
+    with frozen_eval(noisy), noise_for(noisy, keyed(1)):
         of_gradients = input_gradient(noisy, x, y, ce, 400)[0]
-    with guard(noisy), drawing(noisy, keyed(1)):
+    with frozen_eval(noisy), noise_for(noisy, keyed(1)):
         z = x.clone().requires_grad_()
         of_logits = torch.autograd.grad(ce(torch.stack([noisy(z) for _ in range(400)]).mean(0), y).sum(), z)[0]
     assert (of_gradients - of_logits).norm() > 0.1 * of_gradients.norm()

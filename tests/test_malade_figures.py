@@ -11,7 +11,7 @@ import torch
 from small import save_network
 from test_evaluation import save, trained
 
-from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.attacks import Noise, noise_for
 from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.defenses import MALA, Magnet, Purified
@@ -120,6 +120,6 @@ def test_figure_3_follows_one_chain() -> None:
     found = per_step(model, x, y, Noise.keyed(0, index))
     for row, step in enumerate(found["steps"]):
         chain = MALA(Denoiser(network, 0.15), steps=step, step_size=0.03, noise_std=0.0735)
-        with drawing(chain, Noise.keyed(0, index)), torch.no_grad():
+        with noise_for(chain, Noise.keyed(0, index)), torch.no_grad():
             p = model.classifier(chain(x)).softmax(1)
         assert found["true"][row] == pytest.approx(p.gather(1, y[:, None])[:, 0].tolist(), abs=1e-6)

@@ -27,7 +27,7 @@ from adversarial_lightning.lightning_modules.margin_maximization import (
 )
 from adversarial_lightning.lightning_modules.vat import divergence, probabilities, virtual_perturbation
 from adversarial_lightning.networks import MLP
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -249,7 +249,7 @@ def test_a_larger_penalty_moves_the_boundary_away(tmp_path: Path) -> None:
         run = trainer(tmp_path, 8)
         run.fit(module, digits())
         accuracy[penalty] = float(run.callback_metrics["val/acc"])
-        with guard(module.network):
+        with frozen_eval(module.network):
             r, _ = DeepFool(max_step=0.5, box=False).displacement(module.network, x, y)
             correct = module(x).argmax(1) == y
         rho[penalty] = float(relative_robustness(r, x, correct))

@@ -10,8 +10,8 @@ from victims import BatchNormNet, Linear, at_distance
 
 from adversarial_lightning.attacks.compose import strongest
 from adversarial_lightning.attacks.core.base import Attack
-from adversarial_lightning.attacks.core.best_adversarial import Closest
-from adversarial_lightning.attacks.core.noise import Noise, drawing
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
+from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import NORMS, l0_distance
 from adversarial_lightning.attacks.cw import CW, ConstSearch, CWLinf, boxed, free, pull_back
 from adversarial_lightning.attacks.ddn import DDN
@@ -21,7 +21,7 @@ from adversarial_lightning.attacks.fmn import FMN, keep_largest
 from adversarial_lightning.attacks.high_confidence import HighConfidence, closest_target, confidence_step
 from adversarial_lightning.attacks.jsma import JSMA, salient_pair
 from adversarial_lightning.attacks.sparsefool import SparseFool, sparse_step
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 # (attack, largest ratio to the closed-form optimum)
 NEAREST: list[tuple[Any, float]] = [
@@ -309,7 +309,7 @@ def test_deepfool_takes_the_nearest_boundary_in_steps_of_the_clip() -> None:
     assert nearest != int(model(x)[0, 1:].argmax()) + 1
     assert torch.equal(closest_target(model, x, y), torch.full((2,), nearest))
     shortest = float(distance.min())
-    with guard(model):
+    with frozen_eval(model):
         r, done = DeepFool().displacement(model, x, y)
         assert done.all() and torch.allclose(r.norm(dim=1), torch.tensor(1.02 * shortest).double(), rtol=1e-2)
         for steps in (1, 2):
@@ -328,7 +328,7 @@ def test_displacement_may_leave_the_box_and_the_attack_may_not() -> None:
         model.bias.fill_(-(x[0] @ model.weight).item() - 6)  # most of it along the first pixel
     y = model(x).argmax(1)
     free_form = DeepFool(box=False)
-    with guard(model):
+    with frozen_eval(model):
         r, done = free_form.displacement(model, x, y)
     assert done.all() and (x + r).max() > 1.02
     assert torch.equal(free_form(model, x, y), x)  # clipped, it fools nobody
@@ -377,12 +377,12 @@ def test_high_confidence_needs_both_class_and_probability(targeted: bool) -> Non
 
 def test_closest_keeps_the_nearest_that_fools() -> None:
     model, (x, y) = Linear((10,)), at_distance(Linear((10,)), "l2", 0.1, 2)
-    closest = Closest(model, x, y, NORMS["l2"].distance, False)
+    closest = BestAdversarial(model, x, y, NORMS["l2"].distance, False)
     w = model.weight.detach() / model.weight.norm()
     side = (y.float() * 2 - 1)[:, None]
     for length in (0.05, 0.3, 0.2, 0.25):
         z = x - length * side * w
-        closest.offer(z, model(z))
+        closest.update(z, model(z))
     assert torch.allclose(closest.length, torch.tensor([0.2, 0.2])) and closest.found.all()
 
 
@@ -418,19 +418,19 @@ def test_a_stochastic_model_that_is_wrong_once_is_attacked_all_the_same() -> Non
     x, y = torch.zeros(400, 1, 2, 2), torch.zeros(400, dtype=torch.int64)
     for share, done in ((0.8, 0.006), (0.2, 0.967)):  # of P(more than 5 of 10 wrong)
         model = Coin(share)
-        with drawing(model, keys(400)):
-            found = Closest(model, x, y, NORMS["l2"].distance, targeted=False).done.float().mean()
-            once = Closest(model, x, y, NORMS["l2"].distance, targeted=False, looks=1).done.float().mean()
+        with noise_for(model, keys(400)):
+            found = BestAdversarial(model, x, y, NORMS["l2"].distance, targeted=False).done.float().mean()
+            once = BestAdversarial(model, x, y, NORMS["l2"].distance, targeted=False, votes=1).done.float().mean()
         assert abs(found - done) < 0.03 and abs(once - (1 - share)) < 0.06
 
 
 def test_the_strongest_of_a_stochastic_model_is_strong_on_average() -> None:
     """The second attack moves over the edge, where every draw is wrong; the first only has luck in some draws."""
     model, x, y = Coin(0.5), torch.zeros(200, 1, 2, 2), torch.zeros(200, dtype=torch.int64)
-    with drawing(model, keys(200)):
+    with noise_for(model, keys(200)):
         z = strongest([Shifted(0.3), Shifted(0.6)], model, x, y, [keys(200)] * 2)
     assert (z == 0.6).all()
-    with drawing(model, keys(200)):
+    with noise_for(model, keys(200)):
         z = strongest([Shifted(0.6), Shifted(0.3)], model, x, y, [keys(200)] * 2)
     assert (z == 0.6).all()
 
@@ -446,7 +446,7 @@ def test_two_classes_and_stochastic_models_work() -> None:
 
     net = nn.Sequential(Jitter(), BatchNormNet(2))
     x = torch.rand(4, 1, 8, 8)
-    with guard(net), torch.no_grad():
+    with frozen_eval(net), torch.no_grad():
         y = net[1](x).argmax(1)
     for attack in ALL:
         quick: dict[str, Any] = (

@@ -16,7 +16,7 @@ from small import Bare, Coded, adam, digits, trainer
 from torch import Tensor, nn
 
 from adversarial_lightning import lightning_modules
-from adversarial_lightning.attacks import FGSM, PGD, Langevin, Noise, drawing
+from adversarial_lightning.attacks import FGSM, PGD, Langevin, Noise, noise_for
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.datamodules import Digits
@@ -95,7 +95,7 @@ def test_fit_validate_test_predict(name: str, tmp_path: Path) -> None:
     (tested,) = run.test(module, data, verbose=False)
     x, y, index = data.dataset("test").__getitems__(list(range(50)))
     module.eval()
-    with torch.no_grad(), drawing(module.network, Noise.keyed(0, index)):
+    with torch.no_grad(), noise_for(module.network, Noise.keyed(0, index)):
         right = (module(x).argmax(1) == y).float().mean()
     assert tested["test/acc"] == pytest.approx(float(right))
     (validated,) = run.validate(module, data, verbose=False)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adversarial_lightning import networks
-from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.attacks import Noise, noise_for
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue, describe
 from adversarial_lightning.networks import (
@@ -446,9 +446,9 @@ def test_critic_reads_the_class_and_draws_noise_by_sample(label: str) -> None:
     assert not torch.allclose(quiet(x, y), quiet(x, (y + 1) % 4))
     assert not torch.equal(critic(x, y), critic(x, y)) and not torch.equal(critic.eval()(x, y), critic(x, y))
     index = torch.arange(6)
-    with drawing(critic, Noise.keyed(0, index)):
+    with noise_for(critic, Noise.keyed(0, index)):
         whole = critic(x, y)
-    with drawing(critic, Noise.keyed(0, index[4:])):
+    with noise_for(critic, Noise.keyed(0, index[4:])):
         assert torch.allclose(critic(x[4:], y[4:]), whole[4:], atol=1e-6)
     with pytest.raises(ValueError, match="num_classes"):
         Critic(1)

@@ -33,9 +33,9 @@ def test_moments() -> None:
     assert u.min() >= 0 and u.max() < 1
     assert abs(u.mean() - 0.5) < 2e-3 and abs(u.var() - 1 / 12) < 1e-3
     assert abs(g.mean()) < 5e-3 and abs(g.var() - 1) < 1e-2 and abs((g**4).mean() - 3) < 0.06
-    c = Noise.keyed(3, index).coins(like, 0.5).float()
+    c = Noise.keyed(3, index).bernoulli(like, 0.5).float()
     for p in (0.1, 0.25, 0.5, 0.9):
-        assert abs(Noise.keyed(3, index).coins(like, p).float().mean() - p) < 4e-3
+        assert abs(Noise.keyed(3, index).bernoulli(like, p).float().mean() - p) < 4e-3
     for z in (u - 0.5, g, c - 0.5):  # neighbours: samples, elements, seeds, forks
         scale = z.var()
         assert abs((z[1:] * z[:-1]).mean() / scale) < 0.01
@@ -68,11 +68,11 @@ def test_rows_follow_a_selection() -> None:
 
 def test_coins() -> None:
     noise, like = Noise.keyed(0, torch.tensor([4, 7])), torch.empty(2, 3, 5)
-    assert noise.fork(0).coins(like, 1.0).all() and not noise.fork(0).coins(like, 0.0).any()
-    thrown = noise.coins(like, 0.5)
+    assert noise.fork(0).bernoulli(like, 1.0).all() and not noise.fork(0).bernoulli(like, 0.0).any()
+    thrown = noise.bernoulli(like, 0.5)
     assert thrown.shape == like.shape and thrown.dtype == torch.bool and noise.counter == 2  # 15 in 2 words
-    assert torch.equal(Noise.keyed(0, torch.tensor([7])).coins(like[:1], 0.5)[0], thrown[1])
-    assert not torch.equal(noise.coins(like, 0.5), thrown) and noise.coins(like, 0.3).dtype == torch.bool
+    assert torch.equal(Noise.keyed(0, torch.tensor([7])).bernoulli(like[:1], 0.5)[0], thrown[1])
+    assert not torch.equal(noise.bernoulli(like, 0.5), thrown) and noise.bernoulli(like, 0.3).dtype == torch.bool
     assert noise.counter == 8  # and 4 words where 8 bits do not say it
 
 

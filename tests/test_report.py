@@ -25,16 +25,16 @@ from adversarial_lightning.defenses import Purified, RandomQuantizer
 from adversarial_lightning.evaluation import run_campaign, write_comparison
 from adversarial_lightning.evaluation.campaign.ledger import columns
 from adversarial_lightning.evaluation.campaign.plan import Campaign
-from adversarial_lightning.evaluation.campaign.sample_status import Unit
+from adversarial_lightning.evaluation.campaign.sample_status import AttackRun
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
 from adversarial_lightning.evaluation.outcomes.statistics import wilson
 from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
-from adversarial_lightning.evaluation.report.figures import DARK, Drawn, confusion, curves
+from adversarial_lightning.evaluation.report.figures import DARK, ReportFigure, confusion, curves
 from adversarial_lightning.evaluation.report.formatting import duration, percent, radius, settings
 from adversarial_lightning.evaluation.report.html import report_page
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
 from adversarial_lightning.evaluation.report.pictures import EACH, galleries, pick
-from adversarial_lightning.evaluation.report.successes import Fallen, gather
+from adversarial_lightning.evaluation.report.successes import Successes, gather
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = """
@@ -168,7 +168,7 @@ AUDITS: dict[str, tuple[dict[str, Any] | None, str]] = {
     ),
 }
 SECTIONS = ("curves", "lengths", "scores", "steps", "grids", "confusions", "views")
-NOTHING: dict[str, list[Drawn]] = {name: [] for name in SECTIONS}
+NOTHING: dict[str, list[ReportFigure]] = {name: [] for name in SECTIONS}
 
 
 @pytest.mark.parametrize("case", AUDITS)
@@ -214,23 +214,25 @@ def row(index: int, label: int, adversarial: int, linf: float = 0.1) -> Outcome:
 def test_fallen_by_hand() -> None:
     """Sample 1 falls to the second run, 2 to the first, 3 outside the ball only, 4 to no one; 5 falls to both."""
     sample, label = np.array([1, 2, 3, 4, 5]), np.array([0, 1, 2, 3, 4])
-    first, second = Unit("a", 0, FGSM(eps=0.1)), Unit("b", 0, PGD(eps=0.1))
-    ball = Fallen("linf", 0.1, sample, label)
+    first, second = AttackRun("a", 0, FGSM(eps=0.1)), AttackRun("b", 0, PGD(eps=0.1))
+    ball = Successes("linf", 0.1, sample, label)
     ball.record(
         first, columns([row(1, 0, 0), row(2, 1, 7), row(3, 2, 8, 0.2), row(4, 3, 3), row(5, 4, 6), row(9, 1, 2)])
     )
     ball.record(second, columns([row(1, 0, 5), row(3, 2, 2), row(4, 3, 3), row(5, 4, 1)]))
     assert ball.run.tolist() == [1, 0, -1, -1, 0]
     assert ball.adversarial.tolist() == [5, 7, 2, 3, 6]
-    assert ball.effort.tolist()[:2] == [1, 0] and ball.effort[4] == 0
+    assert ball.cost.tolist()[:2] == [1, 0] and ball.cost[4] == 0
     assert pick(ball) == {"fallen": [1, 4, 0], "standing": [2, 3]}
     assert [ball.shown(i) for i in range(5)] == [1, 0, 0, 0, 0]  # both budget, the first felled more
-    nearest = Fallen("linf", None, sample, label)
+    nearest = Successes("linf", None, sample, label)
     nearest.record(first, columns([row(1, 0, 3, 0.5), row(2, 1, 7, 0.2), row(3, 2, 2, 0), row(5, 4, 6, 0.3)]))
     nearest.record(second, columns([row(1, 0, 5, 0.4), row(2, 1, 8, 0.3), row(5, 4, 9, 0.9)]))
     assert nearest.run.tolist() == [1, 0, -1, -1, 0] and nearest.adversarial.tolist() == [5, 7, 2, 3, 6]
-    mixed = Fallen("linf", 0.1, sample, label)
-    mixed.record(Unit("c", 0, FMN(norm="linf")), columns([row(2, 1, 7, 0.05), row(4, 3, 9, 0.7), row(5, 4, 6, 0.05)]))
+    mixed = Successes("linf", 0.1, sample, label)
+    mixed.record(
+        AttackRun("c", 0, FMN(norm="linf")), columns([row(2, 1, 7, 0.05), row(4, 3, 9, 0.7), row(5, 4, 6, 0.05)])
+    )
     mixed.record(second, columns([row(4, 3, 3), row(1, 0, 5)]))
     assert mixed.run.tolist() == [1, 0, -1, -1, 0] and mixed.shown(3) == 1  # inside the ball before outside
     assert pick(nearest) == {"fallen": [1, 4, 0]}  # by length; what was not found has no picture
@@ -238,14 +240,14 @@ def test_fallen_by_hand() -> None:
 
 def test_pick_takes_the_ends() -> None:
     n = 3 * EACH
-    case = Fallen("linf", None, np.arange(n), np.zeros(n, int))
-    effort = np.random.default_rng(0).permutation(n) / n
-    unit = Unit("a", 0, FMN(norm="linf"))
-    case.record(unit, columns([row(i, 0, 1, float(effort[i])) for i in range(n)]))
-    order = np.argsort(effort).tolist()
+    case = Successes("linf", None, np.arange(n), np.zeros(n, int))
+    cost = np.random.default_rng(0).permutation(n) / n
+    run = AttackRun("a", 0, FMN(norm="linf"))
+    case.record(run, columns([row(i, 0, 1, float(cost[i])) for i in range(n)]))
+    order = np.argsort(cost).tolist()
     assert pick(case) == {"easiest to fell": order[:EACH], "hardest to fell": order[::-1][:EACH]}
-    few = Fallen("linf", None, np.arange(EACH + 1), np.zeros(EACH + 1, int))
-    few.record(unit, columns([row(i, 0, 1, float(i)) for i in range(EACH + 1)]))
+    few = Successes("linf", None, np.arange(EACH + 1), np.zeros(EACH + 1, int))
+    few.record(run, columns([row(i, 0, 1, float(i)) for i in range(EACH + 1)]))
     assert pick(few) == {"easiest to fell": list(range(EACH)), "hardest to fell": [EACH]}  # nobody twice
 
 
@@ -272,10 +274,10 @@ def test_pictures_show_what_the_ledgers_say(finished: Campaign) -> None:
     assert not notes and [gallery.title for gallery in shown] == [case.title for case in cases]
     assert list(shown[0].rows) == ["easiest to fell", "hardest to fell", "standing"]
     rows = {
-        (name, o.index, unit.restart): o
+        (name, o.index, run.restart): o
         for name in ATTACKS
-        for unit in finished.units(name)
-        for o in finished.outcomes(unit)
+        for run in finished.runs(name)
+        for o in finished.outcomes(run)
     }
     for case, gallery in zip(cases, shown, strict=True):
         for kind, examples in gallery.rows.items():
@@ -325,7 +327,7 @@ def test_pictures_have_an_allowance(finished: Campaign) -> None:
     shown, notes = galleries(finished, trained(), cases, allowance=0)
     assert shown == [] and len(notes) >= 3 and all("are left out" in note for note in notes)
     for case in cases:
-        case.seconds = [100.0 if unit.name == "ddn" else 0.001 for unit in case.runs]
+        case.seconds = [100.0 if run.name == "ddn" else 0.001 for run in case.runs]
     shown, notes = galleries(finished, trained(), cases, allowance=1)
     assert len(notes) == 1 and re.fullmatch(r"\d examples under ddn are left out: .* about \d00 s\.", notes[0])
     assert [gallery.title for gallery in shown] == ["linf 0.1", "linf nearest"]

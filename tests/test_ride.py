@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks import BPDA, FGSM, PGD, Noise, drawing
+from adversarial_lightning.attacks import BPDA, FGSM, PGD, Noise, noise_for
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.defenses import RIDE, MeanFilter, Purified
-from adversarial_lightning.defenses.fitting import Fit
+from adversarial_lightning.defenses.fitting import PerImageFit
 from adversarial_lightning.defenses.ride import Watch, combine
 
 SMALL: dict[str, Any] = {"channels": (1, 6, 6, 1), "dropout_after": (2,), "steps": 50, "stages": 2, "estimates": 2}
@@ -27,7 +27,7 @@ def images(n: int = 7, channels: int = 1, dtype: torch.dtype = torch.float64, si
 
 
 def purified(ride: RIDE, x: Tensor, index: list[int] | None = None, seed: int = 0) -> Tensor:
-    with drawing(ride, Noise.keyed(seed, torch.arange(len(x)) if index is None else torch.tensor(index))):
+    with noise_for(ride, Noise.keyed(seed, torch.arange(len(x)) if index is None else torch.tensor(index))):
         return ride(x)
 
 
@@ -53,14 +53,14 @@ def by_the_book(ride: RIDE, x: Tensor, noise: Noise) -> Tensor:
             if number < len(layers):
                 z = z.relu()
             if drop and number in r.dropout_after and r.dropout:
-                z = z * run.coins(z[None], 1 - r.dropout)[0] / (1 - r.dropout)
+                z = z * run.bernoulli(z[None], 1 - r.dropout)[0] / (1 - r.dropout)
         return z.sigmoid() if r.sigmoid else z
 
     for iteration in range(1, ride.steps * ride.stages + 1):
         copies = target.expand(r.noisy_copies, -1, -1, -1)
         output = network(copies + r.sigma * run.normal(copies[None])[0] if fixed is None else fixed, True)
         s = copies + r.sigma * run.normal(copies[None])[0] if r.noisy_target else copies
-        kept = run.coins(copies[None, :, :1], 1 - r.mask_ratio)[0]
+        kept = run.bernoulli(copies[None, :, :1], 1 - r.mask_ratio)[0]
         if r.squared:
             loss = ((output - s) ** 2)[kept.expand(-1, c, -1, -1)].mean()
         else:
@@ -106,13 +106,13 @@ def test_together_is_alone_in_any_order(settings: dict[str, Any]) -> None:
 
 
 def test_images_stop_one_by_one() -> None:
-    left, keep = [], Fit.keep
+    left, keep = [], PerImageFit.keep
 
-    def spy(fit: Fit, rows: Tensor) -> None:
+    def spy(fit: PerImageFit, rows: Tensor) -> None:
         left.append(int(rows.sum()))
         keep(fit, rows)
 
-    with patch.object(Fit, "keep", spy):
+    with patch.object(PerImageFit, "keep", spy):
         *_, last = RIDE(**{**SMALL, **STOP}).run(images(), Noise.keyed(0, torch.arange(7)))
     assert len(set(left)) > 2 and left[-1] == 0 and last.iteration < 100
 
@@ -169,12 +169,12 @@ def test_the_mask_keeps_whole_pixels(ratio: float, share: float) -> None:
     """A target's pixel counts in all channels or in none."""
     recipe = RIDE(**{**SMALL, **COLOUR, **DIP, "mask_ratio": ratio}).recipe
     x, noise = images(1, 3), Noise.keyed(0, torch.arange(1))
-    loss = Fit(recipe, noise.fork(0), x).step(x)
+    loss = PerImageFit(recipe, noise.fork(0), x).step(x)
     counts = torch.zeros(3, 9, 8, dtype=torch.bool)
     for place in torch.cartesian_prod(*map(torch.arange, counts.shape)).tolist():
         changed = x.clone()
         changed[0][tuple(place)] += 0.5
-        counts[tuple(place)] = Fit(recipe, noise.fork(0), x).step(changed) != loss
+        counts[tuple(place)] = PerImageFit(recipe, noise.fork(0), x).step(changed) != loss
     assert (counts == counts[:1]).all() and abs(counts.double().mean() - (1 - (1 - share) ** 2)) < 0.08  # two samples
 
 
@@ -213,10 +213,10 @@ NETWORKS = [
 def test_networks(channels: tuple[int, ...], dropped: tuple[int, ...], count: int) -> None:
     recipe = RIDE(channels, dropped).recipe
     x = images(1, channels[0], torch.float32, (5, 7))
-    fit = Fit(recipe, Noise.keyed(0, torch.arange(1)), x)
+    fit = PerImageFit(recipe, Noise.keyed(0, torch.arange(1)), x)
     asked: list[int] = []
-    coins = Noise.coins
-    with patch.object(Noise, "coins", lambda n, like, p: asked.append(like[0].numel()) or coins(n, like, p)):
+    bernoulli = Noise.bernoulli
+    with patch.object(Noise, "coins", lambda n, like, p: asked.append(like[0].numel()) or bernoulli(n, like, p)):
         fit.step(x)
     assert recipe.parameters() == sum(p.numel() for p in fit.parameters) == count
     assert fit.output.shape == x.shape and asked == [35 * channels[layer] for layer in dropped] + [35]
@@ -229,7 +229,9 @@ def test_arithmetic_of_the_paper() -> None:
 def test_weight_decay_is_added_to_the_gradient() -> None:
     """A huge one decides the sign of Adam's first step; decoupled it would shrink weights in proportion."""
     x = images(2)
-    fit = Fit(RIDE(**{**SMALL, "weight_decay": 1e9, "learning_rate": 0.01}).recipe, Noise.keyed(0, torch.arange(2)), x)
+    fit = PerImageFit(
+        RIDE(**{**SMALL, "weight_decay": 1e9, "learning_rate": 0.01}).recipe, Noise.keyed(0, torch.arange(2)), x
+    )
     before = [p.detach().clone() for p in fit.parameters]
     fit.step(x)
     for old, new in zip(before, fit.parameters, strict=True):
@@ -265,7 +267,7 @@ def test_seeds_and_fresh_fits() -> None:
     ride, x = RIDE(**{**SMALL, "steps": 3}), images(2)
     assert torch.equal(purified(ride, x), purified(ride, x))
     assert not torch.equal(purified(ride, x, seed=1), purified(ride, x))
-    with drawing(ride, Noise.keyed(0, torch.arange(2))):
+    with noise_for(ride, Noise.keyed(0, torch.arange(2))):
         first, second = ride(x), ride(x)
     assert torch.equal(first, purified(ride, x)) and not torch.equal(first, second)
 
@@ -288,7 +290,7 @@ def victim() -> nn.Module:
 def test_bpda_is_the_classifiers_gradient_at_the_fitted_image() -> None:
     ride, f, x = RIDE(**{**SMALL, "steps": 3}), victim(), images(3, dtype=torch.float32, size=(8, 8))
     y, buffers = torch.tensor([0, 1, 2]), [b.clone() for b in f.buffers()]
-    with drawing(ride, Noise.keyed(0, torch.arange(3))):
+    with noise_for(ride, Noise.keyed(0, torch.arange(3))):
         found, _ = input_gradient(Purified(f, ride), x, y, ce)
     expected, _ = input_gradient(f, purified(ride, x), y, ce)
     assert torch.equal(found, expected) and not f.training
@@ -301,7 +303,7 @@ def test_eot_draws_fresh_fits_side_by_side_or_not() -> None:
     means = []
     for at_once in (0, 2**16):
         with (
-            drawing(model, Noise.keyed(0, torch.arange(2))),
+            noise_for(model, Noise.keyed(0, torch.arange(2))),
             patch("adversarial_lightning.attacks.core.gradient._AT_ONCE", at_once),
         ):
             means.append(input_gradient(model, x, y, ce, 4)[0])
@@ -316,7 +318,7 @@ def test_unrolled_it_is_the_run_and_differentiable(settings: dict[str, Any]) -> 
     """Its value is that of a run with the same draws; its gradient, image by image, that of central differences."""
     ride = RIDE(**{**SMALL, "steps": 4, "learning_rate": 1e-2, **settings})
     x = 0.2 + 0.6 * images(3, ride.recipe.channels[0], size=(5, 4))
-    with drawing(ride, Noise.keyed(0, torch.arange(3))):
+    with noise_for(ride, Noise.keyed(0, torch.arange(3))):
         ride(x)
     *_, last = ride.run(x, Noise(torch.cat([fit.noise.fork("unrolled").key for fit in ride.fits])))
     z = ride.unrolled(x.requires_grad_())
@@ -350,15 +352,15 @@ def test_an_attack_leaves_image_and_modes() -> None:
 
 
 def test_a_diverged_fit_leaves_its_image_and_no_other_notices() -> None:
-    ride, x, step = RIDE(**{**SMALL, "steps": 3}), images(3), Fit.step
+    ride, x, step = RIDE(**{**SMALL, "steps": 3}), images(3), PerImageFit.step
     healthy = purified(ride, x)
     assert not ride.diverged.any()
 
-    def poisoned(fit: Fit, target: Tensor) -> Tensor:
+    def poisoned(fit: PerImageFit, target: Tensor) -> Tensor:
         fit.parameters[0].data[1, 0, 0, 0, 0] = torch.inf
         return step(fit, target)
 
-    with patch.object(Fit, "step", poisoned), pytest.warns(UserWarning, match="1 of 3 fits diverged"):
+    with patch.object(PerImageFit, "step", poisoned), pytest.warns(UserWarning, match="1 of 3 fits diverged"):
         z = purified(ride, x)
     assert torch.equal(z[1], x[1]) and torch.allclose(z[[0, 2]], healthy[[0, 2]], rtol=1e-9)
     assert ride.diverged.tolist() == [False, True, False] and ride.fallbacks == 1
@@ -396,7 +398,7 @@ BAD_IMAGES = [
 
 @pytest.mark.parametrize("settings,x,message", BAD_IMAGES, ids=["nan", "range", "channels", "no batch", "memory"])
 def test_bad_images_are_refused_before_any_work(settings: dict[str, Any], x: Tensor, message: str) -> None:
-    with patch.object(Fit, "step", side_effect=AssertionError), pytest.raises(ValueError, match=message):
+    with patch.object(PerImageFit, "step", side_effect=AssertionError), pytest.raises(ValueError, match=message):
         RIDE(**{**SMALL, **settings})(x)
 
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from victims import BatchNormNet, Linear, at_distance
 
 from adversarial_lightning.attacks import APGD, PGD, Attack, Noise, Restarts
-from adversarial_lightning.attacks.core.bpda import part, straight_through
+from adversarial_lightning.attacks.core.bpda import find_attribute, straight_through
 from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.unroll import unroll
 from adversarial_lightning.attacks.daa import DAA, blob
 from adversarial_lightning.attacks.detector_apgd import DetectorAwareAPGD
-from adversarial_lightning.attacks.detector_pgd import DetectorAwarePGD, without
+from adversarial_lightning.attacks.detector_pgd import DetectorAwarePGD, orthogonal_part
 from adversarial_lightning.attacks.feature_adversary import FeatureAdversary, Representation
 from adversarial_lightning.attacks.logit_eot import LogitEOT, MeanLogits
 from adversarial_lightning.attacks.reconstruction_pgd import ReconstructionPGD, reconstruction_gradient
@@ -211,7 +211,7 @@ def test_bpda_turns_the_gradient_where_the_purifier_lies() -> None:
 # --- detector-aware PGD ----------------------------------------------------------------------------------------------
 
 
-class Guarded(Linear):
+class DetectorGuardedModel(Linear):
     """A linear victim whose detector watches the step along u, a mix of the victim's normal and another direction."""
 
     def __init__(self, x: Tensor, share: float) -> None:
@@ -235,7 +235,7 @@ EVASIVE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("targeted", [False, True])
 def test_evades_a_detector_that_flags_plain_pgd(combine: str, targeted: bool) -> None:
     x, y = at_distance(Linear((40,)), "l2", 0.05, 8)
-    model = Guarded(x, 0.6)
+    model = DetectorGuardedModel(x, 0.6)
     goal, noise = (1 - y if targeted else y), Noise.keyed(0, torch.arange(8))
     plain = PGD(norm="l2", eps=0.1, steps=60, random_start=False, targeted=targeted)(model, x, goal, noise)
     assert (model(plain).argmax(1) != y).all() and (model.detector.score(plain) > 0.02).all()
@@ -318,10 +318,10 @@ def test_without_the_detector_it_is_pgd() -> None:
 def test_orthogonal_parts() -> None:
     a, b = torch.randn(5, 2, 3), torch.randn(5, 2, 3)
     b[1] = 0
-    p = without(a, b)
+    p = orthogonal_part(a, b)
     assert torch.allclose((p * b).flatten(1).sum(1), torch.zeros(5), atol=1e-5) and torch.equal(p[1], a[1])
     assert torch.allclose((a - p).flatten(1).norm(dim=1) ** 2 + p.flatten(1).norm(dim=1) ** 2, (a**2).flatten(1).sum(1))
-    assert torch.allclose(without(a, b * 1e-30), p, atol=1e-4)
+    assert torch.allclose(orthogonal_part(a, b * 1e-30), p, atol=1e-4)
 
 
 def test_directions_by_hand() -> None:
@@ -509,7 +509,7 @@ def test_logit_eot_averages_logits_and_not_gradients() -> None:
 
 def test_parts_are_found_inside_and_missed_aloud() -> None:
     net = DefendedNet()
-    assert part(nn.Sequential(nn.Identity(), net), "purifier") is net.purifier
+    assert find_attribute(nn.Sequential(nn.Identity(), net), "purifier") is net.purifier
     x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
     with pytest.raises(ValueError, match="'purifier'"):
         ReconstructionPGD()(BatchNormNet(), x, y)

@@ -13,21 +13,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_evaluation import finish
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks import CW, FGSM, PGD, Attack, HighConfidence, Noise, Square, drawing
+from adversarial_lightning.attacks import CW, FGSM, PGD, Attack, HighConfidence, Noise, Square, noise_for
 from adversarial_lightning.callbacks import NetworkPictures
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.defenses import MALA, Magnet, Purified, Purifier
-from adversarial_lightning.detectors import Guarded, MaxProbability
+from adversarial_lightning.detectors import DetectorGuardedModel, MaxProbability
 from adversarial_lightning.evaluation import Campaign, run_campaign, write_report
+from adversarial_lightning.evaluation.campaign.merge import merge
 from adversarial_lightning.evaluation.report import embeddings as module
 from adversarial_lightning.evaluation.report import purifier_steps as steps_module
 from adversarial_lightning.evaluation.report.embeddings import (
     draw_codes,
     encode,
     flatten,
+    network_figures,
     rademacher,
     surface,
-    viewed,
     views,
 )
 from adversarial_lightning.evaluation.report.grids import grids
@@ -60,7 +61,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_codes_are_those_of_the_encoder_behind_any_wrapper() -> None:
     net = Coded(3, dropout=0.5).train()
     x = torch.rand(230, 1, 28, 28)
-    codes, predictions = encode(Guarded(net, MaxProbability(net)), x)
+    codes, predictions = encode(DetectorGuardedModel(net, MaxProbability(net)), x)
     assert net.training
     with torch.no_grad():
         assert torch.allclose(codes, net.eval().encoder(x), atol=1e-6)
@@ -162,25 +163,30 @@ def test_reports_show_them_where_gradients_can_be_trusted(tmp_path: Path, quick:
     c = finished(tmp_path, {"fgsm": FGSM(eps=0.1)}, net)
     shown = {}
     for eot in (False, True):
-        write_report(c, **facts, defenses=[], obligations={"bpda": False, "eot": eot}, command="", model=net)  # type: ignore[arg-type]
+        write_report(
+            c, merge(c), **facts, defenses=[], required_adaptations={"bpda": False, "eot": eot}, command="", model=net
+        )  # type: ignore[arg-type]
         page = (tmp_path / "report.html").read_text()
         tags = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload().Tags()["images"]
         shown[eot] = ('<section id="views">' in page, {"embedding/tsne", "embedding/prior", "loss_surface"} & set(tags))
     assert shown == {False: (True, {"embedding/tsne", "embedding/prior", "loss_surface"}), True: (False, set())}
-    assert "PGD at ℓ∞ ≤ 0.1, 12 images" in viewed(c, net, 1e3)[0][0].caption
+    assert "PGD at ℓ∞ ≤ 0.1, 12 images" in network_figures(c, net, 1e3)[0][0].caption
     finish(c)  # without the model
 
 
 def test_what_is_too_dear_or_has_no_gradient_is_left_out_aloud(tmp_path: Path, quick: None) -> None:
     net = Bare()
     c = finished(tmp_path / "a", {"fgsm": FGSM(eps=0.1)}, net)
-    assert [d.name for d in viewed(c, net, 1e3)[0]] == ["loss_surface"]
-    assert viewed(c, net, 0.0) == ([], ["Embeddings and loss surfaces are left out: they would take too long."])
+    assert [d.name for d in network_figures(c, net, 1e3)[0]] == ["loss_surface"]
+    assert network_figures(c, net, 0.0) == (
+        [],
+        ["Embeddings and loss surfaces are left out: they would take too long."],
+    )
     rounded = Rounded()
     c = finished(tmp_path / "b", {"square": Square(eps=0.1, queries=3)}, rounded)
-    drawn, (note,) = viewed(c, rounded, 1e3)
+    drawn, (note,) = network_figures(c, rounded, 1e3)
     assert not drawn and "does not require grad" in note
-    assert viewed(finished(tmp_path / "c", {"cw": CW(steps=1, search_steps=1)}, net), net, 1e3) == ([], [])
+    assert network_figures(finished(tmp_path / "c", {"cw": CW(steps=1, search_steps=1)}, net), net, 1e3) == ([], [])
 
 
 @pytest.mark.parametrize("coded", [True, False])
@@ -235,7 +241,7 @@ def test_adversarial_images_are_followed_through_the_purifier(tmp_path: Path, mo
     net = Purified(Bare(), Halves())
     c = finished(tmp_path, {"fgsm": FGSM(eps=0.3)}, net)
     nothing = {"bpda": False, "eot": False}
-    write_report(c, **facts, defenses=[], obligations=nothing, command="", model=net)  # type: ignore[arg-type]
+    write_report(c, merge(c), **facts, defenses=[], required_adaptations=nothing, command="", model=net)  # type: ignore[arg-type]
     assert '<section id="steps">' in (tmp_path / "report.html").read_text()
     ((name, heading, examples, states, p),) = seen
     assert (name, heading) == ("steps/linf 0.3", "ℓ∞ ≤ 0.3") and 1 <= len(examples) <= EACH
@@ -256,9 +262,9 @@ def test_a_chain_shows_its_steps() -> None:
     denoiser = Denoiser(ConvAutoencoder(width=4))
     for chain, n in ((MALA(denoiser, 0.03, 3, 0.1), 4), (MALA(denoiser, 0.03, 0, 0.1), 1), (Magnet(denoiser), 2)):
         x = torch.rand(2, 1, 28, 28)
-        with torch.no_grad(), drawing(chain, Noise.keyed(0, torch.arange(2))):
+        with torch.no_grad(), noise_for(chain, Noise.keyed(0, torch.arange(2))):
             found = list(chain.states(x))
-        with torch.no_grad(), drawing(chain, Noise.keyed(0, torch.arange(2))):
+        with torch.no_grad(), noise_for(chain, Noise.keyed(0, torch.arange(2))):
             assert len(found) == n and torch.equal(found[0], x) and torch.equal(found[-1], chain(x))
 
 
@@ -269,7 +275,7 @@ def test_images_are_turned_into_other_classes_where_the_suite_does_so(tmp_path: 
     own = HighConfidence(steps=5, max_step=0.5)
     c = finished(tmp_path / "a", {"own": own, "fgsm": FGSM(eps=0.1)}, net)
     drawn, left_out = grids(c, net, 1e3)
-    classes = sorted(set(c.table(c.units("clean")[0])["label"].tolist()))
+    classes = sorted(set(c.table(c.runs("clean")[0])["label"].tolist()))
     assert [d.name for d in drawn] == ["grids/targets", "grids/confidence"] and not left_out
     assert drawn[0].pixels().shape[:2] == (30 * len(classes) + 2, 30 * 10 + 2)
     assert drawn[1].pixels().shape[:2] == (4 * (60 + 12), 58 * len(classes) + 2)
@@ -277,7 +283,7 @@ def test_images_are_turned_into_other_classes_where_the_suite_does_so(tmp_path: 
     first = x[int((y == classes[1]).nonzero()[0])]
     cell = drawn[0].figure.axes[0].images[0].get_array()[32:60, 2 + 30 * classes[1] :][:, :28, 0]
     assert np.allclose(cell, first[0].numpy())
-    each = float(np.mean(c.table(c.units("own")[0])["seconds"]))
+    each = float(np.mean(c.table(c.runs("own")[0])["seconds"]))
     assert grids(c, net, 13 * each * 3.5)[0][0].pixels().shape[0] == 30 * 3 + 2
     assert grids(c, net, 13 * each * 1.5) == (
         [],

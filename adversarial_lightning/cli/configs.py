@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from adversarial_lightning.configs import FOLDER
+from adversarial_lightning.errors import UserError
 
 # Where the value of an option is looked up, in this order.
 _FOLDERS = {
@@ -23,7 +24,7 @@ _CLASSES = ("--data", "--network", "--detector", "--attack")  # a value may also
 def resolved(argv: list[str]) -> list[str]:
     """`argv` with the names of packaged configurations replaced by their paths; a file that exists comes first.
 
-    Raises ValueError for a name that is neither a file nor packaged.
+    Raises UserError for a name that is neither a file nor packaged.
     """
     found, option = [], ""
     for word in argv:
@@ -54,7 +55,7 @@ def find(option: str, value: str) -> str:
     known = [path.stem for folder in _FOLDERS[option] for path in sorted((FOLDER / folder).rglob("*.yaml"))]
     close = difflib.get_close_matches(Path(name).name, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    raise ValueError(
+    raise UserError(
         f"{value}: no such file{hint} ({option} takes a path or the name of a packaged configuration; "
         "`lightning configs` lists them)"
     )

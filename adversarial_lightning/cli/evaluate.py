@@ -8,6 +8,7 @@ Run the same command again to resume after an interruption, with any number of p
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,21 +24,34 @@ from adversarial_lightning.checkpoints.load import check_fit, open_network
 from adversarial_lightning.checkpoints.spec import PACKAGE, Spec, build, catalogue, describe, plain
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
-from adversarial_lightning.errors import exits
+from adversarial_lightning.errors import UserError, exits
 from adversarial_lightning.evaluation import Campaign, run_campaign, write_report
-from adversarial_lightning.evaluation.audit import audited
-from adversarial_lightning.evaluation.campaign.identity import data_part, identify, settle, suite_part, with_files
-from adversarial_lightning.evaluation.campaign.launch import Place, behave, foretell_parent, place, spawn, tell_parent
+from adversarial_lightning.evaluation.audit import cached_audit
+from adversarial_lightning.evaluation.campaign.identity import (
+    claim_folder,
+    data_part,
+    identify,
+    suite_part,
+    with_files,
+)
+from adversarial_lightning.evaluation.campaign.launch import (
+    Rank,
+    find_rank,
+    install_signal_handlers,
+    report_to_parent,
+    spawn,
+)
 from adversarial_lightning.evaluation.campaign.locks import check_free
-from adversarial_lightning.evaluation.campaign.merge import Incomplete
-from adversarial_lightning.evaluation.campaign.precision import Precision, hasten
-from adversarial_lightning.evaluation.campaign.precision_check import parity
+from adversarial_lightning.evaluation.campaign.merge import Incomplete, merge
+from adversarial_lightning.evaluation.campaign.precision import Precision, low_precision
+from adversarial_lightning.evaluation.campaign.precision_check import check_precision
 from adversarial_lightning.evaluation.campaign.progress import Bars
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Mode
 from adversarial_lightning.evaluation.outcomes.detection import calibration, score_images, threshold
 from adversarial_lightning.evaluation.outcomes.imported_proof import prove, record
 from adversarial_lightning.evaluation.outcomes.statistics import Results
 from adversarial_lightning.evaluation.report import headlines
+from adversarial_lightning.networks.foreign_weights import Report
 
 Wrap = Callable[[nn.Module], nn.Module]
 Detect = Callable[[nn.Module], detectors.Detector]
@@ -55,14 +69,12 @@ def options() -> ArgumentParser:
     add("--data", type=datamodules.ImageData | None, sub_configs=True, help="YAML file; default: as in training")
     add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
     add("--defenses", type=list[Wrap], default=[], sub_configs=True, help="YAML list; first: next to the network")
-    add("--detector", type=Detect | None, sub_configs=True, help="YAML file; turns away what looks adversarial")
-    add("--fpr", type=float, default=0.05, help="share of clean images turned away; detector-aware attacks aim at it")
-    add("--calibrate", type=Literal["val", "test"], default="val", help="whose clean images give the threshold")
+    add("--detector", type=Detect | None, sub_configs=True, help="YAML file; flags what looks adversarial")
+    add("--fpr", type=float, default=0.05, help="false positive rate of the detector; detector-aware attacks aim at it")
+    add("--calibrate", type=Literal["val", "test"], default="val", help="split for the detector threshold")
     add("--limit", type=int | None, help="only the first so many test images")
-    add("--mode", type=Mode, default="full", help="worst_case: attack only what earlier attacks have left standing")
-    add(
-        "--draws", type=int | None, help="draws of the defender's noise; default: 20 if a defense is stochastic, else 1"
-    )
+    add("--mode", type=Mode, default="full", help="worst_case: attack only samples that no earlier attack has broken")
+    add("--draws", type=int | None, help="draws of the defense's noise; default: 20 if a defense is stochastic, else 1")
     add("--audit", type=Literal["none", "brief", "quick", "full"], default="quick", help="how hard it is checked")
     add("--precision", type=Precision, default="float32", help="of the attacks; results are judged in float32")
     add("--compile", type=bool, default=False, help="compile the model for the attacks (torch.compile)")
@@ -75,78 +87,93 @@ def options() -> ArgumentParser:
     return parser
 
 
-def evaluate(argv: list[str], here: Place) -> int:
+@dataclass
+class Evaluation:
+    """What the command line asks for: a model behind its defenses, a campaign, and what makes the campaign unique."""
+
+    model: nn.Module
+    detector: detectors.Detector | None
+    data: Any
+    campaign: Campaign
+    parts: Spec
+    imported: Report | None
+
+
+def evaluate(argv: list[str], rank: Rank) -> int:
     """Do this process's share, or start the processes that do; write the report once all is there."""
     parser = options()
     if any(a.startswith("--data.") for a in argv) and not any(a.split("=")[0] == "--data" for a in argv):
-        raise ValueError("--data.… changes a data file: name it before, for example --data digits")
+        raise UserError("--data.… changes a data file: name it before, for example --data digits")
     settings = parser.parse_args(resolved(argv))
-    if not 0 <= settings.fpr < 1:
-        raise ValueError(f"--fpr is a share of at least 0 and below 1, not {settings.fpr}")
-    if settings.published is not None and not 0 <= settings.published <= 1:
-        raise ValueError(f"--published {settings.published:g} is a share in [0, 1]: 0.8492 for 84.92 %")
-    for name in ("devices", "batch_size", "draws"):
-        if settings[name] is not None and settings[name] < 1:
-            raise ValueError(f"--{name} must be at least 1, not {settings[name]}")
-    where = device(settings.accelerator, here)
-    model, campaign, parts, calibrate = _prepare(settings, parser.instantiate(settings))
+    check_settings(settings)
+    where = device(settings.accelerator, rank)
+    evaluation = prepare(settings, parser.instantiate(settings))
+    campaign, model = evaluation.campaign, evaluation.model
+    claim_folder(settings.output, evaluation.parts)  # after everything that may be a mistake
+    if evaluation.imported:
+        record(settings.output, evaluation.imported)
     bars = Bars(
-        {name: len(campaign.units(name)) for name in (CLEAN, *campaign.suite)},
+        {name: len(campaign.runs(name)) for name in (CLEAN, *campaign.suite)},
         campaign.n,
-        processes=max(here.world, settings.devices),
-        quiet=here.rank > 0 or here.spawned,
+        quiet=rank.rank > 0 or rank.spawned,
     )
-    if here.world == 1 and settings.devices > 1:
-        check_free(campaign.folder, here.run)
+    model.to(where)
+    if rank.world == 1 and settings.devices > 1:
+        check_free(campaign.folder, rank.run)
+        command = [sys.executable, "-m", "adversarial_lightning.cli", "evaluate", *argv]
         with bars:
-            failed = spawn(
-                [sys.executable, "-m", "adversarial_lightning.cli", "evaluate", *argv],
-                settings.devices,
-                bars.tell,
-                bars.foretell,
-            )
+            failed = spawn(command, settings.devices, bars.update)
         if failed:
             return failed
-        calibrate()
+        calibrate(evaluation, settings)
     else:
-        model.to(where)
-        calibrate()
+        calibrate(evaluation, settings)
         with bars:
-            told = (tell_parent, foretell_parent(here)) if here.spawned else (bars.tell, bars.foretell)
-            around = hasten(model, settings.precision, settings.compile)
-            load = {"batch_size": settings.batch_size, "workers": settings.workers}
-            run_campaign(campaign, model, here, **load, tell=told[0], foretell=told[1], around=around)
-        if here.spawned:
+            run_campaign(
+                campaign,
+                model,
+                rank,
+                batch_size=settings.batch_size,
+                workers=settings.workers,
+                on_progress=report_to_parent if rank.spawned else bars.update,
+                attack_context=low_precision(model, settings.precision, settings.compile),
+            )
+        if rank.spawned:
             return 0
-    obligations = defenses.obligations(model)
-
-    def audit(merged: Results) -> dict[str, Any]:
-        rows = min(settings.batch_size, 64)
-        return audited(campaign, model, merged, obligations=obligations, level=settings.audit, rows=rows)
-
-    def haste() -> dict[str, Any]:
-        print("parity: attacking a few samples in float32 too", file=sys.stderr, flush=True)
-        cases = parity(campaign, model, settings.batch_size)
-        return {"precision": settings.precision, "compile": settings.compile, "cases": cases}
-
-    model.to(where)
     try:
-        results = write_report(
-            campaign,
-            checkpoint={"path": settings.checkpoint or settings.weights, "sha256": parts["checkpoint"]["sha256"]},
-            data=parts["data"],
-            defenses=parts["defenses"],
-            obligations=obligations,
-            command=shlex.join(["lightning", "evaluate", *argv]),
-            model=model,
-            audit=None if settings.audit == "none" else audit,
-            haste=haste if settings.compile or settings.precision != "float32" else None,
-        )
+        merged = merge(campaign)
     except Incomplete:
-        if here.world == 1:
+        if rank.world == 1:
             raise
-        print(f"process {here.rank} of {here.world} is done; the last one writes the report")
+        print(f"process {rank.rank} of {rank.world} is done; the last one writes the report")
         return 0
+    return report(evaluation, merged, settings, shlex.join(["lightning", "evaluate", *argv]))
+
+
+def report(evaluation: Evaluation, merged: Results, settings: Namespace, command: str) -> int:
+    """Audit a finished campaign, check low precision where it was used, write the report and say the headlines."""
+    campaign, model, parts = evaluation.campaign, evaluation.model, evaluation.parts
+    adaptations = defenses.required_adaptations(model)
+    audit = precision = None
+    if settings.audit != "none":
+        rows = min(settings.batch_size, 64)
+        audit = cached_audit(campaign, model, merged, required_adaptations=adaptations, level=settings.audit, rows=rows)
+    if settings.compile or settings.precision != "float32":
+        print("precision check: attacking a few samples in float32 too", file=sys.stderr, flush=True)
+        cases = check_precision(campaign, model, settings.batch_size)
+        precision = {"precision": settings.precision, "compile": settings.compile, "cases": cases}
+    results = write_report(
+        campaign,
+        merged,
+        checkpoint={"path": settings.checkpoint or settings.weights, "sha256": parts["checkpoint"]["sha256"]},
+        data=parts["data"],
+        defenses=parts["defenses"],
+        required_adaptations=adaptations,
+        command=command,
+        model=model,
+        audit=audit,
+        precision=precision,
+    )
     print("\n".join([*headlines(results), *(f"warning: {text}" for text in results["warnings"])]))
     if settings.weights:
         print("\n".join(prove(campaign.folder, results["clean_accuracy"], results["n"], settings.published)))
@@ -154,17 +181,29 @@ def evaluate(argv: list[str], here: Place) -> int:
     return 0
 
 
-def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campaign, Spec, Callable[[], None]]:
-    """The model behind its defenses, the campaign in its folder, the parts of its identity, and what calibrates."""
+def check_settings(settings: Namespace) -> None:
+    """Raise UserError for numbers that cannot be meant."""
+    if not 0 <= settings.fpr < 1:
+        raise UserError(f"--fpr is a share of at least 0 and below 1, not {settings.fpr}")
+    if settings.published is not None and not 0 <= settings.published <= 1:
+        raise UserError(f"--published {settings.published:g} is a share in [0, 1]: 0.8492 for 84.92 %")
+    for name in ("devices", "batch_size", "draws"):
+        if settings[name] is not None and settings[name] < 1:
+            raise UserError(f"--{name} must be at least 1, not {settings[name]}")
+
+
+def prepare(settings: Namespace, objects: Namespace) -> Evaluation:
+    """The model behind its defenses and its detector, the campaign, and the parts of its identity; writes nothing."""
     path = settings.checkpoint or settings.weights
     model, recorded, imported = open_network(settings.checkpoint, settings.weights, objects.network)
     model, data = defended(model, objects, path, recorded)
     detector = objects.detector(model) if objects.detector else None
+    images = data.dataset("test")
     if detector is not None:
-        model = detectors.Guarded(model, detector)
-    images = data.dataset("test") if detector is None else detectors.set_two(data.dataset("test"), detector.seen)
+        model = detectors.DetectorGuardedModel(model, detector)
+        images = detectors.test_split(images, detector.seen)
     n = len(images) if settings.limit is None else min(settings.limit, len(images))
-    draws = settings.draws or (20 if defenses.obligations(model)["eot"] else 1)
+    draws = settings.draws or (20 if defenses.required_adaptations(model)["eot"] else 1)
     parts = {
         "checkpoint": {"sha256": digest_file(path), "network": _spec(settings.network)},
         "suite": suite_part(objects.suite),
@@ -174,27 +213,39 @@ def _prepare(settings: Namespace, objects: Namespace) -> tuple[nn.Module, Campai
         "limit": n,
         "detector": _spec(settings.detector),
         "fpr": settings.fpr if settings.detector else None,
-        **({"calibrate": settings.calibrate} if settings.calibrate != "val" else {}),
+        "calibrate": settings.calibrate,
         "mode": settings.mode,
         "draws": draws,
-        "haste": [settings.precision, settings.compile],
+        "precision": [settings.precision, settings.compile],
     }
-    basics = objects.suite, images, n, settings.seed, settings.output, identify(parts)
-    campaign = Campaign(*basics, mode=settings.mode, draws=draws, scored=detector is not None)
-    settle(settings.output, parts)  # after everything that may be a mistake: it claims the folder
-    if imported:
-        record(settings.output, imported)
+    campaign = Campaign(
+        suite=objects.suite,
+        data=images,
+        n=n,
+        seed=settings.seed,
+        folder=settings.output,
+        identity=identify(parts),
+        mode=settings.mode,
+        draws=draws,
+        scored=detector is not None,
+    )
+    return Evaluation(model, detector, data, campaign, parts, imported)
 
-    def calibrate() -> None:
-        """Set the detector's threshold from clean held-out images; from test images only if told (MALADE's paper)."""
-        if detector is not None:
-            held_out = images if settings.calibrate == "test" else data.dataset("val")
-            measure = partial(score_images, detector, held_out, settings.batch_size, settings.seed)
-            about = {"detector": parts["detector"], "aimed_fpr": settings.fpr, "own_theta": detector.own_theta}
-            about["split"] = settings.calibrate
-            detector.theta = threshold(calibration(campaign.folder, measure, about), settings.fpr)
 
-    return model, campaign, parts, calibrate
+def calibrate(evaluation: Evaluation, settings: Namespace) -> None:
+    """Set the detector's threshold from clean held-out images; from test images only if told (MALADE's paper)."""
+    detector, campaign = evaluation.detector, evaluation.campaign
+    if detector is None:
+        return
+    images = campaign.data if settings.calibrate == "test" else evaluation.data.dataset("val")
+    about = {
+        "detector": evaluation.parts["detector"],
+        "aimed_fpr": settings.fpr,
+        "own_theta": detector.own_theta,
+        "split": settings.calibrate,
+    }
+    measure = partial(score_images, detector, images, settings.batch_size, settings.seed)
+    detector.theta = threshold(calibration(campaign.folder, measure, about), settings.fpr)
 
 
 def _spec(given: Namespace | None) -> Any:
@@ -222,26 +273,26 @@ def defended(model: nn.Module, objects: Namespace, path: str, recorded: Spec | N
 
 def _recorded_data(checkpoint: str, spec: Spec | None) -> Any:
     if spec is None:
-        raise ValueError(f"{checkpoint} does not record its data: give --data, for example digits")
+        raise UserError(f"{checkpoint} does not record its data: give --data, for example digits")
     try:
         data = build(spec, catalogue(datamodules))
         if hasattr(data, "download"):
             data.download = False  # a file does not decide what is fetched
         return data
     except ValueError as error:
-        raise ValueError(f"{checkpoint} does not say how to load its data: {error}. Give --data") from error
+        raise UserError(f"{checkpoint} does not say how to load its data: {error}. Give --data") from error
 
 
-def device(accelerator: str, here: Place) -> torch.device:
+def device(accelerator: str, rank: Rank) -> torch.device:
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--accelerator cuda: torch sees no GPU here; use --accelerator cpu, or auto")
+        raise UserError("--accelerator cuda: torch sees no GPU here; use --accelerator cpu, or auto")
     if accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", here.local % torch.cuda.device_count())
+    return torch.device("cuda", rank.local % torch.cuda.device_count())
 
 
 def main(argv: list[str]) -> int:
     """Exit status: 0 done, 2 an error of the user's, 143 after SIGTERM."""
-    here = place()
-    behave(here)
-    return exits(lambda: evaluate(argv, here))
+    rank = find_rank()
+    install_signal_handlers(rank)
+    return exits(lambda: evaluate(argv, rank))

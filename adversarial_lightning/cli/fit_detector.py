@@ -12,8 +12,8 @@ from adversarial_lightning.checkpoints.load import open_network
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
 from adversarial_lightning.cli.evaluate import Detect, Wrap, defended, device
-from adversarial_lightning.errors import exits
-from adversarial_lightning.evaluation.campaign.launch import Place, place
+from adversarial_lightning.errors import UserError, exits
+from adversarial_lightning.evaluation.campaign.launch import Rank, find_rank
 
 
 def options() -> ArgumentParser:
@@ -34,22 +34,22 @@ def options() -> ArgumentParser:
     return parser
 
 
-def fit_detector(argv: list[str], here: Place) -> int:
+def fit_detector(argv: list[str], rank: Rank) -> int:
     """Fit a detector to a checkpoint: references from training images, the rest from set I of the test images."""
     parser = options()
     settings = parser.parse_args(resolved(argv))
     if settings.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, not {settings.batch_size}")
+        raise UserError(f"--batch_size must be at least 1, not {settings.batch_size}")
     arguments = settings.detector.get("init_args") or Namespace()
     output = settings.output or arguments.get("fitted")
     if output is None:
-        raise ValueError("name the file to write: --output FILE, or `fitted` in the detector's YAML")
+        raise UserError("name the file to write: --output FILE, or `fitted` in the detector's YAML")
     if "fitted" in arguments:
         arguments.fitted = None
     objects = parser.instantiate(settings)
     model, recorded, _ = open_network(settings.checkpoint, None, objects.network)
     model, data = defended(model, objects, settings.checkpoint, recorded)
-    detector = objects.detector(model).to(device(settings.accelerator, here))
+    detector = objects.detector(model).to(device(settings.accelerator, rank))
     about = detectors.fit_on(detector, data, objects.attack, seed=settings.seed, batch_size=settings.batch_size)
     detector.save(output)
     found = {name: about[name] for name in ("set_one", "adversarial", "width", "auroc_set_one")}
@@ -60,5 +60,5 @@ def fit_detector(argv: list[str], here: Place) -> int:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0 done, 2 an error of the user's."""
-    here = place()
-    return exits(lambda: fit_detector(argv, here))
+    rank = find_rank()
+    return exits(lambda: fit_detector(argv, rank))

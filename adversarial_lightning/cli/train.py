@@ -15,7 +15,7 @@ from adversarial_lightning.checkpoints.load import load_checkpoint
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
 from adversarial_lightning.configs import FOLDER
-from adversarial_lightning.errors import exits
+from adversarial_lightning.errors import UserError, exits
 
 # Lightning 2.6 on torch 2.15 says this once an epoch; it concerns neither us nor our users.
 warnings.filterwarnings("ignore", message=".*LeafSpec")
@@ -39,7 +39,7 @@ class CLI(LightningCLI):
         root = Path(config.trainer.default_root_dir)
         used = (root / "checkpoints" / "last.ckpt").exists() and getattr(rank_zero_only, "rank", 0) == 0
         if fit and used and not (config.ckpt_path or config.trainer.fast_dev_run):
-            raise ValueError(
+            raise UserError(
                 f"{root} holds the checkpoints of an earlier run. Continue it with --ckpt_path last, choose another "
                 "folder with --trainer.default_root_dir, or remove it"
             )

@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.checks import check_images, checked_logits
-from adversarial_lightning.attacks.core.noise import Noise, drawing
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.attacks.core.noise import Noise, noise_for
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 Kind = Literal["budget", "minimum-norm", "corruption"]
 Knowledge = Literal["white-box", "scores", "decisions", "surrogate", "none"]
@@ -33,9 +34,9 @@ class Attack(ABC):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise | None = None) -> Tensor:
         check_images(x)
         if len(y) != len(x):
-            raise ValueError(f"{len(x)} images came with {len(y)} labels")
+            raise UserError(f"{len(x)} images came with {len(y)} labels")
         noise = Noise.from_global(x) if noise is None else noise
-        with guard(model), checked_logits(model, y), drawing(model, noise.fork("defense")):
+        with frozen_eval(model), checked_logits(model, y), noise_for(model, noise.fork("defense")):
             # Clones made here are no inference tensors, so autograd may keep them, labels too.
             x, y = x.detach().clone(), y.detach().clone()
             return self.perturb(model, x, y, noise).detach().clamp(0, 1)

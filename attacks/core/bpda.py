@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
 
-def part(model: nn.Module, name: str) -> Any:
+
+def find_attribute(model: nn.Module, name: str) -> Any:
     """The attribute `name` of the outermost module inside `model` that has one, such as ``purifier`` or ``detector``.
 
     Raises ValueError where nothing has it: an attack made for a defense must not run quietly without it.
@@ -15,7 +17,7 @@ def part(model: nn.Module, name: str) -> Any:
     for module in model.modules():
         if getattr(module, name, None) is not None:
             return getattr(module, name)
-    raise ValueError(
+    raise UserError(
         f"this attack needs a model with the attribute {name!r}, which {type(model).__name__} does not have: "
         f"put the defense that provides it in front of the classifier, or use PGD"
     )

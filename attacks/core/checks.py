@@ -10,12 +10,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.networks.eval_mode import are_probabilities
+
 
 def at_least(minimum: float, **settings: float | None) -> None:
     """Raise ValueError naming the first of `settings` that is below `minimum`, infinite or no number; None passes."""
     for name, value in settings.items():
         if value is not None and not minimum <= value < math.inf:
-            raise ValueError(f"{name} must be at least {minimum}{' and finite' * (value == math.inf)}, not {value}")
+            raise UserError(f"{name} must be at least {minimum}{' and finite' * (value == math.inf)}, not {value}")
 
 
 def between(low: float, high: float, **settings: float | None) -> None:
@@ -23,7 +26,7 @@ def between(low: float, high: float, **settings: float | None) -> None:
     for name, value in settings.items():
         if value is not None and not low < value < high:
             limit = "and finite" if high == math.inf else f"and below {high}"
-            raise ValueError(f"{name} must be above {low} {limit}, not {value}")
+            raise UserError(f"{name} must be above {low} {limit}, not {value}")
 
 
 def check_choices(settings: Any) -> None:
@@ -47,16 +50,16 @@ def _check_choice(cls: type, name: str, allowed: Sequence[Any], value: Any) -> N
     if value not in allowed:
         *most, last = map(str, allowed)
         options = f"{', '.join(most)} or {last}" if most else last
-        raise ValueError(f"{name} of {cls.__name__} must be {options}, not {value!r}")
+        raise UserError(f"{name} of {cls.__name__} must be {options}, not {value!r}")
 
 
 def check_images(x: Tensor) -> None:
     """Raise ValueError unless `x` is a float batch (B, ...) with all values in [0, 1]."""
     if not x.is_floating_point() or x.ndim < 2:
-        raise ValueError(f"images must be floats (B, C, H, W), not {x.dtype} {tuple(x.shape)}")
+        raise UserError(f"images must be floats (B, C, H, W), not {x.dtype} {tuple(x.shape)}")
     if x.numel() and not bool(((x >= 0) & (x <= 1)).all()):
         low, high = float(x.min()), float(x.max())
-        raise ValueError(
+        raise UserError(
             f"images must lie in [0, 1], these in [{low:.4g}, {high:.4g}]: normalisation belongs into the network's "
             "first layer (networks.Normalize), never into the data"
         )
@@ -74,13 +77,13 @@ def checked_logits(model: nn.Module, y: Tensor) -> Iterator[None]:
         handle.remove()
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             what = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise ValueError(f"the model returned {what}: attacks need logits (B, K) of K > 1 classes")
+            raise UserError(f"the model returned {what}: attacks need logits (B, K) of K > 1 classes")
         p, labels = logits.detach(), y if y.ndim == 1 else y.new_full((1,), y.shape[1] - 1)
-        probabilities = (p >= 0).all() & ((p.sum(1) - 1).abs() < 1e-3).all()
+        probabilities = are_probabilities(p)
         strange = ((labels < 0) | (labels >= p.shape[1])).any()
         probable, misfit = torch.stack([probabilities, strange]).tolist() if len(p) else (False, False)
         if misfit:
-            raise ValueError(
+            raise UserError(
                 f"labels {int(labels.min())} .. {int(labels.max())} do not fit a model with {p.shape[1]} outputs: "
                 "labels and targets are class numbers from 0"
             )

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.core.best_adversarial import Closest
+from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least
-from adversarial_lightning.attacks.core.noise import Noise, drawing
-from adversarial_lightning.attacks.core.norms import NORMS, column
+from adversarial_lightning.attacks.core.noise import Noise, noise_for
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 from adversarial_lightning.networks.eval_mode import stochastic
 
 
@@ -57,8 +57,8 @@ class Decisions:
         votes: int = 1,
     ) -> None:
         self.model, self.noise, self.queries, self.votes = Majority(model, votes), noise.fork("queries"), queries, votes
-        with drawing(self.model, self.noise.fork("clean")):
-            self.closest = Closest(self.model, x, y, distance, targeted, looks=1)
+        with noise_for(self.model, self.noise.fork("clean")):
+            self.closest = BestAdversarial(self.model, x, y, distance, targeted, votes=1)
         self.used = torch.full_like(self.noise.key, votes)
         self.stochastic = stochastic(model)
 
@@ -77,13 +77,13 @@ class Decisions:
             answer = self.model(z[rows])
         self.used[rows] += self.votes
         logits = answer.new_full((len(z), answer.shape[1]), torch.nan).index_copy(0, rows, answer)
-        return self.closest.offer(z, logits)
+        return self.closest.update(z, logits)
 
     def _draws(self, rows: Tensor) -> AbstractContextManager[None]:
         """Streams for a stochastic model, one for each of the `rows` and each pass."""
         if not self.stochastic:
             return nullcontext()
-        return drawing(self.model, Noise(self.noise.key[rows] ^ Noise.keyed(0, self.used[rows]).key))
+        return noise_for(self.model, Noise(self.noise.key[rows] ^ Noise.keyed(0, self.used[rows]).key))
 
 
 def check_budget(queries: int, votes: int) -> None:
@@ -100,10 +100,10 @@ def squares(like: Tensor, noise: Noise, side: int) -> Tensor:
     z, mean = noise.uniform(like), noise.uniform(like.flatten(1)[:, :1])[:, 0]
     for axis in range(2, like.ndim) if like.ndim > 2 else [1]:
         z = z.index_select(axis, torch.arange(like.shape[axis], device=like.device) // side * side)
-    return (z < column(mean, like)).to(like.dtype)
+    return (z < batch_view(mean, like)).to(like.dtype)
 
 
-def begin(ask: Decisions, noise: Noise, tries: int, start: StartName) -> Tensor:
+def find_start(ask: Decisions, noise: Noise, tries: int, start: StartName) -> Tensor:
     """Look for a point that fools, among `tries` random images; returns which rows have one (B,).
 
     The points themselves are then `ask.closest.point`. The first half of the images of a varied start, and all of a
@@ -119,8 +119,8 @@ def begin(ask: Decisions, noise: Noise, tries: int, start: StartName) -> Tensor:
 def between(norm: Literal["l2", "linf"], x: Tensor, z: Tensor, share: Tensor) -> Tensor:
     """The point nearest to `z` within `share` (B,) of its distance to `x`: on the line (l2), or clipped (linf)."""
     if norm == "l2":
-        return torch.lerp(x, z, column(share, x))
-    radius = column(share * NORMS["linf"].distance(z - x), x)
+        return torch.lerp(x, z, batch_view(share, x))
+    radius = batch_view(share * NORMS["linf"].distance(z - x), x)
     return x + (z - x).clamp(-radius, radius)
 
 

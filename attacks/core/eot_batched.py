@@ -10,7 +10,7 @@ from adversarial_lightning.attacks.core.noise import Noise
 
 
 @contextmanager
-def side_by_side(model: nn.Module, copies: int, taken: dict[int, int]) -> Iterator[None]:
+def batched_draws(model: nn.Module, copies: int, taken: dict[int, int]) -> Iterator[None]:
     """In this context `copies` of a batch, below each other, draw what as many passes in a row would have drawn.
 
     `taken` remembers how many numbers one pass takes from each `Noise` (by id): one copy writes it, more read it.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.core.eot_batched import side_by_side
+from adversarial_lightning.attacks.core.eot_batched import batched_draws
 from adversarial_lightning.attacks.core.objectives import Objective
 
 # Values of a batch above which copies of it gain nothing on a CPU: 83 images of MNIST. (benchmarks/malade_chain.py)
@@ -29,7 +29,7 @@ def input_gradient(
     done, taken = 0, dict[int, int]()
     while done < eot_samples:
         copies = min(eot_samples - done, max(1, at_once // max(1, x.numel()))) if done else 1
-        with side_by_side(model, copies, taken):
+        with batched_draws(model, copies, taken):
             logits = model(x.repeat(copies, *[1] * (x.ndim - 1)) if copies > 1 else x)
         value = torch.stack([objective(each, y) for each in logits.chunk(copies)]).sum(0)
         gradients += torch.autograd.grad(value.sum(), x)[0]

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.errors import UserError
+
 
 def _signed(value: int) -> int:
     """The 64-bit pattern of `value` as a Python int in the range of torch.int64."""
@@ -79,9 +81,7 @@ class Noise:
 
     def _check(self, like: Tensor) -> None:
         if len(like) != len(self.key):
-            raise ValueError(
-                f"noise for {len(self.key)} rows was asked to fill a batch of {len(like)}: use noise[rows]"
-            )
+            raise UserError(f"noise for {len(self.key)} rows was asked to fill a batch of {len(like)}: use noise[rows]")
 
     def uniform(self, like: Tensor) -> Tensor:
         """Independent uniform numbers in [0, 1) with shape (B, ...), dtype and device of `like`."""
@@ -91,7 +91,7 @@ class Noise:
         u = ((words >> (64 - bits)) & ((1 << bits) - 1)).to(dtype) * 2.0**-bits
         return u.to(like.dtype).clamp_(max=1 - torch.finfo(like.dtype).eps / 2).view(like.shape)
 
-    def coins(self, like: Tensor, p: float) -> Tensor:
+    def bernoulli(self, like: Tensor, p: float) -> Tensor:
         """Independent booleans with the shape (B, ...) of `like`, true with probability p rounded to 1/65536.
 
         One mixed word makes four of them, or eight where p is a multiple of 1/256: masks and dropout in bulk.
@@ -116,7 +116,7 @@ class Noise:
 
 
 @contextmanager
-def drawing(model: nn.Module, noise: Noise) -> Iterator[None]:
+def noise_for(model: nn.Module, noise: Noise) -> Iterator[None]:
     """Let every stochastic module inside `model` (attribute ``stochastic`` true) draw from `noise` in this context."""
     modules: Sequence[nn.Module] = [m for m in model.modules() if getattr(m, "stochastic", False)]
     before = [getattr(m, "noise", None) for m in modules]

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adversarial_lightning.errors import UserError
+
 Objective = Callable[[Tensor, Tensor], Tensor]
 ObjectiveName = Literal["ce", "margin", "dlr", "kl"]
 
@@ -26,7 +28,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio (Croce and Hein 2020, eq. 6): the margin over the gap of first to third logit."""
     if logits.shape[1] < 3:
-        raise ValueError(f"the dlr loss needs at least 3 classes, the model has {logits.shape[1]}: use loss: margin")
+        raise UserError(f"the dlr loss needs at least 3 classes, the model has {logits.shape[1]}: use loss: margin")
     top = logits.topk(3, dim=1).values
     return margin(logits, y) / (top[:, 0] - top[:, 2]).clamp_min(1e-12)
 
@@ -37,7 +39,7 @@ def dlr_targeted(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
     `logits` (B, K), `label` and `target` (B,) -> (B,); positive only where the label has lost.
     """
     if logits.shape[1] < 4:
-        raise ValueError(
+        raise UserError(
             f"the targeted dlr loss needs at least 4 classes, the model has {logits.shape[1]}: use loss: margin"
         )
     top = logits.topk(4, dim=1).values
@@ -48,7 +50,7 @@ def dlr_targeted(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
 def kl(logits: Tensor, y: Tensor) -> Tensor:
     """KL(y || softmax(logits)) for target probabilities `y` (B, K) (TRADES' inner objective)."""
     if y.ndim != 2:
-        raise ValueError("the kl loss needs target probabilities (B, K), not labels: use loss: ce")
+        raise UserError("the kl loss needs target probabilities (B, K), not labels: use loss: ce")
     return F.kl_div(F.log_softmax(logits, 1), y, reduction="none").sum(1)
 
 

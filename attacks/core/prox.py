@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.norms import NORMS, column, l0_distance
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view, l0_distance
+from adversarial_lightning.errors import UserError
 
 
 class Penalty(ABC):
@@ -42,7 +43,7 @@ class LinfPenalty(Penalty):
         share = metric.expand_as(v).flatten(1).gather(1, order)
         # Levels if exactly the j largest entries were clipped; the true one is the largest of them.
         levels = ((share * size).cumsum(1) - weight[:, None]) / share.cumsum(1)
-        level = column(levels.amax(1).clamp_min(0), v)
+        level = batch_view(levels.amax(1).clamp_min(0), v)
         return torch.maximum(torch.minimum(v, level), -level)
 
 
@@ -75,7 +76,7 @@ class Separable(Penalty):
     """A penalty that is a sum over entries, so that a metric only changes each entry's own weight."""
 
     def prox(self, v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
-        return self.shrink(v, column(weight, v) / metric)
+        return self.shrink(v, batch_view(weight, v) / metric)
 
     @abstractmethod
     def shrink(self, v: Tensor, mu: Tensor) -> Tensor:
@@ -163,14 +164,14 @@ class GroupL0Penalty(Penalty):
     def prox(self, v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
         energy = metric * v * v
         energy = energy.sum(1, keepdim=True) if self.rule == "exact" else energy.amax(1, keepdim=True)
-        return torch.where(energy > 2 * column(weight, v), v, 0)
+        return torch.where(energy > 2 * batch_view(weight, v), v, 0)
 
 
 class Iterated(Penalty):
     """A penalty whose prox is known in a constant metric only: others are reached by inner proximal gradient steps."""
 
     def prox(self, v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
-        most = column(metric.expand_as(v).flatten(1).amax(1), v)
+        most = batch_view(metric.expand_as(v).flatten(1).amax(1), v)
         u, share, mu = v, metric / most, weight / most.flatten()
         for _ in range(1 if bool((share == 1).all()) else 10):
             u = self.euclidean(u - share * (u - v), mu)
@@ -202,8 +203,8 @@ class TotalVariation(Iterated):
 
     def euclidean(self, v: Tensor, mu: Tensor) -> Tensor:
         if v.ndim != 4:
-            raise ValueError(f"total variation needs images (B, C, H, W), not {tuple(v.shape)}")
-        mu = column(mu, v)
+            raise UserError(f"total variation needs images (B, C, H, W), not {tuple(v.shape)}")
+        mu = batch_view(mu, v)
         p = ahead = torch.zeros_like(_slopes(v))
         t = 1.0
         for _ in range(self.iterations):  # p in the unit ball of each pixel minimises ||v + mu div p||
@@ -250,7 +251,7 @@ class SumPenalty(Iterated):
 
     def __post_init__(self) -> None:
         if not self.parts or len(self.parts) != len(self.weights):
-            raise ValueError(f"weights must be one for each of the {len(self.parts)} parts, not {self.weights}")
+            raise UserError(f"weights must be one for each of the {len(self.parts)} parts, not {self.weights}")
         at_least(0, weights=min(self.weights))
 
     def distance(self, d: Tensor) -> Tensor:

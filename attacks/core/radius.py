@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from jsonargparse.typing import register_type
 
+from adversarial_lightning.errors import UserError
+
 if TYPE_CHECKING:
     Radius = float
 else:
@@ -18,9 +20,9 @@ def _read(value: str | float) -> Radius:
     try:
         radius = Radius(float(Fraction(str(value).replace(" ", ""))))
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{value!r} is not a number: write it like 0.3 or 8/255") from None
+        raise UserError(f"{value!r} is not a number: write it like 0.3 or 8/255") from None
     if not math.isfinite(radius) or radius < 0:
-        raise ValueError(f"{value!r} is no radius: it must be finite and at least 0")
+        raise UserError(f"{value!r} is no radius: it must be finite and at least 0")
     return radius
 
 

@@ -6,8 +6,8 @@ on a few samples that are attacked again, otherwise and harder. A check fails wh
 confidence, that its limit is exceeded.
 """
 
-from adversarial_lightning.evaluation.audit.cache import audited
+from adversarial_lightning.evaluation.audit.cache import cached_audit
 from adversarial_lightning.evaluation.audit.check import Check, failed
 from adversarial_lightning.evaluation.audit.run import audit
 
-__all__ = ["Check", "audit", "audited", "failed"]
+__all__ = ["Check", "audit", "cached_audit", "failed"]

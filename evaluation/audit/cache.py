@@ -20,12 +20,12 @@ from adversarial_lightning.evaluation.campaign.identity import code
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 
 
-def audited(
+def cached_audit(
     campaign: Campaign,
     model: nn.Module,
     results: Mapping[str, Any],
     *,
-    obligations: Mapping[str, bool],
+    required_adaptations: Mapping[str, bool],
     level: Level,
     rows: int = 128,
 ) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def audited(
     taken over. Raises OSError where the file cannot be written.
     """
     path = campaign.folder / "audit.json"
-    about = {"identity": campaign.identity, "level": level, "obligations": dict(obligations), "code": _code()}
+    about = {"identity": campaign.identity, "level": level, "obligations": dict(required_adaptations), "code": _code()}
     with writing(campaign.folder):
         lock = FileLock(campaign.folder / "audit.lock")
         lock.acquire()  # two processes may finish a campaign at the same moment
@@ -53,7 +53,12 @@ def audited(
 
         with bar:
             found = audit(
-                *(campaign, model, results), obligations=obligations, level=level, rows=rows, known=known, tell=tell
+                *(campaign, model, results),
+                required_adaptations=required_adaptations,
+                level=level,
+                rows=rows,
+                known=known,
+                tell=tell,
             )
     finally:
         lock.release()

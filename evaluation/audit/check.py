@@ -31,7 +31,7 @@ def failed(checks: Iterable[Check]) -> list[Check]:
     return [check for check in checks if check.verdict == "fail"]
 
 
-def at_least(k: int, n: int) -> float:
+def lower_confidence_bound(k: int, n: int) -> float:
     """The share of all samples that is surely of the kind that `k` of `n` were: 99 % Clopper-Pearson interval, low end.
 
     A check fails when this exceeds its limit, so a few unlucky samples are no finding: for a limit of 0.2 points it
@@ -40,7 +40,7 @@ def at_least(k: int, n: int) -> float:
     return float(beta.ppf(0.005, k, n - k + 1)) if k else 0.0
 
 
-def unasked(id: str, name: str, limit: float | None = None, why: str = "") -> Check:
+def not_applicable(id: str, name: str, limit: float | None = None, why: str = "") -> Check:
     """A check that cannot be asked of this model or evaluation."""
     why = why or "It cannot be asked of a stochastic model."
     return Check(id, name, "not applicable", None, limit, why)
@@ -54,6 +54,6 @@ def share_check(
     The sentence ends with `bad` or `good`; figures are shares of all samples. Not applicable without samples.
     """
     if n == 0:
-        return unasked(id, name, limit, "No sample is left that this could be asked of.")
-    fails = of * at_least(k, n) > limit
+        return not_applicable(id, name, limit, "No sample is left that this could be asked of.")
+    fails = of * lower_confidence_bound(k, n) > limit
     return Check(id, name, "fail" if fails else "pass", of * k / n, limit, f"{sentence}: {bad if fails else good}.")

@@ -7,23 +7,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adversarial_lightning.attacks import Attack, GaussianNoise, SaltAndPepper
-from adversarial_lightning.evaluation.audit.check import Check, unasked
-from adversarial_lightning.evaluation.audit.samples import Panel
+from adversarial_lightning.evaluation.audit.check import Check, not_applicable
+from adversarial_lightning.evaluation.audit.samples import AuditSamples
 
 
-def broader_threats(panel: Panel) -> Check:
+def broader_threats(samples: AuditSamples) -> Check:
     """C17: corruptions, rotations and shifts of the samples; informative, it never fails."""
     name = "other threats (informative)"
-    if not len(panel):
-        return unasked("C17", name, None, "No sample is right without an attack.")
+    if not len(samples):
+        return not_applicable("C17", name, None, "No sample is right without an attack.")
     corruptions: dict[str, Attack] = {
         "gaussian noise 0.1": GaussianNoise(0.1),
         "salt and pepper 0.1": SaltAndPepper(0.1),
     }
-    wrong = {label: panel.felled(attack, f"C17 {label}") for label, attack in corruptions.items()}
+    wrong = {label: samples.broken_by(attack, f"C17 {label}") for label, attack in corruptions.items()}
     moves = {"rotated by 20 degrees": (20.0, 0.0), "shifted by a tenth": (0.0, 0.1)}
     for label, (angle, shift) in moves.items():
-        wrong[label] = torch.stack([panel.wrong(moved(panel.x, s * angle, s * shift)) for s in (-1, 1)]).any(0)
+        wrong[label] = torch.stack([samples.wrong(moved(samples.x, s * angle, s * shift)) for s in (-1, 1)]).any(0)
     shares = {label: 1 - float(rows.float().mean()) for label, rows in wrong.items()}
     said = ", ".join(f"{100 * share:.0f} % {label}" for label, share in shares.items())
     return Check(

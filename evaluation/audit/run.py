@@ -13,12 +13,13 @@ from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.evaluation.audit import gradient_masking, sanity, stored_rows, stronger_attacks
 from adversarial_lightning.evaluation.audit.check import Check
 from adversarial_lightning.evaluation.audit.other_threats import broader_threats
-from adversarial_lightning.evaluation.audit.samples import Panel, undisturbed
+from adversarial_lightning.evaluation.audit.samples import AuditSamples, undisturbed
 from adversarial_lightning.evaluation.audit.substitute import imitate
-from adversarial_lightning.evaluation.audit.threat_models import Claim, claims
+from adversarial_lightning.evaluation.audit.threat_models import ThreatModel, audited_threat_models
 from adversarial_lightning.evaluation.campaign.plan import Campaign
-from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Cascade, standing
+from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus, robust_share
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
+from adversarial_lightning.networks.eval_mode import device_of
 
 Level = Literal["brief", "quick", "full"]
 
@@ -28,7 +29,7 @@ def audit(
     model: nn.Module,
     results: Mapping[str, Any],
     *,
-    obligations: Mapping[str, bool],
+    required_adaptations: Mapping[str, bool],
     level: Level = "quick",
     rows: int = 128,
     known: Mapping[str, Check] | None = None,
@@ -36,9 +37,9 @@ def audit(
 ) -> list[Check]:
     """Every check of a finished campaign of `model` whose merged numbers are `results` (schema 2).
 
-    `obligations` is what the defenses declare (`defenses.obligations`); `rows` are attacked at once. Checks that are
-    `known` by their key are not repeated; `tell` hears of every new one, and how many there are in all. Deterministic,
-    given the campaign's seed.
+    `required_adaptations` is what the defenses declare; `rows` are attacked at once. Checks that are `known` by their
+    key are not repeated; `tell` hears of every new one, and how many there are in all. Deterministic, given the
+    campaign's seed.
 
     quick looks at up to 64 samples that the suite left standing at each threat model, for up to 3,000 forwards and
     1,500 backwards each; full looks at up to 512, for up to 30,000 and 5,000. Gradients of stochastic models are means
@@ -47,25 +48,25 @@ def audit(
     passes; it sees only gross failures.
     """
     found: dict[str, Check] = dict(known or {})
-    inquiry = Inquiry(campaign, model, results, obligations, level, rows)
-    with undisturbed(inquiry.device):
-        questions = inquiry.questions()
-        for key, ask in questions.items():
+    audit_run = AuditRun(campaign, model, results, required_adaptations, level, rows)
+    with undisturbed(audit_run.device):
+        checks = audit_run.checks()
+        for key, ask in checks.items():
             if key not in found:
                 torch.manual_seed(campaign.seed)  # for models that draw from torch's own generator: alike twice
                 found[key] = ask()
-                tell(key, found[key], len(questions))
-    return [found[key] for key in questions]
+                tell(key, found[key], len(checks))
+    return [found[key] for key in checks]
 
 
 @dataclass
-class Inquiry:
+class AuditRun:
     """What all checks share, computed when it is first needed."""
 
     campaign: Campaign
     model: nn.Module
     results: Mapping[str, Any]
-    obligations: Mapping[str, bool]
+    required_adaptations: Mapping[str, bool]
     level: Level
     rows: int
 
@@ -75,58 +76,48 @@ class Inquiry:
 
     @property
     def stochastic(self) -> bool:
-        return bool(self.obligations.get("eot"))
+        return bool(self.required_adaptations.get("eot"))
 
     @cached_property
     def device(self) -> torch.device:
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        return next((t.device for t in tensors), torch.device("cpu"))
+        return device_of(self.model)
 
     @cached_property
     def tables(self) -> dict[tuple[str, int], Any]:
         campaign = self.campaign
-        units = [unit for name in (CLEAN, *campaign.suite) for unit in campaign.units(name)]
-        return {(unit.name, unit.restart): campaign.table(unit) for unit in units}
+        runs = [run for name in (CLEAN, *campaign.suite) for run in campaign.runs(name)]
+        return {(run.name, run.restart): campaign.table(run) for run in runs}
 
     @cached_property
-    def cascade(self) -> Cascade:
-        cascade = self.campaign.cascade(self.campaign.samples)
-        for name in (CLEAN, *self.campaign.suite):
-            for unit in self.campaign.units(name):
-                cascade.record(unit, self.tables[unit.name, unit.restart])
-        return cascade
+    def status(self) -> SampleStatus:
+        return self.campaign.status()
 
     @cached_property
-    def claims(self) -> list[Claim]:
-        return claims(self.cascade, self.campaign.suite)
+    def audited_threat_models(self) -> list[ThreatModel]:
+        return audited_threat_models(self.status, self.campaign.suite)
 
-    def images(self, samples: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels and numbers of some samples, by their numbers, on the model's device."""
-        where = {sample: position for position, sample in enumerate(self.campaign.samples)}
-        x, y, index = self.campaign.data.__getitems__([where[int(sample)] for sample in samples] or [-1])
-        keep = index >= 0
-        return x[keep].float().to(self.device), y[keep].to(self.device), index[keep].to(self.device)
-
-    def panel(self, samples: Any, of: float) -> Panel:
+    def samples(self, samples: Any, of: float) -> AuditSamples:
         """The first of these samples that the budget allows."""
         count, averaged = (20, self.budget.averaged) if self.stochastic else (1, 1)
         most = self.budget.samples // (4 if self.stochastic else 1)  # each of them costs ten times as much
-        chosen = self.images(samples[:most])
-        return Panel(self.model, *chosen, self.campaign.seed, of, count, averaged, self.rows)
+        chosen = self.campaign.batch(samples[:most], self.device)
+        return AuditSamples(self.model, *chosen, self.campaign.seed, of, count, averaged, self.rows)
 
     @cached_property
-    def right(self) -> Panel:
+    def right(self) -> AuditSamples:
         """Samples that are right without an attack."""
-        shares = standing(self.cascade.fates[CLEAN], self.cascade.draws)
-        return self.panel(self.cascade.samples[shares >= 0.5], float(shares.mean()))
+        shares = robust_share(self.status.bits[CLEAN], self.status.draws)
+        return self.samples(self.status.samples[shares >= 0.5], float(shares.mean()))
 
-    def standing(self, claim: Claim) -> Panel:
-        """Samples that stand at a threat model. Behind a stochastic defense, also when attacked once more."""
-        panel = self.panel(claim.samples, claim.of)
-        if not self.stochastic or not len(panel):
-            return panel
-        again = panel.felled(stronger_attacks.leading(panel, claim, self.budget), "again")
-        return replace(panel[~again], of=claim.of * float((~again).float().mean()))
+    def still_robust(self, threat_model: ThreatModel) -> AuditSamples:
+        """Samples that are robust at a threat model. Behind a stochastic defense, also when attacked once more."""
+        samples = self.samples(threat_model.samples, threat_model.of)
+        if not self.stochastic or not len(samples):
+            return samples
+        again = samples.broken_by(
+            stronger_attacks.strongest_gradient_attack(samples, threat_model, self.budget), "again"
+        )
+        return replace(samples[~again], of=threat_model.of * float((~again).float().mean()))
 
     @cached_property
     def bare(self) -> nn.Module:
@@ -144,20 +135,22 @@ class Inquiry:
     def classes(self) -> int:
         return int(self.right.logits(self.right.x).shape[1]) if len(self.right) else 0
 
-    def substitutes(self, claim: Claim) -> dict[str, nn.Module]:
+    def substitutes(self, threat_model: ThreatModel) -> dict[str, nn.Module]:
         """Networks whose examples may transfer: the undefended classifier, and an imitation of the model."""
-        x, _, _ = self.images(self.campaign.samples[: self.budget.imitated])
-        imitation = imitate(self.model, x, eps=_radius(claim, x), steps=self.budget.imitation, seed=self.campaign.seed)
+        x, _, _ = self.campaign.batch(self.campaign.samples[: self.budget.imitated], self.device)
+        imitation = imitate(
+            self.model, x, eps=_radius(threat_model, x), steps=self.budget.imitation, seed=self.campaign.seed
+        )
         return {**({"the undefended network": self.bare} if self.purifiers else {}), "an imitation": imitation}
 
-    def questions(self) -> dict[str, Callable[[], Check]]:
+    def checks(self) -> dict[str, Callable[[], Check]]:
         """The checks by a key that tells them apart, in the order in which they are asked and reported."""
-        campaign, declares_bpda = self.campaign, bool(self.obligations.get("bpda"))
-        asked: dict[str, Callable[[], Check]] = {
+        campaign, declares_bpda = self.campaign, bool(self.required_adaptations.get("bpda"))
+        checks: dict[str, Callable[[], Check]] = {
             "C1": lambda: stored_rows.threat_model(campaign.suite, self.tables),
-            "C2": lambda: stored_rows.clean_accuracy(self.cascade, self.tables, self.results, campaign.scored),
+            "C2": lambda: stored_rows.clean_accuracy(self.status, self.tables, self.results, campaign.scored),
             "C4 recorded": lambda: stored_rows.monotone(self.results, campaign.n),
-            "C10 foretold": lambda: gradient_masking.true_gradients(self.right, declares_bpda),
+            "C10 predicted": lambda: gradient_masking.true_gradients(self.right, declares_bpda),
             "C11": lambda: stored_rows.several_draws(campaign.draws, self.stochastic),
             "C12": lambda: stored_rows.settings_stored(self.results, campaign.folder),
             "C16": self.repeated,
@@ -167,69 +160,78 @@ class Inquiry:
             "F5": lambda: gradient_masking.computes_at_inference(self.right, bool(self.purifiers)),
             "F6": lambda: gradient_masking.targets(campaign.suite.values(), self.classes),
         }
-        for claim in self.claims:
-            asked |= {f"{key} {claim.title}": ask for key, ask in self.about(claim).items()}
-        return asked
+        for threat_model in self.audited_threat_models:
+            checks |= {f"{key} {threat_model.title}": ask for key, ask in self.about(threat_model).items()}
+        return checks
 
-    def about(self, claim: Claim) -> dict[str, Callable[[], Check]]:
+    def about(self, threat_model: ThreatModel) -> dict[str, Callable[[], Check]]:
         """The checks of one threat model."""
-        cache: list[Panel] = []
+        cache: list[AuditSamples] = []
 
-        def panel() -> Panel:
+        def samples() -> AuditSamples:
             if not cache:
-                cache.append(self.standing(claim))
+                cache.append(self.still_robust(threat_model))
             return cache[0]
 
         budget = self.budget
-        asked: dict[str, Callable[[], Check]] = {
-            "C3 recorded": lambda: stored_rows.iterative_beats_single_step(self.cascade, claim),
-            "C3": lambda: stronger_attacks.single_step(panel(), claim),
-            "C4": lambda: sanity.unbounded(panel(), claim, budget, self.classes),
-            "C5": lambda: stronger_attacks.converged(panel(), claim, budget),
-            "C6 recorded": lambda: stored_rows.gradients_beat_queries(self.cascade, claim),
-            "C6": lambda: stronger_attacks.gradient_free(panel(), claim, budget),
-            "C7": lambda: stronger_attacks.random_points(panel(), claim, budget),
+        checks: dict[str, Callable[[], Check]] = {
+            "C3 recorded": lambda: stored_rows.iterative_beats_single_step(self.status, threat_model),
+            "C3": lambda: stronger_attacks.single_step(samples(), threat_model),
+            "C4": lambda: sanity.unbounded(samples(), threat_model, budget, self.classes),
+            "C5": lambda: stronger_attacks.converged(samples(), threat_model, budget),
+            "C6 recorded": lambda: stored_rows.gradients_beat_queries(self.status, threat_model),
+            "C6": lambda: stronger_attacks.gradient_free(samples(), threat_model, budget),
+            "C7": lambda: stronger_attacks.random_points(samples(), threat_model, budget),
             "C8": lambda: stronger_attacks.transferred(
-                panel(), claim, budget, self.substitutes(claim) if len(panel()) else {}
+                samples(), threat_model, budget, self.substitutes(threat_model) if len(samples()) else {}
             ),
-            "C9": lambda: stored_rows.worst_case(self.cascade, claim, self.tables, self.results),
-            "C10 declared": lambda: stored_rows.declared(claim, self.obligations, self.campaign.scored),
-            "C13 active": lambda: sanity.active(self.right, claim, budget),
-            "C15": lambda: stronger_attacks.tuned(panel(), claim, budget, self.classes, self.level),
-            "F2": lambda: gradient_masking.saturation(panel(), claim),
-            "F3": lambda: gradient_masking.zero_gradients(panel(), claim),
-            "I2": lambda: gradient_masking.stable_gradients(panel(), claim, bool(self.obligations.get("bpda"))),
-            "I3": lambda: gradient_masking.silent_success(panel(), claim, budget),
-            "I4": lambda: gradient_masking.optimised(panel(), claim, budget),
+            "C9": lambda: stored_rows.worst_case(self.status, threat_model, self.tables, self.results),
+            "C10 declared": lambda: stored_rows.declared(threat_model, self.required_adaptations, self.campaign.scored),
+            "C13 active": lambda: sanity.active(self.right, threat_model, budget),
+            "C15": lambda: stronger_attacks.tuned(samples(), threat_model, budget, self.classes, self.level),
+            "F2": lambda: gradient_masking.saturation(samples(), threat_model),
+            "F3": lambda: gradient_masking.zero_gradients(samples(), threat_model),
+            "I2": lambda: gradient_masking.stable_gradients(
+                samples(), threat_model, bool(self.required_adaptations.get("bpda"))
+            ),
+            "I3": lambda: gradient_masking.silent_success(samples(), threat_model, budget),
+            "I4": lambda: gradient_masking.optimised(samples(), threat_model, budget),
         }
-        if claim.norm not in NORMS:  # such as l0: nothing of ours attacks in that ball
-            return {key: ask for key, ask in asked.items() if key.split()[-1] in ("recorded", "C9", "declared")}
+        if threat_model.norm not in NORMS:  # such as l0: nothing of ours attacks in that ball
+            return {key: ask for key, ask in checks.items() if key.split()[-1] in ("recorded", "C9", "declared")}
         if self.purifiers:
-            asked["C10 past"] = lambda: stronger_attacks.around_purifiers(panel(), claim, budget, self.purifiers)
-            asked["C13 off"] = lambda: sanity.undefended(self.right, claim, budget, self.bare, self.classes)
-        return asked
+            checks["C10 past"] = lambda: stronger_attacks.around_purifiers(
+                samples(), threat_model, budget, self.purifiers
+            )
+            checks["C13 off"] = lambda: sanity.undefended(self.right, threat_model, budget, self.bare, self.classes)
+        return checks
 
     def repeated(self) -> Check:
         """C16: the run of the suite that costs least, on some of its samples, once more."""
         campaign, tables = self.campaign, self.tables
-        units = [u for name in campaign.suite for u in campaign.units(name) if len(tables[name, u.restart]["index"])]
-        if not units:
+        runs = [u for name in campaign.suite for u in campaign.runs(name) if len(tables[name, u.restart]["index"])]
+        if not runs:
             return sanity.repeated([], [], "any attack")
-        unit = min(units, key=lambda u: float(tables[u.name, u.restart]["forwards"].mean()))
-        rows = {key: column[: self.budget.repeated] for key, column in tables[unit.name, unit.restart].items()}
+        run = min(runs, key=lambda u: float(tables[u.name, u.restart]["forwards"].mean()))
+        rows = {key: column[: self.budget.repeated] for key, column in tables[run.name, run.restart].items()}
         clean = torch.from_numpy(rows["clean"]).to(self.device)
-        again = evaluate_batch(
-            *(self.model, unit.attack, *self.images(rows["index"])),
+        x, y, index = self.campaign.batch(rows["index"].tolist(), self.device)
+        again, _ = evaluate_batch(
+            self.model,
+            run.attack,
+            x,
+            y,
+            index,
             seed=campaign.seed,
-            name=unit.name,
-            restart=unit.restart,
+            name=run.name,
+            restart=run.restart,
             clean=clean,
             draws=campaign.draws,
         )
-        return sanity.repeated(rows["adversarial"].tolist(), [o.adversarial for o in again], unit.name)
+        return sanity.repeated(rows["adversarial"].tolist(), [o.adversarial for o in again], run.name)
 
 
-def _radius(claim: Claim, x: Tensor) -> float:
+def _radius(threat_model: ThreatModel, x: Tensor) -> float:
     """The change of one value when all change alike on the surface of the ball."""
     size = float(x.shape[1:].numel())
-    return claim.eps / {"linf": 1.0, "l2": math.sqrt(size)}.get(claim.norm, size)
+    return threat_model.eps / {"linf": 1.0, "l2": math.sqrt(size)}.get(threat_model.norm, size)

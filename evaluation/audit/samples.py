@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks import Attack, Noise, drawing, threat
-from adversarial_lightning.attacks.core.norms import NORMS, distance
-from adversarial_lightning.evaluation.outcomes.outcome import defender, exact, predict
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.attacks import Attack, Noise, noise_for, threat
+from adversarial_lightning.attacks.core.norms import NORMS, distance, outside_ball
+from adversarial_lightning.evaluation.outcomes.outcome import defender_noise, exact, predict
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 class Connected(nn.Module):
@@ -30,7 +30,7 @@ class Connected(nn.Module):
 
 
 @dataclass(frozen=True)
-class Panel:
+class AuditSamples:
     """Images `x` (B, C, H, W) with labels `y` and numbers `index` (B,), and the model that is asked about them.
 
     They stand for the share `of` of all samples. `draws` is the number of the defender's draws that judge,
@@ -50,10 +50,10 @@ class Panel:
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, rows: Tensor | slice) -> "Panel":
+    def __getitem__(self, rows: Tensor | slice) -> "AuditSamples":
         return replace(self, x=self.x[rows], y=self.y[rows], index=self.index[rows])
 
-    def parts(self) -> Iterator["Panel"]:
+    def parts(self) -> Iterator["AuditSamples"]:
         """The panel in pieces of no more than `rows` samples."""
         for start in range(0, len(self), self.rows):
             yield self[slice(start, start + self.rows)]
@@ -74,8 +74,8 @@ class Panel:
         A last column holds the `score` of a detector that the model carries.
         """
         gradients, detector = torch.is_grad_enabled(), getattr(self.model, "detector", None)
-        noise = defender(self.seed, self.index, 1)[0]
-        with guard(self.model), torch.set_grad_enabled(gradients), drawing(self.model, noise):
+        noise = defender_noise(self.seed, self.index, 1)[0]
+        with frozen_eval(self.model), torch.set_grad_enabled(gradients), noise_for(self.model, noise):
             logits: Tensor = Connected(self.model)(x)
             if not score or not hasattr(detector, "score"):
                 return logits
@@ -88,7 +88,7 @@ class Panel:
             rows = [p.deciding(q, score=False) for p, q in zip(self.parts(), z.split(self.rows), strict=False)]
         return torch.cat(rows) if rows else z.new_zeros(0, 1)
 
-    def moved(self, norm: str, eps: float, noise: Noise) -> "Panel":
+    def moved(self, norm: str, eps: float, noise: Noise) -> "AuditSamples":
         """The samples, each at a random point of the ball around it."""
         return replace(self, x=(self.x + NORMS[norm].random(self.x, eps, noise)).clamp(0, 1))
 
@@ -96,12 +96,12 @@ class Panel:
         """Whether each row of `z` is misclassified, by two thirds of the draws: (B,)."""
         verdicts = []
         for part, points in zip(self.parts(), z.split(self.rows), strict=False):
-            _, right = predict(self.model, points, part.y, defender(self.seed, part.index, self.draws))
+            _, right = predict(self.model, points, part.y, defender_noise(self.seed, part.index, self.draws))
             count = torch.stack([(right >> d) & 1 for d in range(self.draws)]).sum(0)
             verdicts.append(3 * count <= self.draws)
         return torch.cat(verdicts) if verdicts else self.y.bool()
 
-    def felled(self, attack: Attack, name: str, model: nn.Module | None = None) -> Tensor:
+    def broken_by(self, attack: Attack, name: str, model: nn.Module | None = None) -> Tensor:
         """Which samples `attack` fells, inside its ball: (B,)."""
         z = self.points(attack, name, model)
         norm, eps = threat(attack)
@@ -109,7 +109,8 @@ class Panel:
         if norm is None or eps is None:
             return wrong
         lengths = distance(norm, z.cpu().double() - self.x.cpu().double()).to(wrong.device)
-        return wrong & (lengths <= eps * (1 + 1e-6) + 1e-7)
+        inside: Tensor = ~outside_ball(lengths, eps, attack.kind)
+        return wrong & inside
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from adversarial_lightning.attacks import APGD, FGSM, PGD, Attack, HopSkipJump, 
 from adversarial_lightning.attacks.core.bpda import straight_through
 from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.evaluation.audit.check import Check, share_check
-from adversarial_lightning.evaluation.audit.samples import Panel
-from adversarial_lightning.evaluation.audit.threat_models import Claim
+from adversarial_lightning.evaluation.audit.samples import AuditSamples
+from adversarial_lightning.evaluation.audit.threat_models import ThreatModel
 
 
 @dataclass(frozen=True)
@@ -61,106 +61,125 @@ class RandomPoints(Attack):
         return z
 
 
-def ascent(panel: Panel, claim: Claim, steps: int, **settings: Any) -> PGD:
+def ascent(samples: AuditSamples, threat_model: ThreatModel, steps: int, **settings: Any) -> PGD:
     """PGD in the ball of the claim, with EOT where the model is stochastic."""
-    return PGD(claim.norm, claim.eps, steps, eot_samples=panel.eot_samples, **settings)
+    return PGD(threat_model.norm, threat_model.eps, steps, eot_samples=samples.eot_samples, **settings)
 
 
-def leading(panel: Panel, claim: Claim, budget: Budget, among: tuple[type, ...] = (Attack,)) -> Attack:
+def strongest_gradient_attack(
+    samples: AuditSamples, threat_model: ThreatModel, budget: Budget, among: tuple[type, ...] = (Attack,)
+) -> Attack:
     """The suite's strongest gradient attack, of some classes, that may be repeated here; ours where it has none."""
-    own = [attack for attack in claim.gradient_attacks() if isinstance(attack, among)]
+    own = [attack for attack in threat_model.gradient_attacks() if isinstance(attack, among)]
     if not own:
-        return ascent(panel, claim, budget.steps)
-    samples = {"eot_samples": panel.eot_samples} if any(f.name == "eot_samples" for f in fields(own[0])) else {}  # type: ignore[arg-type]
-    return replace(own[0], **samples)  # type: ignore[type-var]
+        return ascent(samples, threat_model, budget.steps)
+    averages = any(f.name == "eot_samples" for f in fields(own[0]))  # type: ignore[arg-type]
+    return replace(own[0], eot_samples=samples.eot_samples) if averages else own[0]  # type: ignore[type-var]
 
 
-def missed(
+def no_new_adversarials(
     id: str,
     name: str,
-    panel: Panel,
-    claim: Claim,
+    samples: AuditSamples,
+    threat_model: ThreatModel,
     attacks: Mapping[str, Attack],
     limit: float,
     made_on: Mapping[str, nn.Module] | None = None,
 ) -> Check:
     """A check that none of `attacks` fells what the suite left standing; `made_on` names other victims of theirs."""
-    if not len(panel):
-        return share_check(id, f"{name}, {claim.title}", 0, 0, limit, "", bad="", good="")
+    if not len(samples):
+        return share_check(id, f"{name}, {threat_model.title}", 0, 0, limit, "", bad="", good="")
     made_on = made_on or {}
-    fell = {label: panel.felled(attack, f"{id} {label}", made_on.get(label)) for label, attack in attacks.items()}
+    fell = {label: samples.broken_by(attack, f"{id} {label}", made_on.get(label)) for label, attack in attacks.items()}
     k = int(torch.stack(list(fell.values())).any(0).sum())
     counts = "; ".join(f"{label}: {int(rows.sum())}" for label, rows in fell.items())
     return share_check(
-        *(id, f"{name}, {claim.title}", k, len(panel), limit),
-        f"{k} of {len(panel)} samples that the suite left standing at {claim.title} fell ({counts})",
-        of=claim.of,
-        bad=f"the robust accuracy is too high by about {100 * claim.of * k / len(panel):.1f} points",
+        *(id, f"{name}, {threat_model.title}", k, len(samples), limit),
+        f"{k} of {len(samples)} samples that the suite left standing at {threat_model.title} fell ({counts})",
+        of=threat_model.of,
+        bad=f"the robust accuracy is too high by about {100 * threat_model.of * k / len(samples):.1f} points",
         good="the suite had found what is found like this",
     )
 
 
-def single_step(panel: Panel, claim: Claim) -> Check:
+def single_step(samples: AuditSamples, threat_model: ThreatModel) -> Check:
     """C3: one gradient step is no better than the suite's many."""
     attacks = {
-        f"FGSM {loss}": FGSM(claim.norm, claim.eps, loss, eot_samples=panel.eot_samples) for loss in ("ce", "margin")
+        f"FGSM {loss}": FGSM(threat_model.norm, threat_model.eps, loss, eot_samples=samples.eot_samples)
+        for loss in ("ce", "margin")
     }
-    return missed("C3", "one step finds no more than many", panel, claim, attacks, 0.005)
+    return no_new_adversarials("C3", "one step finds no more than many", samples, threat_model, attacks, 0.005)
 
 
-def converged(panel: Panel, claim: Claim, budget: Budget) -> Check:
+def converged(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) -> Check:
     """C5: twice the steps and one more start of the suite's leading attack find no more."""
-    attack: Any = leading(panel, claim, budget)
+    attack: Any = strongest_gradient_attack(samples, threat_model, budget)
     attacks = {"twice the steps": replace(attack, steps=2 * attack.steps), "another start": attack}
-    return missed("C5", "more steps and starts find no more", panel, claim, attacks, 0.005)
+    return no_new_adversarials("C5", "more steps and starts find no more", samples, threat_model, attacks, 0.005)
 
 
-def gradient_free(panel: Panel, claim: Claim, budget: Budget) -> Check:
+def gradient_free(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) -> Check:
     """C6, AutoAttack's square_sr: queries for logits and for labels find no more than gradients, sample by sample."""
-    attacks: dict[str, Attack] = {"Square": Square(claim.norm, claim.eps, budget.queries)}
-    votes = 1 if panel.draws == 1 else 5
-    if claim.norm == "linf":
-        attacks["RayS"] = Within(RayS(queries=budget.queries * votes, votes=votes), claim.eps)
-    elif claim.norm == "l2":
+    attacks: dict[str, Attack] = {"Square": Square(threat_model.norm, threat_model.eps, budget.queries)}
+    votes = 1 if samples.draws == 1 else 5
+    if threat_model.norm == "linf":
+        attacks["RayS"] = Within(RayS(queries=budget.queries * votes, votes=votes), threat_model.eps)
+    elif threat_model.norm == "l2":
         jumps = HopSkipJump(queries=budget.queries * votes, votes=votes, starts=10, probes=30)
-        attacks["HopSkipJump"] = Within(jumps, claim.eps)
-    return missed("C6", "attacks without gradients find no more", panel, claim, attacks, 0.002)
+        attacks["HopSkipJump"] = Within(jumps, threat_model.eps)
+    return no_new_adversarials("C6", "attacks without gradients find no more", samples, threat_model, attacks, 0.002)
 
 
-def random_points(panel: Panel, claim: Claim, budget: Budget) -> Check:
+def random_points(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) -> Check:
     """C7: random perturbations find no more."""
-    attacks = {f"{budget.draws} draws": RandomPoints(claim.norm, claim.eps, budget.draws)}
-    return missed("C7", "random noise finds no more", panel, claim, attacks, 0.002)
+    attacks = {f"{budget.draws} draws": RandomPoints(threat_model.norm, threat_model.eps, budget.draws)}
+    return no_new_adversarials("C7", "random noise finds no more", samples, threat_model, attacks, 0.002)
 
 
-def transferred(panel: Panel, claim: Claim, budget: Budget, substitutes: Mapping[str, nn.Module]) -> Check:
+def transferred(
+    samples: AuditSamples, threat_model: ThreatModel, budget: Budget, substitutes: Mapping[str, nn.Module]
+) -> Check:
     """C8, transfer failure: examples made on networks with honest gradients find no more."""
-    attacks = {label: ascent(panel, claim, budget.steps, loss="margin", momentum=0.75) for label in substitutes}
-    return missed("C8", "examples of other networks find no more", panel, claim, attacks, 0.002, substitutes)
+    attacks = {
+        label: ascent(samples, threat_model, budget.steps, loss="margin", momentum=0.75) for label in substitutes
+    }
+    return no_new_adversarials(
+        "C8", "examples of other networks find no more", samples, threat_model, attacks, 0.002, substitutes
+    )
 
 
-def around_purifiers(panel: Panel, claim: Claim, budget: Budget, purifiers: list[nn.Module]) -> Check:
+def around_purifiers(
+    samples: AuditSamples, threat_model: ThreatModel, budget: Budget, purifiers: list[nn.Module]
+) -> Check:
     """C10: gradients that pass by the purifiers (BPDA with the identity) find no more than the suite's."""
     with ExitStack() as stack:
         for purifier in purifiers:
             stack.enter_context(straight_through(purifier))
-        attacks = {f"PGD {loss}": ascent(panel, claim, budget.steps, loss=loss) for loss in ("ce", "margin")}
-        return missed("C10", "gradients past the defense find no more", panel, claim, attacks, 0.005)
+        attacks = {f"PGD {loss}": ascent(samples, threat_model, budget.steps, loss=loss) for loss in ("ce", "margin")}
+        return no_new_adversarials(
+            "C10", "gradients past the defense find no more", samples, threat_model, attacks, 0.005
+        )
 
 
-def tuned(panel: Panel, claim: Claim, budget: Budget, classes: int, level: str) -> Check:
+def tuned(samples: AuditSamples, threat_model: ThreatModel, budget: Budget, classes: int, level: str) -> Check:
     """C15: other step sizes and objectives than the suite's find no more."""
-    steps, loss = budget.steps, claim.losses()[0]
+    steps, loss = budget.steps, threat_model.losses()[0]
     attacks: dict[str, Attack] = {
-        f"PGD {loss}, steps of {share:g} eps": ascent(panel, claim, steps, loss=loss, step_size=share * claim.eps)
+        f"PGD {loss}, steps of {share:g} eps": ascent(
+            samples, threat_model, steps, loss=loss, step_size=share * threat_model.eps
+        )
         for share in (0.02, 0.1, 0.5)
     }
     losses: list[Any] = ["ce", "margin", *["dlr"][: classes > 2]]
     for loss in losses:
-        attacks[f"APGD {loss}"] = APGD(claim.norm, claim.eps, steps, loss, eot_samples=panel.eot_samples)
+        attacks[f"APGD {loss}"] = APGD(
+            threat_model.norm, threat_model.eps, steps, loss, eot_samples=samples.eot_samples
+        )
     if level == "full":
         aim: Any = "dlr" if classes > 3 else "margin"
         attacks["targeted"] = Targeted(
-            APGD(claim.norm, claim.eps, steps, aim, targeted=True, eot_samples=panel.eot_samples)
+            APGD(threat_model.norm, threat_model.eps, steps, aim, targeted=True, eot_samples=samples.eot_samples)
         )
-    return missed("C15", "other objectives and step sizes find no more", panel, claim, attacks, 0.01)
+    return no_new_adversarials(
+        "C15", "other objectives and step sizes find no more", samples, threat_model, attacks, 0.01
+    )

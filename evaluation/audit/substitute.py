@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Noise
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 _SIDE = 64  # larger images are averaged down to this side
 
@@ -47,6 +47,6 @@ def imitate(model: nn.Module, x: Tensor, *, eps: float, steps: int, seed: int, r
 
 
 def _answers(model: nn.Module, x: Tensor) -> Tensor:
-    with guard(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         logits: Tensor = model(x)
     return logits

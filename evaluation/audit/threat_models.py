@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adversarial_lightning.attacks import Attack, AutoAttack, members
-from adversarial_lightning.evaluation.campaign.sample_status import Cascade, standing, threat_models
+from adversarial_lightning.evaluation.campaign.sample_status import SampleStatus, robust_share, threat_models
 
 _LONGEST = 200  # gradient steps of an attack that the audit is ready to double
 
@@ -31,7 +31,7 @@ def setting(attack: Attack, name: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Claim:
+class ThreatModel:
     """That the share `of` of all samples is robust at (norm, eps), said by `attacks` (by name), each with its accuracy.
 
     `samples` are the numbers of those that stand in at least half of the defender's draws, ascending.
@@ -71,15 +71,15 @@ class Claim:
         return sorted(named & {"ce", "margin", "dlr"}) or ["ce"]
 
 
-def claims(cascade: Cascade, suite: Mapping[str, Attack]) -> list[Claim]:
+def audited_threat_models(status: SampleStatus, suite: Mapping[str, Attack]) -> list[ThreatModel]:
     """One claim for each threat model of the suite."""
     found = []
     for (norm, eps), names in threat_models(suite).items():
-        shares = standing(cascade.worst(norm, eps), cascade.draws)
+        shares = robust_share(status.worst_case(norm, eps), status.draws)
         accuracies = {
-            name: float(standing(cascade.fates["clean"] & cascade.withstood(name, eps), cascade.draws).mean())
+            name: float(robust_share(status.bits["clean"] & status.bits_under(name, eps), status.draws).mean())
             for name in names
         }
         attacks = {name: suite[name] for name in names}
-        found.append(Claim(norm, eps, attacks, float(shares.mean()), cascade.samples[shares >= 0.5], accuracies))
+        found.append(ThreatModel(norm, eps, attacks, float(shares.mean()), status.samples[shares >= 0.5], accuracies))
     return found

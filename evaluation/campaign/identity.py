@@ -13,13 +13,14 @@ from filelock import FileLock
 from adversarial_lightning.attacks import Attack
 from adversarial_lightning.checkpoints.files import digest_file, write_whole, writing
 from adversarial_lightning.checkpoints.spec import Spec, describe
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.outcomes import outcome
 
 # Settings of a data module that do not choose test images, or only say where they lie: the fingerprint knows them.
 _LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download", "cache")
 _TRAINING = ("val_size", "split_seed", "train_limit", "augment")
 _LOOKED_AT = 16  # images whose pixels enter the fingerprint of the data
-_SCHEMA = 2  # of campaign.json and of the parts in it
+_SCHEMA = 3  # of campaign.json and of the parts in it
 _ROOMS = ("attacks", "checkpoints", "defenses", "detectors", "networks")  # what may change an outcome, with outcome.py
 
 
@@ -67,7 +68,7 @@ def code() -> str:
     return digest.hexdigest()
 
 
-def settle(folder: Path, parts: Mapping[str, Any]) -> str:
+def claim_folder(folder: Path, parts: Mapping[str, Any]) -> str:
     """Make `folder` the home of the campaign with these `parts`, or recognise it; returns the campaign's identity.
 
     The parts (checkpoint, suite, data, defenses, seed, limit ...) are written to ``campaign.json``. Raises ValueError,
@@ -95,14 +96,14 @@ def _compare(path: Path, parts: Mapping[str, Any]) -> None:
             [] if schema != _SCHEMA else [name for name in {**before, **parts} if before.get(name) != parts.get(name)]
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): choose another --output") from error
+        raise UserError(f"{path} is damaged ({error}): choose another --output") from error
     if schema != _SCHEMA:
-        raise ValueError(
+        raise UserError(
             f"{path.parent} holds an evaluation by another version of this program (schema {schema}, ours is "
             f"{_SCHEMA}): finish it with the version that began it, or choose another --output"
         )
     if different:
-        raise ValueError(
+        raise UserError(
             f"{path.parent} holds another evaluation, with other {' and '.join(different)}: its outcomes would be "
             "mixed with these. Choose another --output, or repeat the first command to resume that evaluation"
         )

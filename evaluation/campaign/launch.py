@@ -1,4 +1,4 @@
-"""Which process am I, and how several are started: workers that never outlive the one who started them."""
+"""Rank of this process; starts worker processes and stops them when the parent dies."""
 
 import ctypes
 import json
@@ -12,13 +12,13 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-Tell = Callable[[str, int, float], None]  # name of the attack, rows done, samples fallen
+OnProgress = Callable[[str, int, float], None]  # name of the attack, rows done, samples broken
 
 _PARENT, _RUN = "EVALUATION_PARENT", "EVALUATION_RUN"
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """Rank among the processes of one run, rank on this machine, and the run's name.
 
     `parent` is the pid of the process that must be alive for this one to write, None for a process that stands alone;
@@ -32,43 +32,43 @@ class Place:
     parent: int | None = None
     spawned: bool = False
 
-    def alive(self) -> None:
-        """Exit where the parent is gone: nobody waits for the outcome, and a new run may already be writing."""
+    def exit_if_orphaned(self) -> None:
+        """Exit where the parent is gone: nobody waits for the outcomes, and a new run may already be writing."""
         if self.parent is not None and os.getppid() != self.parent:
             sys.exit(f"worker {self.rank}: the process that started me (pid {self.parent}) is gone")
 
 
-def place(environ: Mapping[str, str] = os.environ) -> Place:
-    """This process's place, from our own launcher, torchrun or SLURM; alone where nothing is set."""
+def find_rank(environ: Mapping[str, str] = os.environ) -> Rank:
+    """The rank of this process, from our own launcher, torchrun or SLURM; alone where nothing is set."""
     if _PARENT in environ:
         rank, world, local = (int(environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return Place(rank, world, local, environ[_RUN], int(environ[_PARENT]), spawned=True)
+        return Rank(rank, world, local, environ[_RUN], int(environ[_PARENT]), spawned=True)
     if "RANK" in environ and "WORLD_SIZE" in environ:
         names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
         run = "torchrun " + " ".join(environ.get(name, "-") for name in names)
         rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
         parent = os.getppid() if "TORCHELASTIC_RUN_ID" in environ else None
-        return Place(rank, world, int(environ.get("LOCAL_RANK", rank)), run, parent)
+        return Rank(rank, world, int(environ.get("LOCAL_RANK", rank)), run, parent)
     # In a batch script outside srun, SLURM_PROCID is set too, but there is only one process.
     outside_srun = "SLURM_JOB_ID" in environ and "SLURM_STEP_ID" not in environ
     if "SLURM_PROCID" in environ and "SLURM_NTASKS" in environ and not outside_srun:
         run = "slurm " + " ".join(environ.get(name, "-") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
         rank, world = int(environ["SLURM_PROCID"]), int(environ["SLURM_NTASKS"])
-        return Place(rank, world, int(environ.get("SLURM_LOCALID", rank)), run)
-    return Place(run=uuid.uuid4().hex)
+        return Rank(rank, world, int(environ.get("SLURM_LOCALID", rank)), run)
+    return Rank(run=uuid.uuid4().hex)
 
 
-def behave(here: Place) -> None:
-    """Die with the parent (Linux), and end with status 143 on SIGTERM."""
+def install_signal_handlers(rank: Rank) -> None:
+    """End with status 143 on SIGTERM, and at once when the parent dies (Linux)."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if here.parent is not None and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; Place.alive guards elsewhere
-    here.alive()
+    if rank.parent is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; `exit_if_orphaned` guards elsewhere
+    rank.exit_if_orphaned()
 
 
-def spawn(command: Sequence[str], world: int, tell: Tell, foretell: Callable[[float], None]) -> int:
-    """Run `world` workers of `command` and pass on their progress and the first one's forecast.
+def spawn(command: Sequence[str], world: int, on_progress: OnProgress) -> int:
+    """Run `world` workers of `command` and pass on their progress.
 
     Returns the exit status of the first worker that failed, or 0.
 
@@ -87,14 +87,11 @@ def spawn(command: Sequence[str], world: int, tell: Tell, foretell: Callable[[fl
         with open(reader) as lines:
             for line in lines:
                 try:
-                    name, done, fallen = json.loads(line)
+                    name, done, broken = json.loads(line)
                 except (ValueError, TypeError):
                     print(line, end="")  # something else that a worker printed
                 else:
-                    if name is None:
-                        foretell(fallen)
-                    else:
-                        tell(name, done, fallen)
+                    on_progress(name, done, broken)
         codes = [worker.wait() for worker in workers]
     finally:
         for worker in workers:
@@ -109,14 +106,9 @@ def spawn(command: Sequence[str], world: int, tell: Tell, foretell: Callable[[fl
     return next((code if code > 0 else 1 for code in codes if code), 0)
 
 
-def tell_parent(name: str | None, done: int, fallen: float) -> None:
-    """What a worker does with its progress; without a name, the seconds that it foretells."""
-    os.write(sys.stdout.fileno(), f"{json.dumps([name, done, fallen])}\n".encode())  # one write: whole lines only
-
-
-def foretell_parent(here: Place) -> Callable[[float], None]:
-    """What a worker does with its forecast: the first one speaks for all, whose shares are alike."""
-    return lambda seconds: tell_parent(None, 0, seconds) if here.rank == 0 else None
+def report_to_parent(name: str, done: int, broken: float) -> None:
+    """Pass a worker's progress on to the process that started it."""
+    os.write(sys.stdout.fileno(), f"{json.dumps([name, done, broken])}\n".encode())  # one write: whole lines only
 
 
 def cores() -> int:

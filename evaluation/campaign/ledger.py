@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 
 from adversarial_lightning.checkpoints.files import writing
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.locks import claimed, ledgers
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
-from adversarial_lightning.evaluation.outcomes.types import Columns, Effort
+from adversarial_lightning.evaluation.outcomes.types import Columns, RunCost
 
-_SCHEMA = 2  # of the tables; kept in SQLite's user_version
+_SCHEMA = 3  # of the tables; kept in SQLite's user_version
 _COLUMNS = ["sample" if f.name == "index" else f.name for f in fields(Outcome)]
 _WHOLE = {"index", "label", "clean", "adversarial", "draws", "l0"}  # columns of whole numbers
-_EFFORT = ", ".join(f.name for f in fields(Effort))
+_EFFORT = ", ".join(f.name for f in fields(RunCost))
 _values = attrgetter(
     *(f.name for f in fields(Outcome))
 )  # dataclasses.astuple copies deeply, which takes 50 times as long
@@ -66,28 +67,28 @@ class Ledger:
                 _check(self._connection, self.path, identity)
             self._stack = stack.pop_all()
 
-    def add(self, attack: str, restart: int, outcomes: Iterable[Outcome], effort: Effort | None = None) -> None:
-        """Write the outcomes of one batch in one transaction, and what was spent: all or, after a kill, nothing."""
+    def add(self, attack: str, restart: int, outcomes: Iterable[Outcome], cost: RunCost | None = None) -> None:
+        """Write the outcomes of one batch in one transaction, and the cost so far: all or, after a kill, nothing."""
         rows = [(attack, restart, *_values(o)) for o in outcomes]
         with _explained(self.path), self._connection:
             marks = ", ".join("?" * (2 + len(fields(Outcome))))
             self._connection.executemany(f"INSERT INTO outcomes VALUES ({marks})", rows)
-            if effort is not None:
-                self._spend(effort)
+            if cost is not None:
+                self._store_cost(cost)
 
-    def spend(self, effort: Effort) -> None:
-        """Write what was spent without outcomes."""
+    def store_cost(self, cost: RunCost) -> None:
+        """Write the cost without outcomes."""
         with _explained(self.path), self._connection:
-            self._spend(effort)
+            self._store_cost(cost)
 
-    def _spend(self, effort: Effort) -> None:
+    def _store_cost(self, cost: RunCost) -> None:
         """One row for as long as this ledger is open: a run that is started again may bear the same name."""
         if self._row is None:
             found = self._connection.execute("SELECT coalesce(max(rowid), 0) + 1 FROM effort").fetchone()
             self._row = int(found[0])
-        marks = ", ".join("?" * (1 + len(fields(Effort))))
+        marks = ", ".join("?" * (1 + len(fields(RunCost))))
         self._connection.execute(
-            f"INSERT OR REPLACE INTO effort (rowid, {_EFFORT}) VALUES ({marks})", (self._row, *vars(effort).values())
+            f"INSERT OR REPLACE INTO effort (rowid, {_EFFORT}) VALUES ({marks})", (self._row, *vars(cost).values())
         )
 
     def close(self) -> None:
@@ -128,21 +129,21 @@ def table(folder: Path, attack: str, restart: int, *, identity: str) -> Columns:
     if len(twice):
         sample = whole["index"][twice[0]]
         where = " and ".join(str(path) for path, part in zip(paths, parts, strict=True) if sample in part["index"])
-        raise ValueError(
+        raise UserError(
             f"sample {sample} of {attack} (restart {restart}) is recorded twice, in {where}: "
             "two evaluations have written into one folder; move one of the files away and run the command again"
         )
     return whole
 
 
-def efforts(folder: Path, *, identity: str) -> list[Effort]:
+def run_costs(folder: Path, *, identity: str) -> list[RunCost]:
     """What all processes of all runs have spent on this campaign."""
     found = []
     for path in ledgers(folder):
         with _explained(path), closing(_connect(path)) as connection:
             if _started(connection, path, identity):
                 rows = connection.execute(f"SELECT {_EFFORT} FROM effort ORDER BY rowid")
-                found += [Effort(*row) for row in rows]
+                found += [RunCost(*row) for row in rows]
     return found
 
 
@@ -175,7 +176,7 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     empty = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     if version != _SCHEMA and not empty:
-        raise ValueError(
+        raise UserError(
             f"{path} was written by another version of this program (its tables are of version {version}, ours of "
             f"version {_SCHEMA}): finish that evaluation with the version that began it, or choose another --output"
         )
@@ -184,7 +185,7 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
 def _check(connection: sqlite3.Connection, path: Path, identity: str) -> None:
     found = [row[0] for row in connection.execute("SELECT identity FROM campaign")]
     if found != [identity]:
-        raise ValueError(f"{path} was not written by this campaign: move it away, or choose another --output")
+        raise UserError(f"{path} was not written by this campaign: move it away, or choose another --output")
 
 
 @contextmanager
@@ -197,7 +198,7 @@ def _explained(path: Path) -> Iterator[None]:
     except sqlite3.IntegrityError:
         raise
     except (sqlite3.DatabaseError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"the ledger {path} is damaged ({error}): move it away and run the same command again; "
             "only the samples that it held are then computed anew"
         ) from error

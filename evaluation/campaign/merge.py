@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from adversarial_lightning.attacks import Attack, members, threat
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.identity import suite_part
-from adversarial_lightning.evaluation.campaign.ledger import efforts
+from adversarial_lightning.evaluation.campaign.ledger import run_costs
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import (
     CLEAN,
-    Cascade,
-    Unit,
+    AttackRun,
+    SampleStatus,
     outside,
-    standing,
+    robust_share,
     threat_models,
 )
 from adversarial_lightning.evaluation.outcomes.detection import (
@@ -35,12 +36,12 @@ from adversarial_lightning.evaluation.outcomes.statistics import (
     sweeps,
     wilson,
 )
-from adversarial_lightning.evaluation.outcomes.types import Columns, Fate, Flags
+from adversarial_lightning.evaluation.outcomes.types import Bits, Columns, Flags
 
 Refused = dict[tuple[str, float], str]  # why a threat model (norm, eps) gets no headline
 
 
-class Incomplete(ValueError):
+class Incomplete(UserError):
     """Samples are missing in the ledgers."""
 
 
@@ -50,17 +51,17 @@ def merge(campaign: Campaign) -> Results:
     docs/results_schema.md says what each of them means. Raises `Incomplete` where samples are missing and ValueError
     where one is recorded twice or should not be there.
     """
-    cascade, notes = campaign.cascade(campaign.samples), []
+    status, notes = campaign.blank_status(campaign.samples), []
     attacks: list[Results] = []
     results: Results = {"schema": 2, "mode": campaign.mode, "n": campaign.n, "seed": campaign.seed}
     settings = suite_part(campaign.suite)
     for name in (CLEAN, *campaign.suite):
-        before, entry, rows = cascade.before(name), Gathered(len(cascade.samples)), {}
-        for unit in campaign.units(name):
-            rows = campaign.table(unit)
-            _complete(unit, cascade.samples[cascade.asked(unit)], rows)
-            cascade.record(unit, rows)
-            entry.take(cascade, unit, rows)
+        before, entry, rows = status.bits_before(name), AttackTotals(len(status.samples)), {}
+        for run in campaign.runs(name):
+            rows = campaign.table(run)
+            _complete(run, status.samples[status.needs(run)], rows)
+            status.record(run, rows)
+            entry.take(status, run, rows)
         if entry.invalid.any():
             count = int(entry.invalid.sum())
             notes.append(f"{name}: {count} samples count as wrong because logits or pixels were not finite")
@@ -69,38 +70,38 @@ def merge(campaign: Campaign) -> Results:
                 f"{name}: {entry.left_ball} adversarial images left the ball and count as failures of the attack"
             )
         if name == CLEAN:
-            results |= accuracy("clean_", cascade.fates[CLEAN], campaign.draws)
+            results |= accuracy("clean_", status.bits[CLEAN], campaign.draws)
             results["invalid"] = int(entry.invalid.sum())
             continue
         attack = campaign.suite[name]
         norm, eps = threat(attack)
-        after = before & cascade.withstood(name)
-        stood = standing(before, campaign.draws)
-        fell = stood - standing(after, campaign.draws)
+        after = before & status.bits_under(name)
+        attacked = robust_share(before, campaign.draws)
+        broken = attacked - robust_share(after, campaign.draws)
         attacks.append(
             {
                 **{"name": name, "norm": norm, "eps": eps, "kind": attack.kind, "settings": settings[name]},
                 **accuracy("", after, campaign.draws),
-                **{"n": campaign.n, "attacked": int((before != 0).sum()), "succeeded": number(math.fsum(fell))},
-                "success_rate": number(math.fsum(fell) / math.fsum(stood)) if stood.any() else None,
-                **{"invalid": int(entry.invalid.sum()), "restarts": len(campaign.units(name)), **entry.costs()},
+                **{"n": campaign.n, "attacked": int((before != 0).sum()), "succeeded": number(math.fsum(broken))},
+                "success_rate": number(math.fsum(broken) / math.fsum(attacked)) if attacked.any() else None,
+                **{"invalid": int(entry.invalid.sum()), "restarts": len(campaign.runs(name)), **entry.costs()},
             }
         )
         if attack.kind == "minimum-norm" and norm is not None:
-            whole = bool((before == cascade.fates[CLEAN]).all())
+            whole = bool((before == status.bits[CLEAN]).all())
             figures = shortest(rows, norm, campaign.n)
             attacks[-1] |= figures if whole else dict.fromkeys(figures)
     worst = [
-        {"norm": norm, "eps": eps, **accuracy("", cascade.worst(norm, eps), campaign.draws), "attacks": names}
+        {"norm": norm, "eps": eps, **accuracy("", status.worst_case(norm, eps), campaign.draws), "attacks": names}
         for (norm, eps), names in threat_models(campaign.suite).items()
     ]
     if campaign.scored:
         results["detection"] = _detection(campaign, attacks, worst)
         for name in (CLEAN, *campaign.suite):
-            tables = [campaign.table(unit)["score"] for unit in campaign.units(name)]
+            tables = [campaign.table(run)["score"] for run in campaign.runs(name)]
             if count := sum(int((~np.isfinite(scores)).sum()) for scores in tables):
                 notes.append(f"{name}: {count} scores of the detector were not finite and count as flagged")
-    spent = efforts(campaign.folder, identity=campaign.identity)
+    spent = run_costs(campaign.folder, identity=campaign.identity)
     if any(e.probabilities for e in spent):
         notes.append(PROBABILITIES)
     if len({e.code for e in spent}) > 1:
@@ -113,19 +114,19 @@ def merge(campaign: Campaign) -> Results:
     }
 
 
-class Gathered:
-    """What the runs of one attack add up to, besides the fates of the samples."""
+class AttackTotals:
+    """Totals over the runs of one attack: invalid samples, images outside the ball, passes and seconds."""
 
     def __init__(self, n: int) -> None:
         self.invalid: Flags = np.zeros(n, bool)
         self.left_ball = 0
         self.sums: dict[str, list[float]] = {"forwards": [], "backwards": [], "seconds": []}
 
-    def take(self, cascade: Cascade, unit: Unit, rows: Columns) -> None:
-        self.invalid |= np.isin(cascade.samples, rows["index"][rows["adversarial"] == -1])
+    def take(self, status: SampleStatus, run: AttackRun, rows: Columns) -> None:
+        self.invalid |= np.isin(status.samples, rows["index"][rows["adversarial"] == -1])
         for key, values in self.sums.items():
             values.append(math.fsum(rows[key]))
-        attack = cascade.suite.get(unit.name)
+        attack = status.suite.get(run.name)
         if attack is not None and attack.kind == "budget":
             self.left_ball += int(outside(rows, *threat(attack), "budget").sum())
 
@@ -133,41 +134,41 @@ class Gathered:
         return {key: number(math.fsum(values)) for key, values in self.sums.items()}
 
 
-def refusals(suite: Mapping[str, Attack], obligations: Mapping[str, bool]) -> Refused:
+def reasons_for_no_headline(suite: Mapping[str, Attack], required_adaptations: Mapping[str, bool]) -> Refused:
     """Why a threat model gets no headline: its attacks do not do what an honest attacker of this defense must do.
 
-    `obligations` comes from `defenses.obligations`. The detour around a step without gradient (BPDA) is built into
+    `required_adaptations` is what the defenses declare. The detour around a step without gradient (BPDA) is built into
     every `Purified`; averaging over random draws (EOT) is the suite's part.
     """
-    if not obligations.get("eot"):
+    if not required_adaptations.get("eot"):
         return {}
     return {
         model: "the defense is stochastic and no attack averages gradients over draws: set eot_samples: 10 or more"
         for model, names in threat_models(suite).items()
-        if not any(draws(suite[name]) > 1 for name in names)
+        if not any(eot_samples_of(suite[name]) > 1 for name in names)
     }
 
 
-def draws(attack: Attack) -> int:
+def eot_samples_of(attack: Attack) -> int:
     """The largest number of gradients that the attack, or one it is made of, averages."""
-    return max(getattr(attack, "eot_samples", 1), *map(draws, members(attack)), 1)
+    return max(getattr(attack, "eot_samples", 1), *map(eot_samples_of, members(attack)), 1)
 
 
-def _complete(unit: Unit, expected: Fate, rows: Columns) -> None:
-    name, restart = unit.name, unit.restart
+def _complete(run: AttackRun, expected: Bits, rows: Columns) -> None:
+    name, restart = run.name, run.restart
     if len(missing := np.setdiff1d(expected, rows["index"])):
         raise Incomplete(
             f"{len(missing)} samples of {name} (restart {restart}) are not in the ledgers: {_some(missing)}; "
             "run the same command again, it does what is missing"
         )
     if len(extra := np.setdiff1d(rows["index"], expected)):
-        raise ValueError(
+        raise UserError(
             f"the ledgers hold {len(extra)} samples of {name} (restart {restart}) that do not belong there: "
             f"{_some(extra)}; something else has changed them: choose another --output"
         )
 
 
-def _some(numbers: Fate) -> str:
+def _some(numbers: Bits) -> str:
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
@@ -178,7 +179,7 @@ def _detection(campaign: Campaign, attacks: Sequence[Results], worst: Sequence[R
     thresholds: dict[float | None, float] = {fpr: threshold(held_out, fpr) for fpr in rates}
     if (own := about.pop("own_theta", None)) is not None:
         thresholds[None] = own
-    clean = campaign.table(campaign.units(CLEAN)[0])
+    clean = campaign.table(campaign.runs(CLEAN)[0])
     clean = {key: clean[key] for key in ("index", "score")} | {"right": clean["adversarial"] == clean["label"]}
     for entry in attacks:
         entry["detection"] = account(clean, _calls(campaign, [entry["name"]], None), thresholds)
@@ -199,8 +200,8 @@ def _detection(campaign: Campaign, attacks: Sequence[Results], worst: Sequence[R
 def _calls(campaign: Campaign, names: Sequence[str], eps: float | None) -> Columns:
     """The closest calls of some attacks; what lies outside the ball is no success and does not count."""
     parts = []
-    for unit in (unit for name in names for unit in campaign.units(name)):
-        rows, attack = campaign.table(unit), campaign.suite[unit.name]
+    for run in (run for name in names for run in campaign.runs(name)):
+        rows, attack = campaign.table(run), campaign.suite[run.name]
         norm, own = threat(attack)
         out = outside(rows, norm, eps if own is None else own, attack.kind)
         right = (rows["adversarial"] == rows["label"]) | out

@@ -1,4 +1,4 @@
-"""An evaluation that survives a kill: every process attacks its own samples and journals every batch."""
+"""Campaign: what is evaluated, and where its outcomes are kept."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,24 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from adversarial_lightning.attacks import Attack
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.ledger import table
-from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, MOST_DRAWS, Cascade, Mode, Unit, units
+from adversarial_lightning.evaluation.campaign.sample_status import (
+    CLEAN,
+    MOST_DRAWS,
+    AttackRun,
+    Mode,
+    SampleStatus,
+    attack_runs,
+)
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
 from adversarial_lightning.evaluation.outcomes.types import Columns
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """What is evaluated: `suite` (attacks by name) on the first `n` of `data`, journaled in `folder` under `identity`.
+    """Attacks by name (`suite`) on the first `n` of `data`; outcomes are kept in `folder` under `identity`.
 
     `data` is a data set of numbered images: `indices`, and batches ``(x, y, index)`` by position, where position -1
     is a dummy with a negative index. A `Restarts` of a budget attack at the top of the suite becomes as many runs,
-    each with its rows; a later run sees only the samples that the earlier ones have left standing. In mode worst_case,
-    an attack sees only what the earlier ones of its threat model have left. `draws` is the number of the defender's
-    draws in which every result is judged. `scored`: the model carries a `detector`, whose scores are recorded; then
-    every run sees every sample, because one run may fool the classifier and another one both.
+    each with its rows; a later run sees only the samples that the earlier ones have not broken. In mode worst_case, an
+    attack sees only the samples that no earlier one of its threat model has broken. `draws` is the number of the
+    defender's draws in which every result is judged. `scored`: the model carries a `detector`, whose scores are
+    recorded; then every run sees every sample, because one run may fool the classifier and another one both.
 
     Raises ValueError for an empty suite, an attack called "clean", an n without samples, draws out of range, and mode
     worst_case with a detector.
@@ -43,17 +53,17 @@ class Campaign:
 
     def __post_init__(self) -> None:
         if not self.suite:
-            raise ValueError("the suite names no attack: write at least one, `name: {class_path: ..., init_args: ...}`")
+            raise UserError("the suite names no attack: write at least one, `name: {class_path: ..., init_args: ...}`")
         if CLEAN in self.suite:
-            raise ValueError(f"an attack cannot be called {CLEAN!r}, the name of the rows without one: rename it")
+            raise UserError(f"an attack cannot be called {CLEAN!r}, the name of the rows without one: rename it")
         if not 1 <= self.n <= len(self.data):
-            raise ValueError(f"{self.n} samples were asked for and the data has {len(self.data)}: set --limit between")
+            raise UserError(f"{self.n} samples were asked for and the data has {len(self.data)}: set --limit between")
         if not 1 <= self.draws <= MOST_DRAWS:
-            raise ValueError(f"--draws must lie between 1 and {MOST_DRAWS}, not {self.draws}")
+            raise UserError(f"--draws must lie between 1 and {MOST_DRAWS}, not {self.draws}")
         if self.scored and self.mode == "worst_case":
-            raise ValueError(
-                "--mode worst_case leaves out samples whose classifier has fallen, but with --detector another attack "
-                "may still get past both: use --mode full"
+            raise UserError(
+                "--mode worst_case leaves out samples that an attack on the classifier has broken, but with --detector "
+                "another attack may still get past both: use --mode full"
             )
 
     @cached_property
@@ -62,21 +72,40 @@ class Campaign:
         numbers: list[int] = self.data.indices[: self.n].tolist()
         return numbers
 
-    def units(self, name: str) -> list[Unit]:
+    def runs(self, name: str) -> list[AttackRun]:
         """The runs of one attack of the suite, or of `CLEAN`."""
-        return units(self.suite, name)
+        return attack_runs(self.suite, name)
 
-    def cascade(self, samples: Sequence[int]) -> Cascade:
-        """The bookkeeping for some of the samples, with nothing recorded yet."""
-        return Cascade(self.suite, np.sort(np.array(samples, np.int64)), self.mode, self.draws, self.scored)
+    def blank_status(self, samples: Sequence[int]) -> SampleStatus:
+        """The status of some of the samples before anything is recorded."""
+        return SampleStatus(self.suite, np.sort(np.array(samples, np.int64)), self.mode, self.draws, self.scored)
 
-    def table(self, unit: Unit) -> Columns:
+    def status(self, samples: Sequence[int] | None = None) -> SampleStatus:
+        """The status of some of the samples (none: of all) after all that the ledgers hold."""
+        status = self.blank_status(self.samples if samples is None else samples)
+        for name in (CLEAN, *self.suite):
+            for run in self.runs(name):
+                status.record(run, self.table(run))
+        return status
+
+    def batch(self, samples: Sequence[int], device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, C, H, W), labels (B,) and numbers (B,) of samples that are named by their numbers."""
+        positions = [self._positions[int(sample)] for sample in samples]
+        x, y, index = self.data.__getitems__(positions or [-1])
+        keep = index >= 0  # of no samples at all there is still a dummy
+        return x[keep].float().to(device), y[keep].to(device), index[keep].to(device)
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        return {sample: position for position, sample in enumerate(self.samples)}
+
+    def table(self, run: AttackRun) -> Columns:
         """What the ledgers hold of one run, one array a field of `Outcome`, in ascending order of the samples."""
-        return table(self.folder, unit.name, unit.restart, identity=self.identity)
+        return table(self.folder, run.name, run.restart, identity=self.identity)
 
-    def outcomes(self, unit: Unit) -> Iterator[Outcome]:
+    def outcomes(self, run: AttackRun) -> Iterator[Outcome]:
         """The rows of `table`, one by one."""
-        rows = self.table(unit)
+        rows = self.table(run)
         for values in zip(*(column.tolist() for column in rows.values()), strict=True):
             outcome = dict(zip(rows, values, strict=True))
             yield Outcome(**{**outcome, "score": None if math.isnan(outcome["score"]) else outcome["score"]})

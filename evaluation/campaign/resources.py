@@ -6,7 +6,7 @@ import time
 import torch
 
 
-class Meter:
+class ResourceMeter:
     """Starts when it is made; `lap` reads everything anew.
 
     `seconds` since the start; `peak_memory` in bytes: what torch allocated on a GPU, on CPUs the resident memory of the
@@ -51,5 +51,5 @@ def _resident() -> int:
         import resource
     except ImportError:  # Windows
         return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+    run = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * run

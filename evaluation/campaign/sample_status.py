@@ -1,7 +1,7 @@
-"""Which samples an attack must see, and which the model withstood: bookkeeping shared by the campaign and the merge.
+"""Status of samples: who must still be attacked, and who is robust; for the workers and for the merge.
 
-A sample's fate is an int64 of bits: bit d where the model is right in draw d of the defender's noise, and one more bit
-where the majority vote of the draws is right. Fates of several attacks are and-ed.
+The bits of a sample are an int64: bit d is set where the model is right in draw d of the defender's noise, and one more
+bit where the majority vote of the draws is right. The bits under several attacks are and-ed.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adversarial_lightning.attacks import Attack, Restarts, threat
-from adversarial_lightning.evaluation.outcomes.types import Columns, Fate, Flags
+from adversarial_lightning.attacks.core.base import Kind
+from adversarial_lightning.attacks.core.norms import outside_ball
+from adversarial_lightning.evaluation.outcomes.types import Bits, Columns, Flags
 
 CLEAN = "clean"  # the name of the rows without an attack
 MOST_DRAWS = 62  # as many bits as fit beside the vote
@@ -20,20 +22,20 @@ Mode = Literal["full", "worst_case"]
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One run of one attack (None: no attack) over the samples that still stand."""
+class AttackRun:
+    """One run of one attack (None: no attack)."""
 
     name: str
     restart: int
     attack: Attack | None
 
 
-def units(suite: Mapping[str, Attack], name: str) -> list[Unit]:
+def attack_runs(suite: Mapping[str, Attack], name: str) -> list[AttackRun]:
     """The runs of one attack of the suite, or of `CLEAN`: as many as a `Restarts` of a budget attack says, or one."""
     attack = None if name == CLEAN else suite[name]
     if isinstance(attack, Restarts) and attack.kind == "budget":
-        return [Unit(name, restart, attack.attack) for restart in range(attack.n)]
-    return [Unit(name, 0, attack)]
+        return [AttackRun(name, restart, attack.attack) for restart in range(attack.n)]
+    return [AttackRun(name, 0, attack)]
 
 
 def applies(attack: Attack, norm: str | None, eps: float | None) -> bool:
@@ -48,116 +50,115 @@ def applies(attack: Attack, norm: str | None, eps: float | None) -> bool:
 
 
 @dataclass
-class Cascade:
-    """The fates of some `samples` (ascending numbers) under all that has been recorded.
+class SampleStatus:
+    """The status of some `samples` (ascending numbers) under all outcomes recorded so far.
 
-    A run after the first sees only what its attack has left standing, unless `thorough`; in mode worst_case, an attack
-    sees only what the earlier attacks left that count against its threat model.
+    A later run of an attack sees only the samples that its earlier runs have not broken, unless `every_sample`; in mode
+    worst_case, an attack sees only the samples that no earlier attack of its threat model has broken.
     """
 
     suite: Mapping[str, Attack]
     samples: NDArray[np.int64]
     mode: Mode = "full"
     draws: int = 1
-    thorough: bool = False
-    fates: dict[str, Fate] = field(default_factory=dict)
+    every_sample: bool = False
+    bits: dict[str, Bits] = field(default_factory=dict)
     lengths: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     seen: dict[tuple[str, int], Flags] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in (CLEAN, *self.suite):
-            self.fates[name] = np.full(len(self.samples), self.whole)
+            self.bits[name] = np.full(len(self.samples), self.all_correct)
             self.lengths[name] = np.full(len(self.samples), np.inf)
-            for unit in units(self.suite, name):
-                self.seen[name, unit.restart] = np.zeros(len(self.samples), bool)
+            for run in attack_runs(self.suite, name):
+                self.seen[name, run.restart] = np.zeros(len(self.samples), bool)
 
     @property
-    def whole(self) -> int:
-        """The fate of a sample that nothing has felled."""
+    def all_correct(self) -> int:
+        """The bits of a sample that is right in every draw."""
         return (1 << (self.draws + 1)) - 1
 
-    def record(self, unit: Unit, rows: Columns) -> None:
-        """Take note of outcomes of one run; samples that are not ours are passed over."""
+    def record(self, run: AttackRun, rows: Columns) -> None:
+        """Take in outcomes of one run; rows of other samples are ignored."""
         at, own = self.find(rows["index"])
-        right = rows["adversarial"] == rows["label"]
-        fate = rows["draws"] | right.astype(np.int64) << self.draws
-        if unit.name != CLEAN:
-            attack = self.suite[unit.name]
+        vote = (rows["adversarial"] == rows["label"]).astype(np.int64) << self.draws
+        bits = rows["draws"] | vote
+        if run.name != CLEAN:
+            attack = self.suite[run.name]
             norm, eps = threat(attack)
-            fate = np.where(outside(rows, norm, eps, attack.kind), self.whole, fate)
+            bits = np.where(outside(rows, norm, eps, attack.kind), self.all_correct, bits)
             if attack.kind == "minimum-norm" and norm is not None:
-                self.lengths[unit.name][at] = rows[norm][own]
-        self.fates[unit.name][at] &= fate[own]
-        self.seen[unit.name, unit.restart][at] = True
+                self.lengths[run.name][at] = rows[norm][own]
+        self.bits[run.name][at] &= bits[own]
+        self.seen[run.name, run.restart][at] = True
 
     def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], Flags]:
-        """The places of those `numbers` that are ours, and which they are."""
+        """Positions in `samples` of those `numbers` that are among them, and which those are."""
         if not len(self.samples):
             return np.zeros(0, np.int64), np.zeros(len(numbers), bool)
         at = np.searchsorted(self.samples, numbers).clip(max=len(self.samples) - 1)
         own: Flags = self.samples[at] == numbers
         return at[own], own
 
-    def withstood(self, name: str, eps: float | None = None) -> Fate:
-        """The fates under one attack alone; under a minimum-norm attack without a radius, inside that of `eps`."""
-        fates = self.fates[name]
+    def bits_under(self, name: str, eps: float | None = None) -> Bits:
+        """The bits under one attack alone; under a minimum-norm attack without a radius, inside that of `eps`."""
+        bits = self.bits[name]
         if eps is not None and name != CLEAN and threat(self.suite[name])[1] is None:
-            return np.where(self.lengths[name] > eps, self.whole, fates)
-        return fates
+            return np.where(self.lengths[name] > eps, self.all_correct, bits)
+        return bits
 
-    def before(self, name: str) -> Fate:
-        """The fates when attack `name` begins: right without an attack and, in mode worst_case, not felled earlier."""
-        fates = self.fates[CLEAN]
+    def bits_before(self, name: str) -> Bits:
+        """The bits when attack `name` begins: without an attack and, in mode worst_case, under the earlier ones."""
+        bits = self.bits[CLEAN]
         if name == CLEAN:
-            return np.full(len(self.samples), self.whole)
+            return np.full(len(self.samples), self.all_correct)
         if self.mode == "worst_case":
             norm, eps = threat(self.suite[name])
             for earlier in self.suite:
                 if earlier == name:
                     break
                 if applies(self.suite[earlier], norm, eps):
-                    fates = fates & self.withstood(earlier, eps)
-        return fates
+                    bits = bits & self.bits_under(earlier, eps)
+        return bits
 
-    def asked(self, unit: Unit) -> Flags:
-        """Which samples this run must see after the runs before it: those with something left to lose."""
-        fates = self.before(unit.name)
-        if not self.thorough:
-            fates = fates & self.fates[unit.name]
-        asked: Flags = fates != 0
-        return asked
+    def needs(self, run: AttackRun) -> Flags:
+        """Samples that this run must attack: those that no earlier run has broken in every draw."""
+        bits = self.bits_before(run.name)
+        if not self.every_sample:
+            bits = bits & self.bits[run.name]
+        needed: Flags = bits != 0
+        return needed
 
-    def worst(self, norm: str, eps: float) -> Fate:
-        """The fates under all attacks that count against a threat model."""
-        fates = self.fates[CLEAN]
+    def worst_case(self, norm: str, eps: float) -> Bits:
+        """The bits under all attacks that count against a threat model."""
+        bits = self.bits[CLEAN]
         for name, attack in self.suite.items():
             if applies(attack, norm, eps):
-                fates = fates & self.withstood(name, eps)
-        return fates
+                bits = bits & self.bits_under(name, eps)
+        return bits
 
     def progress(self, name: str) -> tuple[int, float]:
-        """Rows of one attack that are done, or that nobody has to do any more, and how many samples have fallen."""
-        runs = units(self.suite, name)
-        rows = np.sum([self.seen[name, unit.restart] for unit in runs], axis=0)
-        before = self.before(name)
-        after = before & self.fates[name]
-        over = (before if self.thorough else after) == 0
-        fallen = len(self.samples) - float(standing(after, self.draws).sum())
-        return int(np.where(over, len(runs), rows).sum()), fallen
+        """Rows of one attack that are done or no longer needed, and the number of samples that are broken."""
+        runs = attack_runs(self.suite, name)
+        rows = np.sum([self.seen[name, run.restart] for run in runs], axis=0)
+        before = self.bits_before(name)
+        after = before & self.bits[name]
+        over = (before if self.every_sample else after) == 0
+        broken = len(self.samples) - float(robust_share(after, self.draws).sum())
+        return int(np.where(over, len(runs), rows).sum()), broken
 
 
-def outside(rows: Columns, norm: str | None, eps: float | None, kind: str) -> Flags:
-    """Which perturbations leave the ball; see `outcome.outside`."""
+def outside(rows: Columns, norm: str | None, eps: float | None, kind: Kind) -> Flags:
+    """Which perturbations leave the ball (`outside_ball`); without a norm or eps (corruptions) there is no outside."""
     if norm is None or eps is None:
         return np.zeros(len(rows["index"]), bool)
-    slack = eps * 1e-6 + 1e-7 if kind == "budget" else 0.0
-    far: Flags = rows[norm] > eps + slack
+    far: Flags = outside_ball(rows[norm], eps, kind)
     return far
 
 
-def standing(fates: Fate, draws: int) -> NDArray[np.float64]:
+def robust_share(bits: Bits, draws: int) -> NDArray[np.float64]:
     """The share of draws in which each sample is right."""
-    shares: NDArray[np.float64] = np.mean([(fates >> d) & 1 for d in range(draws)], axis=0)
+    shares: NDArray[np.float64] = np.mean([(bits >> d) & 1 for d in range(draws)], axis=0)
     return shares
 
 

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
 from adversarial_lightning.checkpoints.files import write_whole
-from adversarial_lightning.evaluation.outcomes.outcome import defender, suspicion
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.evaluation.outcomes.outcome import defender_noise, detector_scores
 from adversarial_lightning.evaluation.outcomes.types import Columns, Flags
+from adversarial_lightning.networks.eval_mode import device_of
 
 Scores = NDArray[np.float64]
 LEVELS = (0.0, 0.01, 0.05, 0.1)  # false positive rates of every report
@@ -36,7 +37,7 @@ def threshold(clean: ArrayLike, fpr: float) -> float:
     """
     scores = np.sort(_numbers(clean))
     if not len(scores) or not 0 <= fpr <= 1:
-        raise ValueError(f"a threshold needs scores and a rate in [0, 1], not {len(scores)} scores and {fpr}")
+        raise UserError(f"a threshold needs scores and a rate in [0, 1], not {len(scores)} scores and {fpr}")
     if fpr == 0:
         return math.inf
     rank = math.ceil(round((1 - fpr) * len(scores), 9))  # rounded, so that 0.9 x 10 is 9
@@ -160,17 +161,17 @@ def calibrated(folder: Path) -> tuple[Scores, dict[str, Any]]:
         about = json.loads(path.read_text(encoding="utf-8"))
         return _numbers([math.nan if score is None else score for score in about.pop("scores")]), about
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): remove it and run the same command again") from error
+        raise UserError(f"{path} is missing or damaged ({error}): remove it and run the same command again") from error
 
 
 def score_images(detector: nn.Module, images: Any, batch_size: int, seed: int) -> Scores:
     """The scores of a whole data set of numbered images, where the detector lies, in batches of one shape."""
-    device = next((t.device for t in [*detector.parameters(), *detector.buffers()]), torch.device("cpu"))
+    device = device_of(detector)
     shape, scores = min(batch_size, len(images)), []
     for start in range(0, len(images), shape):
         rows = list(range(start, min(start + shape, len(images))))
         x, _, index = images.__getitems__(rows + [-1] * (shape - len(rows)))  # -1: a dummy
-        found = suspicion(detector, x.to(device), defender(seed, index.to(device), 1)[0].fork("detector"))
+        found = detector_scores(detector, x.to(device), defender_noise(seed, index.to(device), 1)[0].fork("detector"))
         scores.append(found[: len(rows)].numpy())
     return np.concatenate(scores)
 

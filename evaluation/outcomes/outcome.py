@@ -1,4 +1,4 @@
-"""What happens to one sample under one attack, measured: the only place where adversarial images are judged."""
+"""Outcome of one sample under one attack: the only place where adversarial images are judged."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from adversarial_lightning.attacks import Attack, Noise, check_images, drawing
-from adversarial_lightning.attacks.core.norms import distance, distances
-from adversarial_lightning.evaluation.outcomes.types import Around
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.attacks import Attack, Noise, check_images, noise_for
+from adversarial_lightning.attacks.core.norms import distance, distances, outside_ball
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.evaluation.outcomes.types import AttackContext
+from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,9 @@ class Outcome:
 
 
 def robust(outcome: Outcome, norm: str | None, eps: float | None, kind: str) -> bool:
-    """Whether the model stands: right without the attack, and right under it or only wrong outside the ball.
+    """Whether the model is robust: right without the attack, and right under it or only wrong outside the ball.
 
-    A *budget* attack gets the slack of float32 arithmetic: eps (1 + 1e-6) + 1e-7; a *minimum-norm* attack, whose
-    norm is the result itself, gets none. Without a norm or eps (corruptions) there is no outside.
+    What is outside is said by `outside_ball`. Without a norm or eps (corruptions) there is no outside.
     """
     if outcome.clean != outcome.label:
         return False
@@ -60,8 +60,7 @@ def outside(outcome: Outcome, norm: str | None, eps: float | None, kind: str) ->
     """Whether the perturbation leaves the ball of radius `eps`."""
     if norm is None or eps is None:
         return False
-    slack = eps * 1e-6 + 1e-7 if kind == "budget" else 0.0
-    return float(getattr(outcome, norm)) > eps + slack
+    return bool(outside_ball(getattr(outcome, norm), eps, kind))
 
 
 def predict(model: nn.Module, x: Tensor, y: Tensor, noises: Sequence[Noise]) -> tuple[Tensor, Tensor]:
@@ -73,7 +72,7 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, noises: Sequence[Noise]) -> 
     """
     votes, right, valid = torch.zeros(()), torch.zeros_like(y), torch.ones_like(y, dtype=torch.bool)
     for d, noise in enumerate(noises):
-        with guard(model), torch.no_grad(), drawing(model, noise):
+        with frozen_eval(model), torch.no_grad(), noise_for(model, noise):
             logits: Tensor = model(x.clone())
         _check_logits(logits, x, y)
         chosen = logits.argmax(1)
@@ -85,9 +84,9 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, noises: Sequence[Noise]) -> 
 
 def _check_logits(logits: Tensor, x: Tensor, y: Tensor) -> None:
     if logits.ndim != 2 or len(logits) != len(x):
-        raise ValueError(f"{len(x)} images gave logits {tuple(logits.shape)}: a model returns (B, K), one row an image")
+        raise UserError(f"{len(x)} images gave logits {tuple(logits.shape)}: a model returns (B, K), one row an image")
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"labels {int(y.min())} .. {int(y.max())} do not fit a model with {logits.shape[1]} outputs: "
             "evaluate it on the data it was made for"
         )
@@ -99,17 +98,7 @@ PROBABILITIES = (
 )
 
 
-def gives_probabilities(model: nn.Module, x: Tensor, noise: Noise) -> bool:
-    """Whether every row of the model's output is a distribution: a softmax where logits are due.
-
-    Its gradients vanish where the model is sure, which makes attacks look weak.
-    """
-    with guard(model), torch.no_grad(), drawing(model, noise):
-        p: Tensor = model(x.clone())
-    return bool((p >= 0).all()) and torch.allclose(p.sum(-1), torch.ones_like(p[..., 0]), atol=1e-4)
-
-
-def defender(seed: int, index: Tensor, draws: int) -> list[Noise]:
+def defender_noise(seed: int, index: Tensor, draws: int) -> list[Noise]:
     """The noise of the defender's draws for the samples `index`: disjoint from every attacker's.
 
     The same with and without an attack and under all of them, so that one draw is one deterministic model.
@@ -159,21 +148,23 @@ def evaluate_batch(
     clean: Tensor | None = None,
     draws: int = 1,
     detector: nn.Module | None = None,
-    around: Around = nullcontext,
-) -> list[Outcome]:
-    """Attack a batch and verify the result by fresh forwards: one `Outcome` a row, rows with index < 0 left out.
+    attack_context: AttackContext = nullcontext,
+) -> tuple[list[Outcome], Tensor]:
+    """Attack a batch and verify the result by fresh forwards.
+
+    Returns one `Outcome` a row, and the images (B, C, H, W) that were judged; rows with index < 0 are left out of both.
 
     `x` (B, C, H, W) in [0, 1], labels `y` and `index` (B,) int64. `attack` None gives the clean rows. `name` and
     `restart` choose the attacker's random streams, which are functions of (seed, sample, name, restart); for the
-    defender's `draws` see `defender`. `clean` (B,) are predictions that are known already. `detector` scores what comes
-    out. `around` is entered for the attack only (see `hasten`). Computes in float32 without autocast; may be called in
-    any train/eval mode, under no_grad and inference_mode, and leaves all of them as they were. Misclassified rows
-    travel with the batch, whose shape is fixed, and count as not robust whatever the attack does to them.
+    defender's `draws` see `defender_noise`. `clean` (B,) are predictions that are known already. `detector` scores the
+    judged images. `attack_context` is entered for the attack only (see `low_precision`). Computes in float32 without
+    autocast; may be called in any train/eval mode, under no_grad and inference_mode, and leaves all of them as they
+    were. Misclassified rows stay in the batch, whose shape is fixed, and count as not robust whatever the attack does.
 
     Raises ValueError for images outside [0, 1], logits that do not fit, and attacks that leave the shape or [0, 1].
     """
     attacker = Noise.keyed(seed, index).fork("attacker").fork(name).fork(restart)
-    noises = defender(seed, index, draws)
+    noises = defender_noise(seed, index, draws)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), exact():
         x = x.detach().float().clone()
         check_images(x)
@@ -184,15 +175,15 @@ def evaluate_batch(
         passes, z, adversarial = Passes(), x, clean
         if attack is not None:
             started = _now(x)
-            with counting(model) as passes, around():
+            with counting(model) as passes, attack_context():
                 z = attack(model, x, y, attacker)
         seconds = _now(x) - started
         if attack is not None:
             z, valid = _checked(z, x, name)
             adversarial, right = predict(model, z, y, noises)
-            # An image that is not finite is nothing to attack with, but the model or its gradient broke: it fell.
+            # An image that is not finite is no attack, but the model or its gradient broke: it counts as wrong.
             adversarial, right = adversarial.masked_fill(~valid, -1), right.masked_fill(~valid, 0)
-        scores = None if detector is None else suspicion(detector, z, noises[0].fork("detector"))
+        scores = None if detector is None else detector_scores(detector, z, noises[0].fork("detector"))
         lengths = distances(z.cpu().double() - x.cpu().double())  # not every device has doubles
         lengths["image_l2"] = distance("l2", x.cpu().double())
     keep = (index >= 0).cpu()
@@ -201,20 +192,19 @@ def evaluate_batch(
     listed["score"] = [None] * int(keep.sum()) if scores is None else scores.cpu()[keep].tolist()
     costs: dict[str, Any] = {"forwards": passes.forwards / len(x), "backwards": passes.backwards / len(x)}
     costs["seconds"] = seconds / max(1, int(keep.sum()))
-    return [Outcome(**dict(zip(listed, row, strict=True)), **costs) for row in zip(*listed.values(), strict=True)]
+    rows = zip(*listed.values(), strict=True)
+    return [Outcome(**dict(zip(listed, row, strict=True)), **costs) for row in rows], z[keep.to(z.device)]
 
 
-def suspicion(detector: nn.Module, x: Tensor, noise: Noise) -> Tensor:
+def detector_scores(detector: nn.Module, x: Tensor, noise: Noise) -> Tensor:
     """The scores (B,) of a detector in eval mode without gradients; infinite where one is not a number.
 
     Raises ValueError where there is not one score an image.
     """
-    with guard(detector), torch.no_grad(), drawing(detector, noise):
+    with frozen_eval(detector), torch.no_grad(), noise_for(detector, noise):
         scores: Tensor = detector.score(x.clone())  # type: ignore[operator]
     if scores.shape != (len(x),):
-        raise ValueError(
-            f"{type(detector).__name__} gave scores {tuple(scores.shape)} for {len(x)} images: (B,) is due"
-        )
+        raise UserError(f"{type(detector).__name__} gave scores {tuple(scores.shape)} for {len(x)} images: (B,) is due")
     return scores.double().cpu().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
@@ -232,12 +222,12 @@ def exact() -> Iterator[None]:
 def _checked(z: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """`z` with the rows that are not finite put back to `x`, and which rows (B,) were finite."""
     if z.shape != x.shape or z.device != x.device:
-        raise ValueError(f"attack {name} made {tuple(z.shape)} on {z.device} of images {tuple(x.shape)} on {x.device}")
+        raise UserError(f"attack {name} made {tuple(z.shape)} on {z.device} of images {tuple(x.shape)} on {x.device}")
     valid = z.flatten(1).isfinite().all(1)
     z = torch.where(valid.view(-1, *[1] * (x.ndim - 1)), z.detach().float(), x)
     if not bool(((z >= 0) & (z <= 1)).all()):
         low, high = float(z.min()), float(z.max())
-        raise ValueError(f"attack {name} returned pixels in [{low:.4g}, {high:.4g}], not in [0, 1]")
+        raise UserError(f"attack {name} returned pixels in [{low:.4g}, {high:.4g}], not in [0, 1]")
     return z, valid
 
 

@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from adversarial_lightning.evaluation.outcomes.types import Columns, Effort, Fate
+from adversarial_lightning.evaluation.outcomes.types import Bits, Columns, RunCost
 
 Results = dict[str, Any]
 
 
-def accuracy(prefix: str, fates: Fate, draws: int) -> Results:
+def accuracy(prefix: str, bits: Bits, draws: int) -> Results:
     """Accuracy and interval and, of several draws, what they say: under keys with `prefix`."""
-    n = len(fates)
-    right = [int(((fates >> d) & 1).sum()) for d in range(draws)]
+    n = len(bits)
+    right = [int(((bits >> d) & 1).sum()) for d in range(draws)]
     share = sum(right) / (n * draws)
     found: Results = {f"{prefix or 'robust_'}accuracy": share, f"{prefix}interval": wilson(share, n)}
     if draws > 1:
         every = (1 << draws) - 1
         found[f"{prefix}draws"] = {
             **{"n": draws, "mean": share, "interval": over_draws([k / n for k in right])},
-            **{"vote": int((fates >> draws).sum()) / n, "worst": int((fates & every == every).sum()) / n},
+            **{"vote": int((bits >> draws).sum()) / n, "worst": int((bits & every == every).sum()) / n},
         }
     return found
 
@@ -104,27 +104,18 @@ def _kernel(settings: Results) -> str:
     return _kernel(dict(inner)) if is_restarts else str(settings["class_path"])
 
 
-def cost(spent: Sequence[Effort]) -> Results:
-    """What all processes of all runs used besides the attacks' own counts, and the forecast beside the truth."""
-    runs: dict[tuple[str, int], list[Effort]] = {}  # a run that was started again may bear the same name
+def cost(spent: Sequence[RunCost]) -> Results:
+    """What all processes of all runs used besides the attacks' own counts."""
+    runs: dict[tuple[str, int], list[RunCost]] = {}  # a run that was started again may bear the same name
     for e in spent:
         again = sum(e.rank == other.rank and e.run == other.run for part in runs.values() for other in part)
         runs.setdefault((e.run, again), []).append(e)
     energies = [e.energy for e in spent if e.energy is not None]
-    told = next((r for r in runs.values() if all(e.done for e in r) and any(e.forecast for e in r)), None)
     return {
         "wall_seconds": number(math.fsum(max(e.seconds for e in run) for run in runs.values())),
         "processes": next(reversed(runs.values()))[0].world if runs else 0,
         "peak_memory": max((e.peak_memory for e in spent), default=0),
         "energy": number(math.fsum(energies)) if energies else None,
-        "forecast": {
-            "seconds": number(max(e.forecast for e in told)),
-            "actual_seconds": number(max(e.seconds for e in told)),
-            "processes": told[0].world,
-            "how": "timed on the first batch of every attack",
-        }
-        if told
-        else None,
     }
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.outcomes.statistics import wilson
 from adversarial_lightning.evaluation.report import formatting
-from adversarial_lightning.evaluation.report.figures import Drawn, Series, over_radius
+from adversarial_lightning.evaluation.report.figures import ReportFigure, Series, over_radius
 
 Results = dict[str, Any]
 
@@ -49,8 +50,8 @@ class Comparison:
 
     models: Mapping[str, Results]
     groups: Sequence[Group]
-    careful: Sequence[str]
-    drawings: Sequence[Drawn]
+    unfair_because: Sequence[str]
+    drawings: Sequence[ReportFigure]
 
     @property
     def refused(self) -> bool:
@@ -63,7 +64,7 @@ def read_results(folder: Path) -> Results:
     try:
         return upgraded(json.loads((folder / "results.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder} holds no results.json of a finished evaluation ({error})") from error
+        raise UserError(f"{folder} holds no results.json of a finished evaluation ({error})") from error
 
 
 def upgraded(results: Mapping[str, Any]) -> Results:
@@ -156,7 +157,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     """What tells the folders apart: their paths without the end that all share, as short as that allows."""
     parts = [folder.resolve().parts for folder in folders]
     if len(set(parts)) < len(parts):
-        raise ValueError("a folder is named twice: compare different evaluations")
+        raise UserError("a folder is named twice: compare different evaluations")
     while len(parts) > 1 and len({p[-1] for p in parts}) == 1:
         parts = [p[:-1] for p in parts]
     for k in range(1, max(map(len, parts)) + 1):
@@ -199,7 +200,7 @@ def _differences(models: Mapping[str, Results]) -> list[str]:
     return found
 
 
-def _drawings(models: Mapping[str, Results]) -> list[Drawn]:
+def _drawings(models: Mapping[str, Results]) -> list[ReportFigure]:
     """Robust accuracy over the radius, a line a model: worst cases at several radii, then each minimum-norm attack."""
     lines: dict[tuple[str, str], list[Series]] = {}
     for name, r in models.items():
@@ -219,7 +220,7 @@ def _drawings(models: Mapping[str, Results]) -> list[Drawn]:
             caption = f"Robust accuracy over the {formatting.SYMBOLS[norm]} radius: {what}."
             half = [f"{s.name} {formatting.half(s.x, s.y)}" for s in series]
             alt = f"{caption} Radius where it is half of the first value: {'; '.join(half)}."
-            drawn.append(Drawn(f"curves/{norm}/{what}", over_radius(norm, series), caption, alt))
+            drawn.append(ReportFigure(f"curves/{norm}/{what}", over_radius(norm, series), caption, alt))
     return drawn
 
 
@@ -239,8 +240,8 @@ def side_by_side(comparison: Comparison) -> str:
     ]
     if comparison.refused:
         lines += ["", "†: no headline, the suite does not do what the defense declares; never the best of a row."]
-    if comparison.careful:
-        lines += ["", f"Careful, these evaluations are not alike: {'; '.join(comparison.careful)}."]
+    if comparison.unfair_because:
+        lines += ["", f"Careful, these evaluations are not alike: {'; '.join(comparison.unfair_because)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -16,11 +16,12 @@ from adversarial_lightning.attacks import PGD, Attack, Noise, threat
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.attacks.core.objectives import ce
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, threat_models
 from adversarial_lightning.evaluation.report import formatting
-from adversarial_lightning.evaluation.report.figures import LINES, MUTED, STYLE, STYLES, Array, Drawn
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.evaluation.report.figures import LINES, MUTED, STYLE, STYLES, Array, ReportFigure
+from adversarial_lightning.networks.eval_mode import device_of, frozen_eval
 from adversarial_lightning.networks.features import encoder_of, outputs
 
 Prior = Callable[[Noise, Tensor], Tensor]  # independent draws in the shape of codes
@@ -38,9 +39,9 @@ def encode(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     name = encoder_of(network)
     if name is None:
-        raise ValueError(f"codes need a network with an encoder: {type(network).__name__} has none")
+        raise UserError(f"codes need a network with an encoder: {type(network).__name__} has none")
     codes, predictions = [], []
-    with guard(network), torch.no_grad():
+    with frozen_eval(network), torch.no_grad():
         for batch in x.split(_ROWS):
             logits, found = outputs(network, batch, [name])
             codes.append(found[name].flatten(1))
@@ -113,7 +114,7 @@ def draw_codes(versions: Mapping[str, Tensor]) -> Figure:
 
 def surface(model: nn.Module, x: Tensor, y: Tensor, r: Tensor, steps: Tensor, clip: bool = False) -> Tensor:
     """Cross-entropy (B, n, n) at ``x + a sign(gradient) + b r`` for a (first) and b (second) in `steps` (n,)."""
-    with guard(model):
+    with frozen_eval(model):
         slope = input_gradient(model, x, y, ce)[0].sign()
         with torch.no_grad():
             rows = []
@@ -157,7 +158,7 @@ def views(
     *,
     prior: Prior = Noise.normal,
     prior_name: str = "N(0, 1)",
-) -> list[Drawn]:
+) -> list[ReportFigure]:
     """Pictures of what `model` makes of images `x` (n, C, H, W), `y` (n,) on its device, clean and under `attack`.
 
     Loss surfaces of the first three, as far as signs reach in the ball of the attack (linf, l2 or l1; ValueError for
@@ -168,7 +169,7 @@ def views(
     values = x[0].numel()
     lengths = {"linf": 1, "l2": values**0.5, "l1": values}  # of a vector of signs
     if norm not in lengths or eps is None:
-        raise ValueError(f"{type(attack).__name__} has no ball of linf, l2 or l1: choose an attack that has one")
+        raise UserError(f"{type(attack).__name__} has no ball of linf, l2 or l1: choose an attack that has one")
     drawn = []
     if encoder_of(model) is not None:
         parts = torch.arange(len(x), device=x.device).split(_ROWS)
@@ -179,7 +180,7 @@ def views(
         wrong = [f"{name}: {float((p != y).double().mean()):.0%} misclassified" for name, _, p in named]
         caption = f"Embeddings by t-SNE, one fit for both ({how}); colours: true classes, triangles: misclassified."
         figure = draw_embeddings([[(name, points, y, p) for name, points, p in named]])
-        drawn.append(Drawn("embedding/tsne", figure, caption, f"{caption} {'; '.join(wrong)}."))
+        drawn.append(ReportFigure("embedding/tsne", figure, caption, f"{caption} {'; '.join(wrong)}."))
         caption = f"Coordinates of the embedding, clean and attacked ({how}), beside {prior_name}; images, %."
         draws = prior(noise.fork("prior"), codes[0])
         figure = draw_codes({"clean": codes[0], "attacked": codes[1], prior_name: draws})
@@ -187,7 +188,7 @@ def views(
             f"{name}: mean {float(c.mean()):.3g}, deviation {float(c.std()):.3g}"
             for c, (name, *_) in zip(codes, named, strict=True)
         ]
-        drawn.append(Drawn("embedding/prior", figure, caption, f"{caption} {'; '.join(means)}."))
+        drawn.append(ReportFigure("embedding/prior", figure, caption, f"{caption} {'; '.join(means)}."))
     few = torch.arange(min(_SURFACES, len(x)), device=x.device)
     steps = eps / lengths[norm] * torch.linspace(-1, 1, _STEPS, device=x.device)
     found = surface(model, x[few], y[few], rademacher(x[few], noise[few]), steps)
@@ -199,10 +200,10 @@ def views(
         for t, s in zip(titles, found, strict=True)
     ]
     figure = draw_surfaces(steps, {"": found.cpu().tolist()}, titles)
-    return [*drawn, Drawn("loss_surface", figure, caption, f"{caption} {'; '.join(said)}.")]
+    return [*drawn, ReportFigure("loss_surface", figure, caption, f"{caption} {'; '.join(said)}.")]
 
 
-def viewed(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[Drawn], list[str]]:
+def network_figures(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[ReportFigure], list[str]]:
     """The `views` of a finished campaign: its first images under PGD at its first linf, l2 or l1 threat model.
 
     As many images as `allowance` seconds are enough for, by what the ledgers say of a forward pass; sentences on what
@@ -212,17 +213,16 @@ def viewed(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list
     if model_of_threat is None:
         return [], []
     norm, eps = model_of_threat
-    forward = float(np.mean(campaign.table(campaign.units(CLEAN)[0])["seconds"]))
+    forward = float(np.mean(campaign.table(campaign.runs(CLEAN)[0])["seconds"]))
     passes = _SURFACES * _STEPS**2 * forward
     n = min(_IMAGES, campaign.n, int(max(0.0, allowance - passes) / (3 * _ATTACK_STEPS * forward + 1e-12)))
     if n < min(_LEAST, campaign.n):
         return [], ["Embeddings and loss surfaces are left out: they would take too long."]
-    x, y, index = campaign.data.__getitems__(list(range(n)))
-    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    noise = Noise.keyed(campaign.seed, index.to(device))
+    x, y, index = campaign.batch(campaign.samples[:n], device_of(model))
+    noise = Noise.keyed(campaign.seed, index)
     attack = PGD(norm=norm, eps=eps, steps=_ATTACK_STEPS)  # type: ignore[arg-type]
     try:
-        return views(model, x.to(device), y.to(device), noise, attack), []
+        return views(model, x, y, noise, attack), []
     except RuntimeError as error:  # a model without gradients may well be attacked by others
         return [], [f"Embeddings and loss surfaces are left out: {str(error).splitlines()[0]}"]
 

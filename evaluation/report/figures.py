@@ -54,7 +54,7 @@ _MATH = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$", "l0": r
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ReportFigure:
     """A figure with its name (a tag for TensorBoard), what it shows in a sentence, and the same for who cannot see."""
 
     name: str
@@ -92,7 +92,7 @@ def uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def curves(results: Results) -> list[Drawn]:
+def curves(results: Results) -> list[ReportFigure]:
     """Robust accuracy over the radius, a figure a norm: minimum-norm attacks, sweeps of budget attacks, worst cases.
 
     A norm with nothing but one radius is a number, not a curve, and gets no figure.
@@ -120,7 +120,7 @@ def curves(results: Results) -> list[Drawn]:
         said += [f"worst case {percent(c['robust_accuracy'], results['n'])} at {radius(c['eps'])}" for c in cases]
         caption = f"Robust accuracy over the {SYMBOLS[norm]} radius" + ("; bars: 95 % intervals." if cases else ".")
         figure = over_radius(norm, series, results["clean_accuracy"])
-        drawn.append(Drawn(f"curves/{norm}", figure, caption, f"{caption} {'; '.join(said)}."))
+        drawn.append(ReportFigure(f"curves/{norm}", figure, caption, f"{caption} {'; '.join(said)}."))
     return drawn
 
 
@@ -161,7 +161,7 @@ def over_radius(norm: str, series: Sequence[Series], clean: float | None = None)
     return figure
 
 
-def lengths(norm: str, found: Mapping[str, Array], radii: Sequence[float]) -> Drawn:
+def lengths(norm: str, found: Mapping[str, Array], radii: Sequence[float]) -> ReportFigure:
     """How long the shortest perturbations are, by attack; `radii` are those of the threat models of this norm."""
     figure, axes = _blank()
     longest = max((float(v.max()) for v in found.values() if len(v)), default=1.0)
@@ -182,10 +182,10 @@ def lengths(norm: str, found: Mapping[str, Array], radii: Sequence[float]) -> Dr
     said = [f"{name}: {len(v)} found, median {float(np.median(v)):.4g}" for name, v in found.items() if len(v)]
     marks = " Dashed: radii that are judged." if radii else ""
     caption = f"{SYMBOLS[norm]} lengths of the shortest perturbations found.{marks}"
-    return Drawn(f"lengths/{norm}", figure, caption, f"{caption} {'; '.join(said)}.")
+    return ReportFigure(f"lengths/{norm}", figure, caption, f"{caption} {'; '.join(said)}.")
 
 
-def scores(found: Mapping[str, Array]) -> list[Drawn]:
+def scores(found: Mapping[str, Array]) -> list[ReportFigure]:
     """What a detector says of clean images and, by attack, of attacked ones; nothing without a detector."""
     finite = {name: values[np.isfinite(values)] for name, values in found.items()}
     finite = {name: values for name, values in finite.items() if len(values)}
@@ -203,10 +203,10 @@ def scores(found: Mapping[str, Array]) -> list[Drawn]:
     _legend(axes)
     caption = "Detector scores of clean and attacked images; images with a score above the threshold are turned away."
     middle = [f"{name}: median {float(np.median(values)):.4g}" for name, values in found.items()]
-    return [Drawn("detector/scores", figure, caption, f"{caption} {'; '.join(middle)}.")]
+    return [ReportFigure("detector/scores", figure, caption, f"{caption} {'; '.join(middle)}.")]
 
 
-def roc(results: Results) -> list[Drawn]:
+def roc(results: Results) -> list[ReportFigure]:
     """True over false positive rates of the detector, a line an attack; nothing without a detector."""
     judged = [(a["name"], a["detection"]) for a in results["attacks"] if a.get("detection", {}).get("roc")]
     if not judged:
@@ -220,10 +220,10 @@ def roc(results: Results) -> list[Drawn]:
     _legend(axes)
     caption = "Receiver operating characteristic of the detector; dotted: chance."
     said = "; ".join(f"{name}: area {number(d['auroc'])}" for name, d in judged)
-    return [Drawn("detector/roc", figure, caption, f"{caption} {said}.")]
+    return [ReportFigure("detector/roc", figure, caption, f"{caption} {said}.")]
 
 
-def confusion(title: str, heading: str, label: Array, adversarial: Array) -> Drawn | None:
+def confusion(title: str, heading: str, label: Array, adversarial: Array) -> ReportFigure | None:
     """Which classes are taken for which under attack: counts of samples, rows true classes; None where nobody fell.
 
     `label` and `adversarial` (m,) are classes of the samples that the model knew; -1 stands for logits that are not
@@ -246,7 +246,7 @@ def confusion(title: str, heading: str, label: Array, adversarial: Array) -> Dra
         axes.grid(axis="y", visible=False)
         axes.set(xlabel="samples", ylabel="class taken for")
     caption = f"{heading}: most often {said}."
-    return Drawn(f"confusion/{title}", figure, caption, f"Confusions, {caption}")
+    return ReportFigure(f"confusion/{title}", figure, caption, f"Confusions, {caption}")
 
 
 def _class(number: int) -> str:

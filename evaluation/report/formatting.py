@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from adversarial_lightning.checkpoints.old_names import LOW_PRECISION, PRECISION
+
 SYMBOLS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁", "l0": "ℓ₀"}
 
 
@@ -120,7 +122,7 @@ def facts(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def facts_of_cost(results: Mapping[str, Any]) -> dict[str, str]:
-    """What the whole evaluation cost, forecast beside truth; empty where nothing was recorded."""
+    """What the whole evaluation cost; empty where nothing was recorded."""
     cost = results["cost"]
     if not cost:
         return {}
@@ -130,24 +132,22 @@ def facts_of_cost(results: Mapping[str, Any]) -> dict[str, str]:
         "peak memory": f"{cost['peak_memory'] / 2**20:,.0f} MiB of the largest process" if cost["peak_memory"] else "",
         "energy": f"{cost['energy'] / 3600:.3g} Wh of the GPUs" if cost["energy"] is not None else "",
     }
-    if told := cost["forecast"]:
-        found["forecast"] = f"{duration(told['seconds'])}; it took {duration(told['actual_seconds'])}"
-    if hasty := results.get("haste"):
+    if low := results.get(PRECISION):
         compared = "; ".join(
-            f"{percent(c['hastened'], c['n'])} robust at {threat(c['norm'], c['eps'])}, "
+            f"{percent(c[LOW_PRECISION], c['n'])} robust at {threat(c['norm'], c['eps'])}, "
             f"{percent(c['exact'], c['n'])} exactly"
-            for c in hasty["cases"]
+            for c in low["cases"]
         )
-        how = f"{hasty['precision']}{', compiled' * hasty['compile']}"
-        found["attacks computed in"] = f"{how}, judged in float32; on {hasty['cases'][0]['n']} samples {compared}"
+        how = f"{low['precision']}{', compiled' * low['compile']}"
+        found["attacks computed in"] = f"{how}, judged in float32; on {low['cases'][0]['n']} samples {compared}"
     return {name: value for name, value in found.items() if value}
 
 
-def too_hasty(case: Mapping[str, Any]) -> str:
-    """Why hastened attacks give no headline."""
-    left, due = (percent(case[key], case["n"]) for key in ("hastened", "exact"))
+def too_weak(case: Mapping[str, Any]) -> str:
+    """Why attacks in low precision give no headline."""
+    low, full = (percent(case[key], case["n"]) for key in (LOW_PRECISION, "exact"))
     return (
-        f"on {case['n']} samples the hastened attacks left {left} standing and exact ones {due}: they are too weak; "
+        f"on {case['n']} samples attacks in low precision leave {low} robust and exact ones {full}: they are too weak; "
         "leave out --precision and --compile"
     )
 

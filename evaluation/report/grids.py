@@ -14,8 +14,8 @@ from torchvision.utils import make_grid
 from adversarial_lightning.attacks import Attack, HighConfidence, Noise
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN
-from adversarial_lightning.evaluation.report.figures import STYLE, Drawn
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.evaluation.report.figures import STYLE, ReportFigure
+from adversarial_lightning.networks.eval_mode import device_of, frozen_eval
 
 CONFIDENCES = (0.35, 0.6, 0.98)  # the lowest is about the boundary of ten classes
 _LEAST, _MOST = 2, 10  # sources, and classes
@@ -34,7 +34,7 @@ def target_grid(network: nn.Module, attack: Attack, x: Tensor, y: Tensor, seed: 
     As Fig. 4.2, which shows C&W's images. `attack` is targeted. Under the class y_i the image is shown as it is; an
     attack that failed leaves a blank.
     """
-    with guard(network), torch.no_grad():
+    with frozen_eval(network), torch.no_grad():
         classes = network(x[:1]).shape[1]
     sources, targets = x.repeat_interleave(classes, 0), torch.arange(classes, device=x.device).repeat(len(x))
     own = y.repeat_interleave(classes) == targets
@@ -59,7 +59,7 @@ def confidence_grid(
     strips = []
     for confidence in (None, *confidences):
         z = x if confidence is None else replace(attack, confidence=confidence)(network, x, y)
-        with guard(network), torch.no_grad():
+        with frozen_eval(network), torch.no_grad():
             reached = float(network(z).softmax(1).amax(1).mean())
         big = z.cpu().expand(-1, 3, -1, -1).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
         row = make_grid(big, nrow=len(x), padding=2, pad_value=0.5)
@@ -68,7 +68,7 @@ def confidence_grid(
     return torch.cat(strips, 1)
 
 
-def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[Drawn], list[str]]:
+def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[ReportFigure], list[str]]:
     """Both pictures for a finished campaign whose suite has the high-confidence attack; sentences on what is missing.
 
     The first image of each class is the source, of as many classes as `allowance` seconds are enough for, by what the
@@ -78,21 +78,20 @@ def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[
     if named is None:
         return [], []
     name, attack = named
-    clean = campaign.table(campaign.units(CLEAN)[0])
+    clean = campaign.table(campaign.runs(CLEAN)[0])
     known, position = np.unique(clean["label"], return_index=True)
-    where = {sample: at for at, sample in enumerate(campaign.samples)}
-    x, y, _ = campaign.data.__getitems__([where[int(sample)] for sample in clean["index"][position]])
-    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    with guard(model), torch.no_grad():
-        classes = model(x[:1].to(device)).shape[1]
-    spent = campaign.table(campaign.units(name)[0])["seconds"]
+    device = device_of(model)
+    x, y, _ = campaign.batch(clean["index"][position].tolist(), device)
+    with frozen_eval(model), torch.no_grad():
+        classes = model(x[:1]).shape[1]
+    spent = campaign.table(campaign.runs(name)[0])["seconds"]
     if not len(spent):  # the model is right about nothing, and nothing was attacked
         return [], []
     each = float(np.mean(spent))
     n = min(len(known), int(allowance / ((classes + len(CONFIDENCES)) * each + 1e-12)))
     if n < min(_LEAST, len(known)) or classes > _MOST:
         return [], [f"Images attacked towards every class are left out: {name} would take too long."]
-    x, y = x[:n].to(device), y[:n].to(device)
+    x, y = x[:n], y[:n]
     confidences = [c for c in CONFIDENCES if c > 1 / classes]
     targeted = replace(attack, confidence=0.95, targeted=True)
     towards = "Images of one class a row, attacked until the model is 95 % sure of the class of the column; "
@@ -106,7 +105,7 @@ def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[
     ], []
 
 
-def _drawn(name: str, picture: Tensor, said: str) -> Drawn:
+def _drawn(name: str, picture: Tensor, said: str) -> ReportFigure:
     """A picture (3, H, W) in [0, 1] as a figure, a pixel a pixel."""
     height, width = picture.shape[1:]
     with mpl.rc_context(STYLE):
@@ -115,4 +114,4 @@ def _drawn(name: str, picture: Tensor, said: str) -> Drawn:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
         axes.set_axis_off()
-    return Drawn(f"grids/{name}", figure, said, said)
+    return ReportFigure(f"grids/{name}", figure, said, said)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from adversarial_lightning.evaluation.report import formatting
 from adversarial_lightning.evaluation.report.comparison import Comparison, any_radius, rank, title
-from adversarial_lightning.evaluation.report.figures import Drawn
+from adversarial_lightning.evaluation.report.figures import ReportFigure
 from adversarial_lightning.evaluation.report.pictures import Gallery
 
 _PAGES = Path(__file__).parent / "pages"
@@ -48,7 +48,7 @@ def _page(template: str, **values: Any) -> str:
 def report_page(
     results: Results,
     command: str,
-    drawn: Mapping[str, Sequence[Drawn]],
+    drawn: Mapping[str, Sequence[ReportFigure]],
     *,
     galleries: Sequence[Gallery] = (),
     omitted: Sequence[str] = (),

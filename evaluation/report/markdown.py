@@ -61,10 +61,10 @@ def _attacks(results: Results) -> list[str]:
             accuracy = _share(a["robust_accuracy"], a["interval"], n)
             if any_radius(a):
                 accuracy = f"median length {number(a['median_norm']) or 'infinite'}", ""
-            felled = f"{count(a['succeeded'])} of {count(a['attacked'])}"
+            broken_by = f"{count(a['succeeded'])} of {count(a['attacked'])}"
             passes = f"{count(a['forwards'])} / {count(a['backwards'])}"
             model = threat(a["norm"], a["eps"])
-            rows.append([a["name"], model, *accuracy, felled, str(a["restarts"]), passes, duration(a["seconds"])])
+            rows.append([a["name"], model, *accuracy, broken_by, str(a["restarts"]), passes, duration(a["seconds"])])
         if case := group["case"]:
             accuracy = _share(case["robust_accuracy"], case["interval"], n)
             label = "**worst case**" + " †" * bool(case.get("refused"))

@@ -1,4 +1,4 @@
-"""Adversarial images to look at: a few samples that fall easily, fall hard, or stand, attacked again as they were."""
+"""Pictures of a few samples, easily broken, hardly broken and robust, attacked again as in the campaign."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import threat
-from adversarial_lightning.evaluation.campaign.plan import Campaign, Unit
-from adversarial_lightning.evaluation.outcomes.outcome import Outcome, evaluate_batch
+from adversarial_lightning.attacks.core.base import Kind
+from adversarial_lightning.evaluation.campaign.plan import AttackRun, Campaign
+from adversarial_lightning.evaluation.outcomes.outcome import Outcome, evaluate_batch, outside
 from adversarial_lightning.evaluation.report.figures import uri
 from adversarial_lightning.evaluation.report.formatting import SYMBOLS
-from adversarial_lightning.evaluation.report.successes import Array, Fallen
+from adversarial_lightning.evaluation.report.successes import Array, Successes
+from adversarial_lightning.networks.eval_mode import device_of
 
 EACH = 4  # examples of a kind in a gallery
 _SIDE = 160  # larger images are made smaller
@@ -33,6 +35,7 @@ class Example:
     outcome: Outcome
     attack: str
     norm: str
+    kind: Kind
     eps: float | None = None
 
     @property
@@ -48,8 +51,8 @@ class Example:
 
     @property
     def outside(self) -> bool:
-        """Whether the attacked image lies outside the ball: what a minimum-norm attack found of one that stands."""
-        return self.eps is not None and getattr(self.outcome, self.norm) > self.eps * (1 + 1e-5) + 1e-6
+        """Whether the attacked image lies outside the ball: what a minimum-norm attack finds of a robust sample."""
+        return outside(self.outcome, self.norm, self.eps, self.kind)
 
     @property
     def stretch(self) -> float:
@@ -97,21 +100,21 @@ class Gallery:
         return np.concatenate([np.pad(column, ((2, 2), (2, 2), (0, 0))) for column in columns], axis=1)
 
 
-def pick(case: Fallen) -> dict[str, list[int]]:
-    """Positions in `case` of the samples to show: easiest and hardest of the fallen, none twice, and standing ones."""
+def pick(case: Successes) -> dict[str, list[int]]:
+    """Positions in `case` of the samples to show: easiest and hardest of the broken ones, none twice, and robust ones."""
     down = np.flatnonzero(case.run >= 0)
-    down = down[np.argsort(case.effort[down], kind="stable")]
-    standing = np.flatnonzero(case.run < 0)[: EACH if case.eps is not None else 0]  # else there is nothing to show
+    down = down[np.argsort(case.cost[down], kind="stable")]
+    robust = np.flatnonzero(case.run < 0)[: EACH if case.eps is not None else 0]  # else there is nothing to show
     if len(down) <= EACH:
-        rows = {"fallen": down, "standing": standing}
+        rows = {"broken": down, "robust": robust}
     else:
         hard = down[: EACH - 1 : -1][:EACH]
-        rows = {"easiest to fell": down[:EACH], "hardest to fell": hard, "standing": standing}
+        rows = {"easiest to break": down[:EACH], "hardest to break": hard, "robust": robust}
     return {name: positions.tolist() for name, positions in rows.items() if len(positions)}
 
 
 def galleries(
-    campaign: Campaign, model: nn.Module, cases: Sequence[Fallen], allowance: float
+    campaign: Campaign, model: nn.Module, cases: Sequence[Successes], allowance: float
 ) -> tuple[list[Gallery], list[str]]:
     """Attack the picked samples of all `cases` again, one batch a run; also sentences on what is missing or differs.
 
@@ -119,13 +122,13 @@ def galleries(
     what the ledgers say of them, are left out, the dearest first.
     """
     rows = [pick(case) for case in cases]
-    wanted: dict[tuple[str, int], dict[int, Unit]] = {}
+    wanted: dict[tuple[str, int], dict[int, AttackRun]] = {}
     cost: dict[tuple[str, int], float] = {}
     for case, row in zip(cases, rows, strict=True):
         for position in (p for positions in row.values() for p in positions):
-            unit, seconds = case.runs[case.shown(position)], case.seconds[case.shown(position)]
-            wanted.setdefault((unit.name, unit.restart), {})[int(case.sample[position])] = unit
-            cost[unit.name, unit.restart] = seconds * len(wanted[unit.name, unit.restart])
+            run, seconds = case.runs[case.shown(position)], case.seconds[case.shown(position)]
+            wanted.setdefault((run.name, run.restart), {})[int(case.sample[position])] = run
+            cost[run.name, run.restart] = seconds * len(wanted[run.name, run.restart])
     notes = []
     for key in sorted(cost, key=lambda key: -cost[key]):
         if sum(cost.values()) > allowance:
@@ -133,14 +136,14 @@ def galleries(
             notes.append(
                 f"{left_out} examples under {key[0]} are left out: they would take about {cost.pop(key):.0f} s."
             )
-    made = {key: _again(campaign, model, units) for key, units in wanted.items()}
+    made = {key: _again(campaign, model, runs) for key, runs in wanted.items()}
     found, differs = [], 0
     for case, row in zip(cases, rows, strict=True):
         gallery: dict[str, list[Example]] = {}
         for name, positions in row.items():
             for position in positions:
-                unit = case.runs[case.shown(position)]
-                example = made.get((unit.name, unit.restart), {}).get(int(case.sample[position]))
+                run = case.runs[case.shown(position)]
+                example = made.get((run.name, run.restart), {}).get(int(case.sample[position]))
                 if example is not None:
                     example = replace(example, eps=case.eps)
                     differs += not example.outside and example.outcome.adversarial != case.adversarial[position]
@@ -152,30 +155,26 @@ def galleries(
     return found, notes
 
 
-def _again(campaign: Campaign, model: nn.Module, units: Mapping[int, Unit]) -> dict[int, Example]:
-    """The samples attacked as the campaign did, by number. What is judged is what the model sees last."""
-    numbers = sorted(units)
-    unit = units[numbers[0]]
-    where = {sample: position for position, sample in enumerate(campaign.samples)}
-    x, y, index = campaign.data.__getitems__([where[number] for number in numbers])
-    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    seen: list[Tensor] = []
-    hook = model.register_forward_pre_hook(lambda _module, inputs: seen.__setitem__(slice(None), [inputs[0].detach()]))
-    try:
-        batch = (x.to(device), y.to(device), index.to(device))
-        outcomes = evaluate_batch(
-            *(model, unit.attack, *batch),
-            seed=campaign.seed,
-            name=unit.name,
-            restart=unit.restart,
-            clean=batch[1],
-            draws=campaign.draws,
-        )
-    finally:
-        hook.remove()
-    norm = str(threat(campaign.suite[unit.name])[0])
-    rows = zip(outcomes, x, seen[0].cpu(), strict=True)
-    return {o.index: Example(clean, attacked, o, unit.name, norm) for o, clean, attacked in rows}
+def _again(campaign: Campaign, model: nn.Module, runs: Mapping[int, AttackRun]) -> dict[int, Example]:
+    """The samples attacked as the campaign did, by number."""
+    numbers = sorted(runs)
+    run = runs[numbers[0]]
+    x, y, index = campaign.batch(numbers, device_of(model))
+    outcomes, attacked = evaluate_batch(
+        model,
+        run.attack,
+        x,
+        y,
+        index,
+        seed=campaign.seed,
+        name=run.name,
+        restart=run.restart,
+        clean=y,
+        draws=campaign.draws,
+    )
+    attack = campaign.suite[run.name]
+    rows = zip(outcomes, x.cpu(), attacked.cpu(), strict=True)
+    return {o.index: Example(clean, z, o, run.name, str(threat(attack)[0]), attack.kind) for o, clean, z in rows}
 
 
 def _image(x: Tensor) -> Image.Image:

@@ -9,12 +9,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks import Noise, drawing
+from adversarial_lightning.attacks import Noise, noise_for
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN
-from adversarial_lightning.evaluation.report.figures import LINES, STYLE, Drawn
+from adversarial_lightning.evaluation.report.figures import LINES, STYLE, ReportFigure
 from adversarial_lightning.evaluation.report.pictures import EACH, Example, Gallery
-from adversarial_lightning.networks.eval_mode import guard
+from adversarial_lightning.networks.eval_mode import device_of, frozen_eval
 
 _COLUMNS = 6  # states shown of each image
 
@@ -26,7 +26,7 @@ def probabilities(classifier: nn.Module, states: Sequence[Tensor]) -> Tensor:
 
 def steps(
     campaign: Campaign, model: nn.Module, galleries: Sequence[Gallery], allowance: float
-) -> tuple[list[Drawn], list[str]]:
+) -> tuple[list[ReportFigure], list[str]]:
     """A figure for each of the `galleries`: its adversarial images on their way through the purifier of `model`.
 
     One draw of the defender, none that judged them. Nothing for a model without a purifier; sentences on what is
@@ -37,24 +37,26 @@ def steps(
     if not found:
         return [], []
     defended: Any = found[0]
-    forward = float(np.mean(campaign.table(campaign.units(CLEAN)[0])["seconds"]))
+    forward = float(np.mean(campaign.table(campaign.runs(CLEAN)[0])["seconds"]))
     if 2 * forward * sum(min(EACH, len(examples)) for _, examples in chosen) > allowance:
         return [], ["The purifier's steps are left out: they would take too long."]
     drawn = []
     for gallery, examples in chosen:
         few = examples[:: -(-len(examples) // EACH)]
         index = torch.tensor([e.outcome.index for e in few])
-        device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+        device = device_of(model)
         x = torch.stack([e.attacked for e in few]).to(device)
         noise = Noise.keyed(campaign.seed, index.to(device)).fork("steps")
-        with guard(model), drawing(model, noise), torch.no_grad():
+        with frozen_eval(model), noise_for(model, noise), torch.no_grad():
             states = list(defended.purifier.states(x))
             p = probabilities(defended.classifier, states).cpu()
         drawn.append(draw_steps(f"steps/{gallery.title}", gallery.heading, few, [s.cpu() for s in states], p))
     return drawn, []
 
 
-def draw_steps(name: str, heading: str, examples: Sequence[Example], states: Sequence[Tensor], p: Tensor) -> Drawn:
+def draw_steps(
+    name: str, heading: str, examples: Sequence[Example], states: Sequence[Tensor], p: Tensor
+) -> ReportFigure:
     """The `states` of images in rows, what the classifier says below, and its probabilities `p` beside them."""
     last = len(states) - 1
     columns = np.unique(np.linspace(0, last, min(_COLUMNS, len(states))).round().astype(int))
@@ -93,4 +95,4 @@ def draw_steps(name: str, heading: str, examples: Sequence[Example], states: Seq
         f"taken for {int(said[0, i])}, after {last} for {int(said[-1, i])}"
         for i, e in enumerate(examples)
     )
-    return Drawn(name, figure, caption, f"{caption} {ends}.")
+    return ReportFigure(name, figure, caption, f"{caption} {ends}.")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from adversarial_lightning.attacks import threat
 from adversarial_lightning.evaluation.campaign.plan import Campaign
-from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Unit, applies, outside, threat_models
+from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, AttackRun, applies, outside, threat_models
 from adversarial_lightning.evaluation.outcomes.types import Columns
 from adversarial_lightning.evaluation.report import formatting
 
@@ -16,12 +16,12 @@ Array = NDArray[Any]
 
 
 @dataclass
-class Fallen:
+class Successes:
     """What the attacks of one threat model did to the samples that the model knew (arrays of one entry a sample).
 
     `eps` None: no ball, but the nearest adversarial point that minimum-norm attacks of `norm` found. `sample` are
     numbers in the source, ascending; `adversarial` is the predicted class under the run that felled the sample, the
-    label where it stands; `run` is the position of that run in `runs`, -1 where it stands. `effort` orders the fallen
+    label where it stands; `run` is the position of that run in `runs`, -1 where it stands. `cost` orders the fallen
     from easy to hard: runs withstood or, without a ball, length. `seconds` is what a sample costs in each run.
     """
 
@@ -29,12 +29,12 @@ class Fallen:
     eps: float | None
     sample: Array
     label: Array
-    runs: list[Unit] = field(default_factory=list)
+    runs: list[AttackRun] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.adversarial, self.run = self.label.copy(), np.full(len(self.sample), -1)
-        self.effort = np.zeros(len(self.sample))
+        self.cost = np.zeros(len(self.sample))
 
     @property
     def title(self) -> str:
@@ -46,30 +46,32 @@ class Fallen:
         shape = formatting.threat(self.norm, self.eps, symbols=True)
         return shape if self.eps is not None else f"{shape}, nearest adversarial points"
 
-    def record(self, unit: Unit, rows: Columns) -> None:
+    def record(self, run: AttackRun, rows: Columns) -> None:
         """Take note of one run; of a threat model first runs count, without a ball the shortest perturbations."""
         rows = {key: column[np.isin(rows["index"], self.sample)] for key, column in rows.items()}
         at = np.searchsorted(self.sample, rows["index"])
         down = rows["adversarial"] != rows["label"]
         if self.eps is not None:
-            down &= ~outside(rows, self.norm, self.eps, unit.attack.kind if unit.attack else "budget")
-            self.effort[at] += ~down & (self.run[at] < 0)
+            down &= ~outside(rows, self.norm, self.eps, run.attack.kind if run.attack else "budget")
+            self.cost[at] += ~down & (self.run[at] < 0)
             better = down & (self.run[at] < 0)
         else:
-            better = down & ((self.run[at] < 0) | (rows[self.norm] < self.effort[at]))
-            self.effort[at[better]] = rows[self.norm][better]
+            better = down & ((self.run[at] < 0) | (rows[self.norm] < self.cost[at]))
+            self.cost[at[better]] = rows[self.norm][better]
         self.run[at[better]] = len(self.runs)
         self.adversarial[at[better]] = rows["adversarial"][better]
-        self.runs.append(unit)
+        self.runs.append(run)
         self.seconds.append(float(rows["seconds"].mean()) if len(at) else 0.0)
 
     def shown(self, position: int) -> int:
         """The run to look at: the one that felled the sample; for one that stands, the budget run that felled most."""
         if self.run[position] >= 0:
             return int(self.run[position])
-        felled = np.bincount(self.run[self.run >= 0], minlength=len(self.runs))
-        budget = [unit.attack is not None and unit.attack.kind == "budget" for unit in self.runs]
-        return int(np.where(budget, felled + len(self.run), felled).argmax())  # what stays inside the ball comes first
+        broken_by = np.bincount(self.run[self.run >= 0], minlength=len(self.runs))
+        budget = [run.attack is not None and run.attack.kind == "budget" for run in self.runs]
+        return int(
+            np.where(budget, broken_by + len(self.run), broken_by).argmax()
+        )  # what stays inside the ball comes first
 
 
 @dataclass
@@ -80,29 +82,29 @@ class Records:
     detector.
     """
 
-    cases: list[Fallen]
+    cases: list[Successes]
     lengths: dict[str, dict[str, Array]]
     scores: dict[str, Array]
 
 
 def gather(campaign: Campaign) -> Records:
     """Read every ledger once. There are cases for the first threat model of each norm, and for the nearest points."""
-    clean = campaign.table(campaign.units(CLEAN)[0])
+    clean = campaign.table(campaign.runs(CLEAN)[0])
     right = clean["clean"] == clean["label"]
     known: tuple[Array, Array] = clean["index"][right], clean["label"][right]
     shortest = [threat(a)[0] for a in campaign.suite.values() if a.kind == "minimum-norm"]
     first = {norm: eps for norm, eps in reversed(threat_models(campaign.suite))}
-    cases = [Fallen(*model, *known) for model in threat_models(campaign.suite) if model in first.items()]
-    cases += [Fallen(shape, None, *known) for shape in dict.fromkeys(shortest) if shape is not None]
+    cases = [Successes(*model, *known) for model in threat_models(campaign.suite) if model in first.items()]
+    cases += [Successes(shape, None, *known) for shape in dict.fromkeys(shortest) if shape is not None]
     records = Records(cases, {}, {CLEAN: clean["score"]} if campaign.scored else {})
     for name, attack in campaign.suite.items():
         norm = threat(attack)[0]
-        for unit in campaign.units(name):
-            rows = campaign.table(unit)
+        for run in campaign.runs(name):
+            rows = campaign.table(run)
             for case in cases:
                 nearest = case.eps is None and attack.kind == "minimum-norm" and norm == case.norm
                 if nearest or applies(attack, case.norm, case.eps):
-                    case.record(unit, rows)
+                    case.record(run, rows)
             if campaign.scored:
                 records.scores[name] = rows["score"]
         if attack.kind == "minimum-norm" and norm is not None:

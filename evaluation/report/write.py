@@ -1,21 +1,23 @@
-"""What is said in the end: results.json, report.md and report.html, and the same for TensorBoard."""
+"""Writes results.json, report.md, report.html and TensorBoard events."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from adversarial_lightning.checkpoints.files import write_whole
-from adversarial_lightning.evaluation.campaign.merge import merge, refusals
+from adversarial_lightning.checkpoints.old_names import PRECISION
+from adversarial_lightning.errors import UserError
+from adversarial_lightning.evaluation.campaign.merge import reasons_for_no_headline
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.outcomes.statistics import Results
 from adversarial_lightning.evaluation.report import formatting
 from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
-from adversarial_lightning.evaluation.report.embeddings import viewed
+from adversarial_lightning.evaluation.report.embeddings import network_figures
 from adversarial_lightning.evaluation.report.events import write_events
-from adversarial_lightning.evaluation.report.figures import Drawn, confusion, curves, lengths, roc, scores
+from adversarial_lightning.evaluation.report.figures import ReportFigure, confusion, curves, lengths, roc, scores
 from adversarial_lightning.evaluation.report.grids import grids
 from adversarial_lightning.evaluation.report.html import compare_page, report_page
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
@@ -28,30 +30,30 @@ _ALLOWANCE = 5.0, 0.1  # pictures may take so many seconds, or this share of wha
 
 def write_report(
     campaign: Campaign,
+    merged: Results,
     *,
     checkpoint: Mapping[str, Any],
     data: Mapping[str, Any],
     defenses: Sequence[Any],
-    obligations: Mapping[str, bool],
+    required_adaptations: Mapping[str, bool],
     command: str,
     model: nn.Module | None = None,
-    audit: Callable[[Results], Mapping[str, Any]] | None = None,
-    haste: Callable[[], Mapping[str, Any]] | None = None,
+    audit: Mapping[str, Any] | None = None,
+    precision: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Merge the ledgers and write results.json, report.md, report.html and an event file into the campaign's folder.
+    """Write results.json, report.md, report.html and an event file into the campaign's folder; return the results.
 
-    `model` is attacked again for the pictures of a few samples; without one there are none. `audit` is asked about the
-    merged numbers and answers with its "level" and "checks". `haste` is asked too, where attacks were made faster: how,
-    and the "cases" of `parity`. A threat model that gets no headline has a reason under "refused" in "worst_case".
-    Returns the results. Raises like `merge`.
+    `merged` are the numbers of the finished campaign (`merge`). `audit` holds the "level" and "checks" of the audit;
+    `precision` says how attacks ran where that was not plain float32, with the "cases" of `check_precision`. `model` is
+    attacked again for the pictures of a few samples; without one there are none. A threat model that gets no headline
+    has a reason under "refused" in "worst_case".
     """
-    merged = merge(campaign)
-    merged["audit"] = audit(merged) if audit else None
-    merged["haste"] = hasty = haste() if haste else None
-    refused = refusals(campaign.suite, obligations)
-    refused |= {
-        (c["norm"], c["eps"]): formatting.too_hasty(c) for c in (hasty or {}).get("cases", []) if not c["passed"]
-    }
+    merged = {**merged, "audit": audit, PRECISION: precision}
+    refused = reasons_for_no_headline(campaign.suite, required_adaptations)
+    for case in (precision or {}).get("cases", []):
+        if not case["passed"]:
+            refused[case["norm"], case["eps"]] = formatting.too_weak(case)
+    merged["warnings"] = list(merged["warnings"])
     for case in merged["worst_case"]:
         if reason := refused.get((case["norm"], case["eps"])):
             case["refused"] = reason
@@ -63,7 +65,7 @@ def write_report(
     write_whole(campaign.folder / "report.md", report_text(shown, command))
     records = gather(campaign)
     radii = {norm: [c["eps"] for c in shown["worst_case"] if c["norm"] == norm] for norm in formatting.SYMBOLS}
-    drawn: dict[str, list[Drawn]] = {
+    drawn: dict[str, list[ReportFigure]] = {
         "steps": [],
         "grids": [],
         "views": [],
@@ -81,8 +83,8 @@ def write_report(
         shots, omitted = galleries(campaign, model, records.cases, allowance)
         drawn["steps"], left_out = steps(campaign, model, shots, allowance)
         omitted += left_out
-        for name, draw in (("grids", grids), ("views", viewed)):
-            if not any(obligations.values()):  # plain gradients say what they seem to say
+        for name, draw in (("grids", grids), ("views", network_figures)):
+            if not any(required_adaptations.values()):  # plain gradients say what they seem to say
                 drawn[name], left_out = draw(campaign, model, allowance)
                 omitted += left_out
     page = report_page(shown, command, drawn, galleries=shots, omitted=omitted)
@@ -104,7 +106,7 @@ def write_comparison(folders: Sequence[Path], output: Path | None) -> str:
     if output is None:
         return text
     if output.suffix not in ("", ".md", ".html"):
-        raise ValueError(f"--output {output}: a comparison is written to a .md or .html file, or to a folder for both")
+        raise UserError(f"--output {output}: a comparison is written to a .md or .html file, or to a folder for both")
     files = [output] if output.suffix else [output / "compare.md", output / "compare.html"]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,19 +12,20 @@ from adversarial_lightning.datamodules.archive import SUFFIXES, unpacked
 from adversarial_lightning.datamodules.base import ImageData
 from adversarial_lightning.datamodules.cache import Pixels, cached, facts
 from adversarial_lightning.datamodules.download import digest, fetch
-from adversarial_lightning.datamodules.twins import twin
+from adversarial_lightning.datamodules.synthetic_copies import synthetic_copy
+from adversarial_lightning.errors import UserError
 
 Part = Literal["train", "test"]
 
 
-class Published(ImageData):
+class ArchiveDataset(ImageData):
     """Abstract: a data set that its makers publish as the archive `archive`, which unpacks to the folder `inside`.
 
     A leaf names these with `md5` and `urls`, states which `files` make up a part, and decodes them in `read`; its
     `source` builds on `decoded`. Training images are moved by up to `margin` pixels and mirrored if `augment`.
 
     root: folder that holds (or shall hold) the archive or `inside`, or the archive itself. download: fetch the archive
-    if it is missing. synthetic: a tiny generated twin instead (`twins.py`), nothing is read at root.
+    if it is missing. synthetic: a tiny generated twin instead (`synthetic_copies.py`), nothing is read at root.
     Raises FileNotFoundError that names what is missing and where to put it, ValueError for files that are damaged.
     """
 
@@ -33,7 +34,7 @@ class Published(ImageData):
     md5: str
     urls: tuple[str, ...]
     margin: int
-    write_twin: Callable[[Path], None]
+    write_synthetic: Callable[[Path], None]
 
     def __init__(
         self,
@@ -85,14 +86,14 @@ class Published(ImageData):
         def decode() -> Pixels:
             known = {} if self.synthetic else {path: md5 for path, md5 in files.items() if md5}
             if damaged := [path for path, md5 in known.items() if not check_integrity(str(path), md5)]:
-                raise ValueError(
+                raise UserError(
                     f"{damaged[0]} is damaged, or not the published file of {name} (md5 {digest(damaged[0])}, not "
                     f"{known[damaged[0]]}): remove it and get it again (--data.init_args.download=true)."
                 )
             try:
                 return self.read(folder, part)
             except (RuntimeError, KeyError, IndexError, TypeError, EOFError, pickle.UnpicklingError) as error:
-                raise ValueError(
+                raise UserError(
                     f"the {part} files of {name} in {folder / self.inside} cannot be read ({type(error).__name__}: "
                     f"{error}): remove them and get them again (--data.init_args.download=true)."
                 ) from error
@@ -102,7 +103,7 @@ class Published(ImageData):
     def _folder(self) -> Path:
         """The folder that holds `inside`."""
         if self.synthetic:
-            return twin(self.write_twin)
+            return synthetic_copy(self.write_synthetic)
         root = Path(self.root).expanduser()
         if root.is_file() and root.name.endswith(SUFFIXES):
             return unpacked(root)

@@ -1,6 +1,6 @@
 """Tiny generated twins of the data sets, in the true format on disk: every experiment runs anywhere, offline.
 
-`twin(write, ...)` is the folder that one of the writers filled, made once a process and removed at its end. Images of a
+`synthetic_copy(write, ...)` is the folder that one of the writers filled, made once a process and removed at its end. Images of a
 class have its colour, with noise over it, so that a network can learn them.
 """
 
@@ -24,7 +24,7 @@ TRAIN, TEST = 64, 24
 
 
 @functools.cache
-def twin(write: Callable[..., None], *settings: int | str) -> Path:
+def synthetic_copy(write: Callable[..., None], *settings: int | str) -> Path:
     """A temporary folder with what `write(folder, *settings)` puts there."""
     outer = Path(tempfile.mkdtemp(prefix="adversarial-lightning-twin-"))
     atexit.register(shutil.rmtree, outer, ignore_errors=True)

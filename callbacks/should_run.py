@@ -3,7 +3,7 @@
 import pytorch_lightning as pl
 
 
-def due(trainer: pl.Trainer, every_n_epochs: int) -> bool:
+def should_run(trainer: pl.Trainer, every_n_epochs: int) -> bool:
     """After every so many epochs and after the last, on the first process, where there are a logger and data."""
     epoch = trainer.current_epoch + 1
     ready = trainer.is_global_zero and trainer.loggers and getattr(trainer, "datamodule", None) is not None

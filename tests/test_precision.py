@@ -13,8 +13,9 @@ from test_evaluation import save
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import PGD, Noise
+from adversarial_lightning.checkpoints.old_names import LOW_PRECISION, PRECISION
 from adversarial_lightning.cli import evaluate
-from adversarial_lightning.evaluation.campaign.precision import Around, hasten
+from adversarial_lightning.evaluation.campaign.precision import AttackContext, low_precision
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
 
 
@@ -32,14 +33,14 @@ def gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_bf16_changes_the_forward_inside_the_context_only() -> None:
     model, x = small(), torch.rand(3, 1, 8, 8)
     exact, slope = gradient(model, x)
-    with hasten(model, "bf16")():
+    with low_precision(model, "bf16")():
         rough, rough_slope = gradient(model, x)
     assert rough.dtype == rough_slope.dtype == torch.float32
     assert 0 < (rough - exact).abs().max() < 0.05 and 0 < (rough_slope - slope).abs().max() < 0.05
     assert torch.equal(gradient(model, x)[0], exact) and "forward" not in vars(model)
-    with hasten(model)():
+    with low_precision(model)():
         assert torch.equal(gradient(model, x)[0], exact)
-    with pytest.raises(RuntimeError), hasten(model, "bf16")():
+    with pytest.raises(RuntimeError), low_precision(model, "bf16")():
         raise RuntimeError
     assert "forward" not in vars(model)
 
@@ -53,9 +54,9 @@ def test_compile_is_asked_once_and_used_for_attacks(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch, "compile", compiler)
     model, x, y = small(), torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
-    around = hasten(model, compiled=True)
+    context = low_precision(model, compiled=True)
     for _ in range(2):
-        evaluate_batch(model, PGD(eps=0.1, steps=4), x, y, torch.arange(3), seed=0, name="pgd", around=around)
+        evaluate_batch(model, PGD(eps=0.1, steps=4), x, y, torch.arange(3), seed=0, name="pgd", attack_context=context)
     assert calls == ["compiled"] + ["ran"] * 8  # the verification runs the plain model
 
 
@@ -64,10 +65,12 @@ def test_results_are_judged_by_the_exact_model() -> None:
     model, x = small(), torch.rand(16, 1, 8, 8)
     y = model(x).argmax(1)
     model.eval()
-    around = hasten(model, "bf16")
-    outcomes = evaluate_batch(model, PGD(eps=0.2, steps=20), x, y, torch.arange(16), seed=0, name="pgd", around=around)
+    context = low_precision(model, "bf16")
+    outcomes, _ = evaluate_batch(
+        model, PGD(eps=0.2, steps=20), x, y, torch.arange(16), seed=0, name="pgd", attack_context=context
+    )
     z = PGD(eps=0.2, steps=20)
-    with around():
+    with context():
         adversarial = z(model, x, y, Noise.keyed(0, torch.arange(16)).fork("attacker").fork("pgd").fork(0))
     assert [o.adversarial for o in outcomes] == model(adversarial).argmax(1).tolist()
 
@@ -82,11 +85,11 @@ def results(folder: Path, *more: str) -> dict[str, Any]:
     return json.loads((folder / "out/results.json").read_text())
 
 
-def test_a_headline_needs_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_headline_needs_the_precision_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = results(tmp_path / "honest", "--precision=bf16")
-    case = honest["haste"]["cases"][0]
+    case = honest[PRECISION]["cases"][0]
     assert case["passed"] and case["n"] == 60 and "refused" not in honest["worst_case"][0]
-    assert case["hastened"] == honest["worst_case"][0]["robust_accuracy"]
+    assert case[LOW_PRECISION] == honest["worst_case"][0]["robust_accuracy"]
     assert "bf16, judged in float32" in (tmp_path / "honest/out/report.md").read_text()
 
     @contextmanager
@@ -96,12 +99,12 @@ def test_a_headline_needs_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         yield
         del model.forward
 
-    def blind(model: nn.Module, *_: object) -> Around:
+    def blind(model: nn.Module, *_: object) -> AttackContext:
         return partial(around, model)
 
-    monkeypatch.setattr(evaluate, "hasten", blind)
+    monkeypatch.setattr(evaluate, "low_precision", blind)
     weak = results(tmp_path / "weak", "--precision=bf16")
-    case = weak["haste"]["cases"][0]
-    assert not case["passed"] and case["hastened"] > case["exact"] + 0.01
+    case = weak[PRECISION]["cases"][0]
+    assert not case["passed"] and case[LOW_PRECISION] > case["exact"] + 0.01
     assert "too weak" in weak["worst_case"][0]["refused"]
     assert "robust accuracy at linf" not in (tmp_path / "weak/out/report.md").read_text().split("##")[0]
