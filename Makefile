@@ -48,8 +48,8 @@ types: .venv/.installed namespace  ## Types.
 arrows: .venv/.installed namespace  ## Who may import whom.
 	cd $(NAMESPACE) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/setup.cfg
 
-readme: .venv/.installed  ## Write the README's tables anew from catalogues and results.
-	$(BIN)/python docs/readme_tables.py
+readme: .venv/.installed  ## Write the tables of README.md, docs/, results/ and configs/ anew from catalogues and results.
+	$(BIN)/python docs/tables.py
 
 .PHONY: help install namespace types arrows quickstart test lint readme
 .DEFAULT_GOAL := help

@@ -1,18 +1,33 @@
 """What the documents say is what the code and the recorded results are."""
 
 import importlib.util
+import inspect
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+
+import adversarial_lightning
+from adversarial_lightning.checkpoints.spec import catalogue
+from adversarial_lightning.cli.configs import find
+from adversarial_lightning.reproduce.record import without_arrays, written
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+DOCUMENTS += sorted(
+    str(p.relative_to(ROOT)) for room in ("docs", "results", "configs") for p in (ROOT / room).rglob("*.md")
+)
+RETIRED = (
+    r"fells?|felled|fallen|standing|withst\w+|fates?|foret\w+|hast(?:e|en\w*|y)|opponents?|slope_\w*|twins?|fragments?"
+)
 
 
 def generator() -> Any:
-    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "docs" / "readme_tables.py")
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -29,10 +44,95 @@ def test_generated_tables_are_up_to_date() -> None:
 def test_a_stale_table_is_noticed() -> None:
     document = ROOT / "README.md"
     text, filled = document.read_text(), generator().filled
-    stale = text.replace("| ATENT ", "| ATENTION ")
+    stale = text.replace("| [ATENT]", "| [ATENTION]")
     assert stale != text and filled(document, stale) == text
     with pytest.raises(ValueError, match="once each"):
-        filled(document, text.replace("<!-- attacks: end -->", ""))
+        filled(document, text.replace("<!-- methods: end -->", ""))
+
+
+def test_the_readme_is_short() -> None:
+    assert (ROOT / "README.md").stat().st_size <= 12_000
+    assert (ROOT / "docs" / "overview.svg").stat().st_size <= 150_000
+
+
+def test_the_readme_runs() -> None:
+    """Its lines of Python, on a small model; its commands name configurations that exist."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    names: dict[str, Any] = {"model": nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "x": x, "y": y}
+    exec(code, names)
+    assert len([line for line in code.splitlines() if line]) <= 5
+    assert 0 < (names["x_adv"] - x).abs().max() <= 8 / 255 + 1e-6 and 0 <= names["robust_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/multi_gpu.md", "docs/catalogue.md", "results/QUEUE.md"])
+def test_commands_name_configurations_that_exist(document: str) -> None:
+    text = re.sub(r"\\\n", " ", (ROOT / document).read_text())
+    named = re.findall(r"(--(?:config|suite|data|defenses|detector)) ([a-z][\w./]*[\w])(?![\w./$])", text)
+    for option, name in named:
+        assert Path(find(option, name)).exists() or (ROOT / name).exists(), (option, name)
+    assert named or document == "docs/catalogue.md"
+
+
+@pytest.mark.parametrize("room", adversarial_lightning.ROOMS)
+def test_tables_say_whole_sentences(room: str) -> None:
+    """The first line of Auto-PGD's docstring ends in mid-sentence, and so did its row."""
+    first_sentence, module = generator().first_sentence, getattr(adversarial_lightning, room)
+    for documented in [d for cls in catalogue(module) for d in (cls, inspect.getmodule(cls))]:
+        said = first_sentence(documented)
+        paragraph = " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
+        assert said and paragraph.startswith(said), documented
+        assert re.fullmatch(r"(\.( .*)?)?", paragraph.removeprefix(said)), (documented, said)
+        assert all(said.count(a) == said.count(b) for a, b in ("()", "[]", "{}")) and said.count('"') % 2 == 0, said
+
+
+def test_a_sentence_does_not_end_at_an_abbreviation() -> None:
+    def documented() -> None:
+        """The network of Srinivasan et al. (app. B.3),
+        as in "Mind the box" (Fig. A).  Its width is 8.
+
+        More.
+        """
+
+    assert generator().first_sentence(documented) == (
+        'The network of Srinivasan et al. (app. B.3), as in "Mind the box" (Fig. A)'
+    )
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d != "CHANGELOG.md" and not d.startswith("configs")])
+def test_retired_words_are_gone(document: str) -> None:
+    text = re.sub(r"<!-- names on disk -->.*?<!-- end -->", "", (ROOT / document).read_text(), flags=re.S)
+    assert not re.findall(rf"\b(?:{RETIRED})\b", text, re.I)
+
+
+def test_the_best_rows_can_say_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Largest n first; no failed audit, no refused case, no interval that touches the undefended network's."""
+    documents = generator()
+    monkeypatch.setattr(documents, "RESULTS", tmp_path)
+    passed = {"level": "quick", "checks": [{"id": "C1", "verdict": "pass"}]}
+    failed = {"level": "quick", "checks": [{"id": "C5", "verdict": "fail"}]}
+
+    def row(name: str, n: int, audit: Any, **cases: tuple[float, float, float]) -> None:
+        worst = [
+            {"norm": "linf", "eps": float(eps[1:]) / 10, "robust_accuracy": robust, "interval": [low, high]}
+            | {"attacks": ["pgd"], **({"refused": "why"} if eps[0] == "r" else {})}
+            for eps, (low, robust, high) in cases.items()
+        ]
+        content = {"n": n, "clean_accuracy": 1.0, "audit": audit, "worst_case": worst}
+        (tmp_path / "table" / name).mkdir(parents=True)
+        (tmp_path / "table" / name / "results.json").write_text(json.dumps(content))
+
+    row("standard", 100, None, e1=(0.4, 0.5, 0.6), e2=(0.0, 0.0, 0.1))
+    row("at", 100, passed, e1=(0.8, 0.9, 1.0), e2=(0.2, 0.3, 0.4))
+    row("more", 200, passed, e1=(0.7, 0.8, 0.9), e2=(0.05, 0.2, 0.3))
+    row("refused", 900, passed, r1=(0.8, 0.9, 1.0))
+    row("failed", 900, failed, e1=(0.8, 0.9, 1.0))
+    row("alone", 900, passed, e3=(0.8, 0.9, 1.0))
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in documents.best_rows()[2:]]
+    assert [(c[0].split("]")[0][1:], c[1], c[3], c[4]) for c in cells] == [
+        ("table/more", "linf 0.1", "80.0 % [70.0, 90.0]", "200"),
+        ("table/at", "linf 0.2", "30.0 % [20.0, 40.0]", "100"),
+    ]
 
 
 def test_every_experiment_is_listed_with_its_method_and_data() -> None:
@@ -41,17 +141,17 @@ def test_every_experiment_is_listed_with_its_method_and_data() -> None:
     assert all(len(row) == 4 and all(cell.strip(" |") for cell in row) for row in rows)
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "results/QUEUE.md", "configs/experiments/README.md"]
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_and_named_files_exist(document: str) -> None:
     text = (ROOT / document).read_text()
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^):#][^):]*)\)", text)]
     named = re.findall(r"`((?:configs|docs|tests|benchmarks|results)/[\w./-]+\.(?:yaml|py|md))`", text)
     base = (ROOT / document).parent
     named = [p for p in named if "NAME" not in p]  # templates
+    if document == "CHANGELOG.md":
+        named = []  # it names files of old
     missing = [p for p in links if not (base / p).exists()] + [p for p in named if not (ROOT / p).exists()]
-    assert not missing and (links or named)
+    assert not missing
 
 
 def test_recorded_results_are_complete() -> None:
@@ -66,9 +166,24 @@ def test_recorded_results_are_complete() -> None:
         assert {"date", "machine", "versions", "epoch", "note"} == set(about)
         assert re.search(r"^seed_everything: \d+", config, re.M)
         assert not re.search(r"[: ]/\w", config + json.dumps(results["data"]))
+        assert (folder / "results.json").read_text() == written(without_arrays(results)), "record strips large arrays"
 
 
-def test_seeds_of_a_row_stand_as_mean_and_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_takes_away_nothing_but_arrays() -> None:
+    curve = {"eps": [0.0, 0.1], "robust_accuracy": [1.0, 0.25]}
+    detection = {"auroc": 0.5, "roc": {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]}, "levels": [{"fpr": 0.05}]}
+    attack = {"robust_accuracy": 0.25, "interval": [0.1, 0.4], "curve": curve, "detection": detection}
+    whole = {"n": 2, "clean_accuracy": 1.0, "attacks": [attack, {"robust_accuracy": 0.5}], "worst_case": [attack]}
+    kept = without_arrays(whole)
+    left = {"eps": [0.0], "robust_accuracy": [1.0]}
+    entry = {**attack, "curve": left, "detection": {"auroc": 0.5, "levels": [{"fpr": 0.05}]}}
+    assert kept == {**whole, "attacks": [entry, {"robust_accuracy": 0.5}], "worst_case": [entry]}
+    assert attack["curve"] is curve and "roc" in detection
+    assert json.loads(written(kept)) == kept and '"interval": [0.1, 0.4]' in written(kept)
+    assert json.loads(written({"a": ["x, [1,\n2]", "]"]})) == {"a": ["x, [1,\n2]", "]"]}
+
+
+def test_seeds_of_a_row_become_mean_and_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = generator()
     monkeypatch.setattr(documents, "RESULTS", tmp_path)
     attack = {"name": "pgd", "norm": "linf", "eps": 0.1, "restarts": 1, "relative_norm": None}
@@ -83,7 +198,8 @@ def test_seeds_of_a_row_stand_as_mean_and_deviation(tmp_path: Path, monkeypatch:
     rows = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines()[2:7]}
     assert rows["pgd (linf 0.1, 1 x)"] == ["50.0", "70.0 ± 10.0"]
     assert rows["rho under pgd"] == ["0.500", "0.700 ± 0.100"]
-    assert "over trainings, vat 3." in text and "vat: about vat\n" in text and "seed_1" not in text
+    assert "over trainings, vat 3." in text and "**vat**: about vat\n" in text and "seed_1" not in text
+    assert "| 9 + 9 + 9 " in text
 
 
 def test_pgd_is_explained_in_250_lines() -> None:

@@ -1,0 +1,282 @@
+"""Write the generated tables: README.md, docs/catalogue.md, results/README.md and configs/experiments/README.md.
+
+python docs/tables.py           writes the tables between their markers
+python docs/tables.py --check   fails where a document is not what it would write
+"""
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import mean, stdev
+from types import ModuleType
+from typing import Any
+
+from pytorch_lightning import Callback
+from torch import nn
+
+import adversarial_lightning
+from adversarial_lightning import (
+    attacks,
+    callbacks,
+    datamodules,
+    defenses,
+    detectors,
+    lightning_modules,
+    networks,
+)
+from adversarial_lightning.attacks import Attack
+from adversarial_lightning.checkpoints.spec import catalogue
+from adversarial_lightning.evaluation.report.formatting import interval, percent, table, threat
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiments"
+UNDEFENDED = ("standard", "cnn")  # rows of results/ that were trained without a defense and have none in front
+# A full stop, then a capital letter or a quotation; not after the abbreviations of citations.
+ABBREVIATIONS = ("al", "app", "ch", "Eq", "Eqs", "Fig", "Figs", "sec", "vs")
+SENTENCE = re.compile("".join(rf"(?<!\b{word})" for word in ABBREVIATIONS) + r"\.\s+(?=[A-Z`'\"(\[])")
+
+
+def first_sentence(documented: object) -> str:
+    """The first sentence of a docstring, on one line and without its full stop."""
+    paragraph = " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
+    return SENTENCE.split(paragraph)[0].removesuffix(".")
+
+
+def link(cls: type, base: str = "") -> str:
+    """The name of a class, linked to its file; `base` leads from the document to the root."""
+    return f"[{cls.__name__}]({base}{Path(inspect.getfile(cls)).relative_to(ROOT)})"
+
+
+def what(cls: type, leaves: Iterable[type]) -> str:
+    """What a class is: of its file, where it is the only one of `leaves` there, else of the class."""
+    alone = sum(c.__module__ == cls.__module__ for c in leaves) == 1
+    return first_sentence(inspect.getmodule(cls) if alone else cls)
+
+
+def concrete(room: ModuleType, base: type) -> list[type]:
+    """The classes of a room's catalogue that can be used as they are, by name."""
+    found = [c for c in catalogue(room) if issubclass(c, base) and c is not base and not inspect.isabstract(c)]
+    found = [c for c in found if not first_sentence(c).startswith("Abstract base")]
+    return sorted(found, key=lambda c: c.__name__.lower())
+
+
+def named(path: Path, room: str) -> str:
+    """The class of the method or of the data that an experiment names, itself or by its fragment."""
+    text, key = path.read_text(), {"lightning_modules": "model", "datamodules": "data"}[room]
+    for fragment in re.findall(rf"^{key}: \.\./(\S+)", text, re.M):
+        text += (ROOT / "configs" / fragment).read_text()
+    listed = getattr(adversarial_lightning, room).__all__
+    return next((name for name in re.findall(r"class_path: (\w+)\n", text) if name in listed), "")
+
+
+def used_in(cls: type, room: str, base: str = "") -> str:
+    """How many experiments train with `cls`, linked to their list."""
+    n = sum(named(path, room) == cls.__name__ for path in EXPERIMENTS.glob("*.yaml"))
+    return f"[{n}]({base}configs/experiments/README.md)" if n else ""
+
+
+def experiments() -> list[str]:
+    """One row for each file: what trains on what, and the first sentence of its header."""
+    rows = []
+    for path in sorted(EXPERIMENTS.glob("*.yaml")):
+        header = re.findall(r"^# +(.*)$", path.read_text().split("\n# command:")[0], re.M)
+        what = re.split(r"(?<!al)(?<!Eq)\. (?=[A-Z])", " ".join(header))[0].rstrip(".")
+        method, data = (named(path, room) for room in ("lightning_modules", "datamodules"))
+        rows.append([f"[{path.stem}]({path.name})", method, data, what])
+    return table(["experiment", "method", "data", "what it is"], sorted(rows, key=lambda row: (row[1], row[0])))
+
+
+def methods() -> list[str]:
+    leaves = concrete(lightning_modules, lightning_modules.Method)
+    rows = [[link(c), first_sentence(inspect.getmodule(c)), used_in(c, "lightning_modules")] for c in leaves]
+    return table(["method", "what it is (paper)", "experiments"], rows)
+
+
+def attack_table() -> list[str]:
+    leaves = concrete(attacks, Attack)
+    rows = []
+    for cls in leaves:
+        norm = inspect.get_annotations(cls, eval_str=True).get("norm")
+        norms = ", ".join(getattr(norm, "__args__", ())) if norm else ""
+        # A combination has its parts' kind and knowledge: properties, of which the class says nothing.
+        kind, knowledge = (v if isinstance(v, str) else "as its parts" for v in (cls.kind, cls.knowledge))
+        rows.append([link(cls, "../"), norms, kind, knowledge, what(cls, leaves)])
+    return table(["attack", "norms", "kind", "knowledge", "what it is (paper)"], rows)
+
+
+def data() -> list[str]:
+    leaves = concrete(datamodules, datamodules.ImageData)
+    rows = [[link(c, "../"), first_sentence(c), used_in(c, "datamodules", "../")] for c in leaves]
+    return table(["data", "what it is", "experiments"], rows)
+
+
+def defense_table() -> list[str]:
+    answer = {True: "yes", False: "no"}
+    rows = [
+        [link(c, "../"), first_sentence(c), answer[c.differentiable], answer[c.stochastic]]
+        for c in concrete(defenses, defenses.Purifier)
+    ]
+    return table(["purifier", "what it is", "differentiable", "stochastic"], rows)
+
+
+def detector_table() -> list[str]:
+    leaves = concrete(detectors, detectors.Detector)
+    rows = []
+    for cls in leaves:
+        fitted = "yes" if issubclass(cls, detectors.FittedDetector) else "no"
+        rows.append([link(cls, "../"), what(cls, leaves), first_sentence(cls), fitted])
+    return table(["detector", "what it is (paper)", "score (higher: more suspicious)", "must be fitted"], rows)
+
+
+def network_table() -> list[str]:
+    rows = [[link(c, "../"), first_sentence(c)] for c in concrete(networks, nn.Module)]
+    return table(["network", "what it is"], rows)
+
+
+def callback_table() -> list[str]:
+    rows = [[link(c, "../"), first_sentence(c)] for c in concrete(callbacks, Callback)]
+    return table(["callback", "what it does"], rows)
+
+
+Figures = dict[str, tuple[float, int]]  # row of a table -> value and decimals
+
+
+def figures(r: dict[str, Any]) -> tuple[Figures, Figures, Figures]:
+    """What results.json says: accuracies in percent, rho, worst cases in percent."""
+    accuracy, rho = {"clean": (100 * r["clean_accuracy"], 1)}, {}
+    for a in r["attacks"]:
+        radius = "at any length" if a["eps"] is None else f"{a['eps']:g}"
+        size = f" ({a['norm']} {radius}, {a['restarts']} x)" if a["norm"] else ""
+        accuracy[a["name"] + size] = (100 * a["robust_accuracy"], 1)
+        if a.get("relative_norm") is not None:
+            rho[f"rho under {a['name']}"] = (a["relative_norm"], 3)
+    worst = {f"**worst case** ({c['norm']} {c['eps']:g})": (100 * c["robust_accuracy"], 1) for c in r["worst_case"]}
+    return accuracy, rho, worst
+
+
+def cell(found: list[tuple[float, int]]) -> str:
+    """A figure, or mean and standard deviation of the same figure over seeds of training."""
+    values, digits = [value for value, _ in found], found[0][1]
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
+
+
+def results() -> list[str]:
+    """One table for each folder of results/: models across, attacks down, every figure as the evaluation wrote it.
+
+    Folders seed_* of a model are further trainings of it: the table has mean and standard deviation over them.
+    """
+    lines: list[str] = []
+    for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir() and any(p.glob("*/results.json"))):
+        names = [p.parent.name for p in sorted(folder.glob("*/results.json"))]
+        order = sorted(names, key=lambda name: (name != "standard", name))
+        paths = {name: [folder / name, *sorted((folder / name).glob("seed_*"))] for name in order}
+        runs = {name: [json.loads((p / "results.json").read_text()) for p in paths[name]] for name in order}
+        about = {name: [json.loads((p / "run.json").read_text()) for p in paths[name]] for name in order}
+        columns = {name: [figures(r) for r in runs[name]] for name in order}
+        rows = []
+        for group in range(3):
+            for label in dict.fromkeys(label for name in order for label in columns[name][0][group]):
+                found = [[c[group][label] for c in columns[name] if label in c[group]] for name in order]
+                rows.append([label, *(cell(values) if values else "" for values in found)])
+        rows.append(["images (n)", *(" + ".join(str(r["n"]) for r in runs[name]) for name in order)])
+        lines += [f"## {folder.name}", ""]
+        lines += table(["accuracy, %", *order], rows)
+        facts = {
+            f"seed {r['seed']} of the draws, {a['machine']}, {a['date']}"
+            for n in order
+            for r, a in zip(runs[n], about[n], strict=True)
+        }
+        lines += ["", f"{'; '.join(sorted(facts))}."]
+        seeds = {name: len(runs[name]) for name in order if len(runs[name]) > 1}
+        if seeds:
+            lines += ["±: standard deviation over trainings, " + ", ".join(f"{n} {k}" for n, k in seeds.items()) + "."]
+        lines += ["", *(f"- **{name}**: {about[name][0]['note']}" for name in order if about[name][0]["note"])]
+        lines.append("")
+    return lines
+
+
+def audit(r: dict[str, Any]) -> str:
+    """What the audit found, in a few words."""
+    if not r.get("audit"):
+        return "not audited"
+    failed = dict.fromkeys(check["id"] for check in r["audit"]["checks"] if check["verdict"] == "fail")
+    return f"failed: {', '.join(failed)}" if failed else f"passed ({r['audit']['level']})"
+
+
+def says_something(r: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any] | None:
+    """The threat model at which a recorded row says most: the largest radius at which it beats the undefended row.
+
+    The suite did what the defense demands, the audit passed, and the 95 % interval lies above that of `plain`, the
+    undefended network of the same table, under the same threat model. None where there is no such radius.
+    """
+    if not audit(r).startswith("passed"):
+        return None
+    bounds = {(c["norm"], c["eps"]): c["interval"][1] for c in plain["worst_case"]}
+    cases = [c for c in r["worst_case"] if not c.get("refused")]
+    cases = [c for c in cases if c["interval"][0] > bounds.get((c["norm"], c["eps"]), 1.0)]
+    return max(cases, key=lambda c: float(c["eps"]), default=None)
+
+
+def best_rows(most: int = 5) -> list[str]:
+    """The recorded rows that say most: largest number of images first, then robust accuracy."""
+    found = []
+    for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
+        rows = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("*/results.json")}
+        plain = next((rows.pop(name) for name in UNDEFENDED if name in rows), None)
+        for name, r in rows.items() if plain else ():
+            if case := says_something(r, plain):
+                found.append((r["n"], case["robust_accuracy"], f"{folder.name}/{name}", r, case))
+    found.sort(key=lambda row: (-row[0], -row[1], row[2]))
+    cells = [
+        [
+            f"[{where}](results/README.md#{where.partition('/')[0]})",
+            threat(case["norm"], case["eps"]),
+            percent(r["clean_accuracy"], n),
+            f"{percent(accuracy, n)} {interval(case['interval'], n)}",
+            str(n),
+            str(len(case["attacks"])),
+            audit(r),
+        ]
+        for n, accuracy, where, r, case in found[:most]
+    ]
+    return table(["row", "threat model", "clean", "robust, worst case", "n", "attacks", "audit"], cells)
+
+
+Tables = dict[str, Callable[[], list[str]]]
+DOCUMENTS: dict[Path, Tables] = {
+    ROOT / "README.md": {"methods": methods, "best rows": best_rows},
+    ROOT / "docs" / "catalogue.md": {
+        "attacks": attack_table,
+        "defenses": defense_table,
+        "detectors": detector_table,
+        "data": data,
+        "networks": network_table,
+        "callbacks": callback_table,
+    },
+    RESULTS / "README.md": {"results": results},
+    EXPERIMENTS / "README.md": {"experiments": experiments},
+}
+
+
+def filled(document: Path, text: str) -> str:
+    """`text` of `document` with every marked table written anew; a table without its markers is an error."""
+    for name, make in DOCUMENTS[document].items():
+        begin, end = f"<!-- {name}: generated -->", f"<!-- {name}: end -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"{document.name} needs {begin} and {end}, once each")
+        before, rest = text.split(begin)
+        text = before + "\n".join([begin, "", *make(), "", end]) + rest.split(end)[1]
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+if __name__ == "__main__":
+    for document in DOCUMENTS:
+        text = document.read_text()
+        if "--check" not in sys.argv:
+            document.write_text(filled(document, text))
+        elif filled(document, text) != text:
+            sys.exit(f"{document.relative_to(ROOT)} is out of date: run make readme")
