@@ -21,10 +21,10 @@ from adversarial_lightning import datamodules, networks
 from adversarial_lightning.attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within, WorstOf
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue, describe
+from adversarial_lightning.cli.messages import exits, friendly, shorten
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.datamodules.images import TensorImages
 from adversarial_lightning.defenses import MeanFilter, Purified, RandomQuantizer, required_adaptations
-from adversarial_lightning.errors import exits, friendly, shorten
 from adversarial_lightning.evaluation import Campaign, Outcome, evaluate_batch, robust, run_campaign
 from adversarial_lightning.evaluation.campaign.identity import claim_folder, data_part, suite_part, with_files
 from adversarial_lightning.evaluation.campaign.launch import Rank, find_rank

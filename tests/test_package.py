@@ -234,13 +234,21 @@ def test_old_data_opens(path: Path) -> None:
 
 
 def test_an_old_training_goes_on_and_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The checkpoint and config.yaml of two epochs: a third one, and an evaluation with an old suite."""
-    words = ["--config", OLD / "config.yaml", "--ckpt_path", OLD / "atent_digits.pt", "--trainer.max_epochs", "3"]
+    """The checkpoint and config.yaml of two epochs: a third one, and an evaluation with the same figures as then.
+
+    Class names of before work; an argument that is called otherwise now is named in a sentence.
+    """
+    old = ["--suite", str(OLD / "suite.yaml"), "--checkpoint", str(OLD / "atent_digits.pt"), "--output", "out"]
+    assert main(["evaluate", *old]) == 2
+    assert "'samples' is not accepted: it is called eot_samples now" in capsys.readouterr().err
+    for name in ("config.yaml", "suite.yaml"):
+        (tmp_path / name).write_text((OLD / name).read_text().replace("samples:", "eot_samples:"))
+    words = ["--config", tmp_path / "config.yaml", "--ckpt_path", OLD / "atent_digits.pt", "--trainer.max_epochs", "3"]
     words += ["--trainer.default_root_dir", tmp_path, "--trainer.logger.init_args.save_dir", tmp_path]
     words += ["--best.dirpath", tmp_path / "checkpoints", "--last.dirpath", tmp_path / "checkpoints"]
     run(sys.executable, ROOT / "train.py", "fit", *words, cwd=tmp_path)
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
-    words = ["--checkpoint", OLD / "atent_digits.pt", "--suite", OLD / "suite.yaml", "--limit", "20"]
+    words = ["--checkpoint", OLD / "atent_digits.pt", "--suite", tmp_path / "suite.yaml", "--limit", "20"]
     words += ["--audit", "none", "--output", tmp_path / "out", "--accelerator", "cpu"]
     assert main(["evaluate", *map(str, words)]) == 0
     now = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -258,7 +266,8 @@ def test_an_old_evaluation_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Ca
     for name in ("campaign.json", "ledgers/rank0.sqlite"):
         before[name] = (OLD / "begun" / name).read_bytes()
         (folder / name).write_bytes(before[name])
-    words = ["--checkpoint", OLD / "atent_digits.pt", "--suite", OLD / "suite.yaml", "--limit", "19"]
+    (tmp_path / "suite.yaml").write_text((OLD / "suite.yaml").read_text().replace("samples:", "eot_samples:"))
+    words = ["--checkpoint", OLD / "atent_digits.pt", "--suite", tmp_path / "suite.yaml", "--limit", "20"]
     words += ["--output", folder, "--accelerator", "cpu"]
     assert main(["evaluate", *map(str, words)]) == 2
     said = capsys.readouterr().err

@@ -1,7 +1,10 @@
 """The house: who may import whom beyond what import-linter checks, and how much PGD takes to read."""
 
 import re
+import subprocess
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,3 +24,48 @@ def test_every_file_of_the_evaluation_lies_in_one_of_its_folders() -> None:
 def test_benchmarks_and_tools_leave_the_path_alone() -> None:
     for path in [p for room in ("benchmarks", "reproduce", "docs") for p in (ROOT / room).rglob("*.py")]:
         assert "sys.path" not in path.read_text() and "noqa: E402" not in path.read_text(), path
+
+
+# One rule, one place: what is written here may occur in these files only.
+ONCE = {
+    "the slack of a ball": (r"1e-6 \+ 1e-7|\(1 \+ 1e-[56]\)", ["attacks/core/norms.py"]),
+    "rows that are probabilities": (r"sum\(-?1\) - 1\)\.abs\(\) <", ["networks/eval_mode.py"]),
+    "the device of a model": (r"next\(\(t\.device for", ["networks/eval_mode.py"]),
+    "the seed of seed_everything": (r"PL_GLOBAL_SEED", None),
+    "sha256 of a file": (r"file\.read\(1 << 20\)|file_digest\(", ["checkpoints/files.py"]),
+    "images of sample numbers": (r"enumerate\((self|campaign|c|self\.campaign)\.samples\)", None),
+    "a time in words": (r"def duration\b", ["evaluation/report/formatting.py"]),
+    "the user's errors": (r"co_code|RAISE_VARARGS", []),
+    "a collate function": (r"def (ready|_whole|collate)\b", []),
+}
+ROOMS = "attacks callbacks checkpoints configs datamodules defenses detectors evaluation lightning_modules networks"
+SOURCES = sorted(p for r in (*ROOMS.split(), "reproduce", "adversarial_lightning") for p in (ROOT / r).rglob("*.py"))
+
+
+@pytest.mark.parametrize("rule", ONCE)
+def test_one_rule_has_one_place(rule: str) -> None:
+    pattern, places = ONCE[rule]
+    found = [str(p.relative_to(ROOT)) for p in SOURCES if re.search(pattern, p.read_text())]
+    assert found == places if places is not None else len(found) == 1, (rule, found)
+
+
+OLD_WORDS = r"\b(fell(s|ed)?|fallen|standing|withstood|fates?|foret(ell|old)\w*|hast(e|en\w*|y)|opponents|slope_\w+)\b"
+NAMED_ON_PURPOSE = {"CHANGELOG.md", "checkpoints/old_names.py", "tests/test_structure.py"}
+
+
+def test_old_words_are_gone() -> None:
+    """Code, docs, configurations, templates and generated pages; recorded configurations are what was run."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    kinds = (".py", ".md", ".yaml", ".html", ".css", ".cfg", ".toml")
+    names = [n for n in listed.stdout.split() if n.endswith(kinds) and n not in NAMED_ON_PURPOSE]
+    names = [
+        n for n in names if not re.match(r"results/.*config\.yaml|tests/fixtures/made_by", n) and (ROOT / n).is_file()
+    ]
+    on_purpose = re.compile(r"<!-- names on disk -->.*?<!-- end -->", re.S)
+    found = [
+        f"{name}:{number}: {line.strip()[:100]}"
+        for name in names
+        for number, line in enumerate(on_purpose.sub("", (ROOT / name).read_text()).splitlines(), 1)
+        if re.search(OLD_WORDS, line, re.I)
+    ]
+    assert len(names) > 300 and not found, "\n".join(found[:40])

@@ -200,7 +200,7 @@ def test_mistakes_are_one_paragraph(
     words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from adversarial_lightning.cli import train
-    from adversarial_lightning.errors import friendly
+    from adversarial_lightning.cli.messages import friendly
 
     monkeypatch.setattr(sys, "argv", ["lightning"])
     small = command([], "fit", tmp_path)[:5]
@@ -231,7 +231,7 @@ def test_bad_checkpoints_are_refused(
     kind: str, says: str, action: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from adversarial_lightning.cli import train
-    from adversarial_lightning.errors import friendly
+    from adversarial_lightning.cli.messages import friendly
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lightning"])

@@ -1,4 +1,4 @@
-"""Short class names in configurations: ``class_path: PGD`` is ours, whatever else is called PGD.
+"""Short class names in configurations: ``class_path: PGD`` names our class, whatever else is called PGD.
 
 jsonargparse looks a short name up among all subclasses that happen to be imported, and refuses one that two libraries
 share, such as MLP and JPEG (torchvision has both). `prefer_ours` lets the catalogues of this project come first.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from adversarial_lightning.errors import exits
+from adversarial_lightning.cli.messages import exits
 from adversarial_lightning.evaluation import write_comparison
 
 

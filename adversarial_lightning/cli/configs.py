@@ -42,7 +42,7 @@ def resolved(argv: list[str]) -> list[str]:
 
 
 def find(option: str, value: str) -> str:
-    """The path of the file that `value` of `option` names; `value` itself where it is a class or written-out YAML."""
+    """Path of the file that `value` of `option` names; `value` itself where it is a class or written-out YAML."""
     if not re.fullmatch(r"[\w./+-]+", value) or Path(value).exists():
         return value
     name = re.sub(r"\.ya?ml$", "", value)
@@ -68,7 +68,7 @@ def title(path: Path) -> str:
 
 
 def entry(path: Path, key: str) -> str:
-    """What a file's header says under `key` (command, cost, expected), "" where it says nothing."""
+    """Text of a file's header under `key` (command, cost, expected); empty where there is none."""
     header = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))
     found = re.search(rf"^# {key}:\s*(.*(?:\n#   .*)*)", header[0] if header else "", re.M)
     return " ".join(line.lstrip("# ").strip() for line in found[1].splitlines()) if found else ""

@@ -1,4 +1,4 @@
-"""How robust is this checkpoint? Attacks it with a suite; writes results.json, report.md and report.html into DIR.
+"""``lightning evaluate``: attack a checkpoint with a suite; write results.json, report.md and report.html.
 
     lightning evaluate --checkpoint CKPT --suite quick --output DIR [--devices 2] [...]
 
@@ -24,7 +24,8 @@ from adversarial_lightning.checkpoints.load import check_fit, open_network
 from adversarial_lightning.checkpoints.spec import PACKAGE, Spec, build, catalogue, describe, plain
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
-from adversarial_lightning.errors import UserError, exits
+from adversarial_lightning.cli.messages import exits
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation import Campaign, run_campaign, write_report
 from adversarial_lightning.evaluation.audit import cached_audit
 from adversarial_lightning.evaluation.campaign.identity import (
@@ -89,7 +90,7 @@ def options() -> ArgumentParser:
 
 @dataclass
 class Evaluation:
-    """What the command line asks for: a model behind its defenses, a campaign, and what makes the campaign unique."""
+    """Objects that the command line names: a model behind its defenses, a campaign, the parts of its identity."""
 
     model: nn.Module
     detector: detectors.Detector | None
@@ -249,7 +250,7 @@ def calibrate(evaluation: Evaluation, settings: Namespace) -> None:
 
 
 def _spec(given: Namespace | None) -> Any:
-    """What the user wrote, in plain values; classes by room and name, files by their bytes."""
+    """Values that the user wrote, in plain types; classes by room and name, files by their bytes."""
     return with_files(_short(plain(given.clone(with_meta=False).as_dict()))) if given else None
 
 

@@ -14,8 +14,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from adversarial_lightning.checkpoints.load import load_checkpoint
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
+from adversarial_lightning.cli.messages import exits
 from adversarial_lightning.configs import FOLDER
-from adversarial_lightning.errors import UserError, exits
+from adversarial_lightning.errors import UserError
 
 # Lightning 2.6 on torch 2.15 says this once an epoch; it concerns neither us nor our users.
 warnings.filterwarnings("ignore", message=".*LeafSpec")
@@ -24,7 +25,7 @@ BASE = FOLDER / "base.yaml"
 
 
 class CLI(LightningCLI):
-    """One folder a run (`trainer.default_root_dir`): config.yaml, checkpoints/{best,last}.ckpt, TensorBoard logs."""
+    """Lightning's command line with one folder a run (`trainer.default_root_dir`) for config, checkpoints and logs."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Two callbacks: one that monitors writes `last` only where the best improves, and `best` on exceptions too.
@@ -32,7 +33,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "last")
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would let the checkpoint's hyper-parameters override what the command line says."""
+        """Do nothing: Lightning would let the checkpoint's hyper-parameters override what the command line says."""
 
     def before_instantiate_classes(self) -> None:
         config, fit = self.config[self.subcommand], self.subcommand == "fit"

@@ -1,4 +1,4 @@
-"""What makes two evaluations the same campaign: a hash over everything that may change a number."""
+"""Identity of a campaign: a hash over everything that may change a number."""
 
 import hashlib
 import json
@@ -25,13 +25,13 @@ _ROOMS = ("attacks", "checkpoints", "defenses", "detectors", "networks")  # what
 
 
 def suite_part(suite: Mapping[str, Attack]) -> Spec:
-    """The attacks by name, with all their settings, defaults included; files that they name by their bytes."""
+    """Attacks by name, with all their settings, defaults included; files that they name by their bytes."""
     part: Spec = with_files({name: describe(attack) for name, attack in suite.items()})
     return part
 
 
 def data_part(spec: Spec, images: Any) -> Spec:
-    """The data's spec, and a fingerprint of `images`: numbers and labels of all, pixels (8 bits) of a few."""
+    """Spec of the data, and a fingerprint of `images`: numbers and labels of all, pixels (8 bits) of a few."""
     digest = hashlib.sha256()
     for tensor in (images.indices, images.labels):
         digest.update(torch.as_tensor(tensor, dtype=torch.int64).numpy().tobytes())
@@ -53,12 +53,12 @@ def with_files(spec: Any) -> Any:
 
 
 def identify(parts: Mapping[str, Any]) -> str:
-    """The identity of the campaign with these parts."""
+    """Identity of the campaign with these parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def code() -> str:
-    """A digest of the program text that makes outcomes: a change between two runs of a campaign is worth a warning."""
+    """Digest of the program text that makes outcomes; a change between two runs of a campaign is warned of."""
     digest = hashlib.sha256()
     for room in _ROOMS:
         folder = Path(str(import_module(f"adversarial_lightning.{room}").__file__)).parent
@@ -69,7 +69,7 @@ def code() -> str:
 
 
 def claim_folder(folder: Path, parts: Mapping[str, Any]) -> str:
-    """Make `folder` the home of the campaign with these `parts`, or recognise it; returns the campaign's identity.
+    """Claim `folder` for the campaign with these `parts`, or recognise it; return the campaign's identity.
 
     The parts (checkpoint, suite, data, defenses, seed, limit ...) are written to ``campaign.json``. Raises ValueError,
     naming the parts, where the folder belongs to another campaign, and OSError where it cannot be written.

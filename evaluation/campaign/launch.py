@@ -19,9 +19,9 @@ _PARENT, _RUN = "EVALUATION_PARENT", "EVALUATION_RUN"
 
 @dataclass(frozen=True)
 class Rank:
-    """Rank among the processes of one run, rank on this machine, and the run's name.
+    """Rank of a process among those of one run, its rank on this machine, and the run's name.
 
-    `parent` is the pid of the process that must be alive for this one to write, None for a process that stands alone;
+    `parent` is the pid of the process that must be alive for this one to write, None for a process that runs alone;
     `spawned` says that it is one of our own workers.
     """
 

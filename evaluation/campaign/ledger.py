@@ -1,4 +1,4 @@
-"""Where outcomes are kept: one SQLite file per process, one commit per batch, read together as one.
+"""Ledgers of outcomes: one SQLite file per process, one commit per batch, read together as one.
 
 SQLite's default rollback journal is used, because WAL does not work on network file systems. A writer that was killed
 leaves a hot journal, which the next one who opens the file rolls back: ledgers are therefore never opened read-only.
@@ -39,7 +39,7 @@ _PATIENCE = 60.0  # seconds to wait for a reader on the same file
 
 
 class Ledger:
-    """The ledger that this process writes: `folder`/ledgers/rank`rank`.sqlite, locked until `close`.
+    """Ledger that this process writes: `folder`/ledgers/rank`rank`.sqlite, locked until `close`.
 
     `run` names the run that this process belongs to. Raises ValueError where a process of another run writes into the
     same folder, where the ledger belongs to a campaign with another `identity`, and where it is damaged; OSError where
@@ -57,7 +57,7 @@ class Ledger:
             with _explained(self.path):
                 self._connection = stack.enter_context(closing(_connect(self.path)))
                 _check_schema(self._connection, self.path)
-                # One transaction, because siblings read at any moment: tables never stand without the identity.
+                # One transaction, because siblings read at any moment: tables never exist without the identity.
                 with self._connection:
                     for statement in ("BEGIN IMMEDIATE", *_CREATE.strip().split(";\n")):
                         self._connection.execute(statement)
@@ -68,7 +68,7 @@ class Ledger:
             self._stack = stack.pop_all()
 
     def add(self, attack: str, restart: int, outcomes: Iterable[Outcome], cost: RunCost | None = None) -> None:
-        """Write the outcomes of one batch in one transaction, and the cost so far: all or, after a kill, nothing."""
+        """Write the outcomes of one batch and the cost so far in one transaction: all or, after a kill, nothing."""
         rows = [(attack, restart, *_values(o)) for o in outcomes]
         with _explained(self.path), self._connection:
             marks = ", ".join("?" * (2 + len(fields(Outcome))))
@@ -82,7 +82,7 @@ class Ledger:
             self._store_cost(cost)
 
     def _store_cost(self, cost: RunCost) -> None:
-        """One row for as long as this ledger is open: a run that is started again may bear the same name."""
+        """Write one row as long as this ledger is open: a run that is started again may have the same name."""
         if self._row is None:
             found = self._connection.execute("SELECT coalesce(max(rowid), 0) + 1 FROM effort").fetchone()
             self._row = int(found[0])
@@ -115,7 +115,7 @@ def _columns(rows: list[tuple[Any, ...]]) -> Columns:
 
 
 def table(folder: Path, attack: str, restart: int, *, identity: str) -> Columns:
-    """The outcomes of one run of one attack in all ledgers of the folder, in ascending order of the samples.
+    """Outcomes of one run of one attack in all ledgers of the folder, in ascending order of the samples.
 
     One array a field of `Outcome`. Raises ValueError for damaged and foreign ledgers, and for a sample that is recorded
     twice.
@@ -137,7 +137,7 @@ def table(folder: Path, attack: str, restart: int, *, identity: str) -> Columns:
 
 
 def run_costs(folder: Path, *, identity: str) -> list[RunCost]:
-    """What all processes of all runs have spent on this campaign."""
+    """Cost of all processes of all runs on this campaign."""
     found = []
     for path in ledgers(folder):
         with _explained(path), closing(_connect(path)) as connection:
@@ -160,7 +160,7 @@ def _rows(path: Path, attack: str, restart: int, identity: str) -> Columns:
 
 
 def _started(connection: sqlite3.Connection, path: Path, identity: str) -> bool:
-    """Whether the ledger holds anything; no where its writer was killed before its first commit."""
+    """Whether the ledger holds anything: not if its writer was killed before its first commit."""
     _check_schema(connection, path)
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'outcomes'").fetchone():
         return False
@@ -190,7 +190,7 @@ def _check(connection: sqlite3.Connection, path: Path, identity: str) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """SQLite's errors as what they mean here."""
+    """Explain SQLite's errors in the terms of a campaign."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -1,4 +1,4 @@
-"""Who writes into a folder of ledgers: one lock a ledger, and beside it who holds it."""
+"""Locks of ledgers: one for each, and beside it the name of the run that holds it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ _GRACE = 3.0  # seconds in which the killed workers of an earlier run let go of 
 
 
 def ledgers(folder: Path) -> list[Path]:
-    """The ledger files of a campaign's folder."""
+    """Ledger files of a campaign's folder."""
     return sorted((folder / "ledgers").glob("rank*.sqlite"))
 
 
@@ -28,7 +28,7 @@ def check_free(folder: Path, run: str) -> None:
 
 @contextmanager
 def claimed(path: Path, run: str) -> Iterator[FileLock]:
-    """Hold the lock of one ledger; nobody of another run holds any of the folder at that moment."""
+    """Hold the lock of one ledger, while no process of another run holds any lock of the folder."""
     deadline = time.monotonic() + _GRACE
     # Only one process at a time looks around and takes its lock, so an owner file is never older than its lock.
     with FileLock(path.parent / "start.lock", timeout=_PATIENCE):
@@ -49,7 +49,7 @@ def claimed(path: Path, run: str) -> Iterator[FileLock]:
 
 
 def _wait_for(path: Path, run: str, deadline: float) -> None:
-    """Return as soon as nobody, or only `run`, holds the lock of `path`; raise ValueError at the deadline."""
+    """Wait until nobody, or only `run`, holds the lock of `path`; raise UserError at the deadline."""
     while True:
         lock = _lock_of(path)
         try:

@@ -1,4 +1,4 @@
-"""The ledgers of a finished campaign merged strictly: robust accuracies, worst cases per sample, costs."""
+"""Merge of the ledgers of a finished campaign: robust accuracies, worst cases per sample, costs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class Incomplete(UserError):
 
 
 def merge(campaign: Campaign) -> Results:
-    """The numbers of a finished campaign: results.json without "checkpoint", "data" and "defenses".
+    """Numbers of a finished campaign: results.json without "checkpoint", "data" and "defenses".
 
     docs/results_schema.md says what each of them means. Raises `Incomplete` where samples are missing and ValueError
     where one is recorded twice or should not be there.
@@ -135,7 +135,7 @@ class AttackTotals:
 
 
 def reasons_for_no_headline(suite: Mapping[str, Attack], required_adaptations: Mapping[str, bool]) -> Refused:
-    """Why a threat model gets no headline: its attacks do not do what an honest attacker of this defense must do.
+    """Reasons for no headline: no attack of a threat model does what an honest attacker of this defense must do.
 
     `required_adaptations` is what the defenses declare. The detour around a step without gradient (BPDA) is built into
     every `Purified`; averaging over random draws (EOT) is the suite's part.
@@ -150,7 +150,7 @@ def reasons_for_no_headline(suite: Mapping[str, Attack], required_adaptations: M
 
 
 def eot_samples_of(attack: Attack) -> int:
-    """The largest number of gradients that the attack, or one it is made of, averages."""
+    """Largest number of gradients that the attack, or one it is made of, averages."""
     return max(getattr(attack, "eot_samples", 1), *map(eot_samples_of, members(attack)), 1)
 
 
@@ -198,7 +198,7 @@ def _detection(campaign: Campaign, attacks: Sequence[Results], worst: Sequence[R
 
 
 def _calls(campaign: Campaign, names: Sequence[str], eps: float | None) -> Columns:
-    """The closest calls of some attacks; what lies outside the ball is no success and does not count."""
+    """Closest calls of some attacks; an image outside the ball is no success and does not count."""
     parts = []
     for run in (run for name in names for run in campaign.runs(name)):
         rows, attack = campaign.table(run), campaign.suite[run.name]

@@ -90,13 +90,14 @@ class Campaign:
 
     def batch(self, samples: Sequence[int], device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, C, H, W), labels (B,) and numbers (B,) of samples that are named by their numbers."""
-        positions = [self._positions[int(sample)] for sample in samples]
+        positions = [self.positions[int(sample)] for sample in samples]
         x, y, index = self.data.__getitems__(positions or [-1])
         keep = index >= 0  # of no samples at all there is still a dummy
         return x[keep].float().to(device), y[keep].to(device), index[keep].to(device)
 
     @cached_property
-    def _positions(self) -> dict[int, int]:
+    def positions(self) -> dict[int, int]:
+        """Position in the data of every chosen sample, by its number."""
         return {sample: position for position, sample in enumerate(self.samples)}
 
     def table(self, run: AttackRun) -> Columns:

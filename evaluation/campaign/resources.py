@@ -1,4 +1,4 @@
-"""What the work costs a process: seconds on a monotonic clock, peak memory, energy where the device tells."""
+"""Meter of a process: seconds on a monotonic clock, peak memory, energy where the device tells."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ import torch
 
 
 class ResourceMeter:
-    """Starts when it is made; `lap` reads everything anew.
+    """Meter that starts when it is made; `lap` reads everything anew.
 
     `seconds` since the start; `peak_memory` in bytes: what torch allocated on a GPU, on CPUs the resident memory of the
     process (0 where the system does not tell); `energy` in joules: the power of the whole GPU, read at every lap and
@@ -38,7 +38,7 @@ class ResourceMeter:
 
 
 def _power(device: torch.device) -> float | None:
-    """Watts that the GPU draws now."""
+    """Power of the GPU now, in watts."""
     try:
         return torch.cuda.power_draw(device) / 1000
     except Exception:  # no pynvml, no driver, no right to ask: torch raises several kinds, and none matters here
@@ -46,7 +46,7 @@ def _power(device: torch.device) -> float | None:
 
 
 def _resident() -> int:
-    """The largest resident memory of this process so far, in bytes."""
+    """Largest resident memory of this process so far, in bytes."""
     try:
         import resource
     except ImportError:  # Windows

@@ -74,7 +74,6 @@ class Worker:
     def __post_init__(self) -> None:
         self.device = device_of(self.model)
         self.status = self.campaign.blank_status(self.campaign.samples[self.rank.rank :: self.rank.world])
-        self.positions = {sample: position for position, sample in enumerate(self.campaign.samples)}
         self.classes = np.full(len(self.status.samples), -1)  # predicted without an attack
         self.meter = ResourceMeter(self.device)
         self.cost = RunCost(self.rank.run, self.rank.rank, self.rank.world, code())
@@ -163,7 +162,7 @@ class Worker:
 
     def batches(self, samples: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The samples in batches that all have the same shape, because rounding depends on it."""
-        positions = [self.positions[sample] for sample in samples]
+        positions = [self.campaign.positions[sample] for sample in samples]
         batches = [positions[i : i + self.batch_size] for i in range(0, len(positions), self.batch_size)]
         if batches:
             batches[-1] += [_PADDING] * (self.batch_size - len(batches[-1]))

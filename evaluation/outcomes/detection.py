@@ -1,4 +1,4 @@
-"""What a detector's scores say: ROC, thresholds at false positive rates, and the accountings of two papers.
+"""Detection figures: ROC, thresholds at false positive rates, and the accountings of two papers.
 
 Scores are float64, higher = more suspicious; one that is not a number counts as infinite. An image is flagged where its
 score lies strictly above the threshold. Li et al. 2021 (ER-Classifier), Table 4: ACC-ADV, ACC-NADV, ACC-CLA, ACC-COM.
@@ -30,7 +30,7 @@ _POINTS = 101  # of a ROC curve
 
 
 def threshold(clean: ArrayLike, fpr: float) -> float:
-    """The threshold above which at most the share `fpr` of the `clean` scores lies.
+    """Threshold that at most the share `fpr` of the `clean` scores exceeds.
 
     The ceil((1 - fpr) n)-th smallest of n. A rate of 0 means no detector and gives infinity, not the largest score: the
     next clean image may well lie above that. Raises ValueError without scores, or for a rate outside [0, 1].
@@ -45,7 +45,7 @@ def threshold(clean: ArrayLike, fpr: float) -> float:
 
 
 def flagged(scores: ArrayLike, theta: float) -> Flags:
-    """Which images are turned away; nothing where `theta` is infinite."""
+    """Flags of images whose score exceeds `theta`; none where `theta` is infinite."""
     over: Flags = _numbers(scores) > theta
     return over
 
@@ -67,8 +67,9 @@ def roc(clean: ArrayLike, adversarial: ArrayLike) -> dict[str, list[float]] | No
 
 
 def criteria(adversarial: Flags, right: Flags, clean: Flags) -> dict[str, float | None]:
-    """Li et al., Table 4, from what was flagged of the `adversarial` and `clean` images, and which of the former
-    are classified `right`.
+    """Criteria of Li et al., Table 4, from flags of adversarial and clean images.
+
+    `adversarial` and `clean` say which images are flagged, `right` which adversarial images are classified correctly.
 
     acc_adv: adversarial images flagged; acc_nadv: clean images not flagged; acc_cla: right among the adversarial ones
     not flagged; acc_com: adversarial images flagged or right. None where there is no such image. To flag everything
@@ -83,7 +84,7 @@ def criteria(adversarial: Flags, right: Flags, clean: Flags) -> dict[str, float 
 
 
 def malade(clean: Flags, clean_right: Flags, adversarial: Flags, right: Flags) -> dict[str, float | None]:
-    """MALADE's accountings, from what is flagged and what is classified right, without and under the attack.
+    """MALADE's four accuracies, from flags and correct predictions without and under the attack.
 
     All four have one entry a sample. `clean` and `robust`: the paper's (flagged is wrong without and right under an
     attack, so `clean` is at most 1 - FPR, and accuracy jumps between eps 0 and the smallest eps). clean_lenient: a
@@ -101,7 +102,7 @@ def malade(clean: Flags, clean_right: Flags, adversarial: Flags, right: Flags) -
 
 
 def closest_calls(parts: Iterable[Columns]) -> Columns:
-    """Of several runs, the row of each sample that serves the attacker best: wrong before right, then the lowest score.
+    """For each sample the best row of several runs for the attacker: wrong before right, then the lowest score.
 
     `parts` need index, right and score; returns them in ascending order of the samples.
     """
@@ -113,7 +114,7 @@ def closest_calls(parts: Iterable[Columns]) -> Columns:
 
 
 def account(clean: Columns, attacked: Columns, thresholds: Mapping[float | None, float]) -> dict[str, Any]:
-    """Everything about one attack, or one threat model: the entry "detection" of results.json.
+    """Entry "detection" of results.json for one attack or one threat model.
 
     `clean` and `attacked` have one row a sample, ascending: index, right, score and, `attacked`, `counts` (the image
     was changed and lies in the ball). A sample that was not attacked, being wrong without an attack, is its own
@@ -139,7 +140,7 @@ def account(clean: Columns, attacked: Columns, thresholds: Mapping[float | None,
 
 
 def calibration(folder: Path, measure: Callable[[], Scores], about: Mapping[str, Any]) -> Scores:
-    """The scores of clean held-out images, measured by the first process that asks and kept in calibration.json.
+    """Scores of clean held-out images, measured once by whichever process is first and kept in calibration.json.
 
     `about` (detector, aimed_fpr, own_theta, split) is kept beside them. Raises ValueError where the file is damaged.
     """
@@ -155,7 +156,7 @@ def calibration(folder: Path, measure: Callable[[], Scores], about: Mapping[str,
 
 
 def calibrated(folder: Path) -> tuple[Scores, dict[str, Any]]:
-    """What `calibration` kept: scores, and everything else."""
+    """Content of calibration.json: the scores, and everything else."""
     path = folder / "calibration.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -165,7 +166,7 @@ def calibrated(folder: Path) -> tuple[Scores, dict[str, Any]]:
 
 
 def score_images(detector: nn.Module, images: Any, batch_size: int, seed: int) -> Scores:
-    """The scores of a whole data set of numbered images, where the detector lies, in batches of one shape."""
+    """Scores of a whole data set of numbered images, computed on the detector's device in batches of one shape."""
     device = device_of(detector)
     shape, scores = min(batch_size, len(images)), []
     for start in range(0, len(images), shape):
@@ -181,7 +182,7 @@ def _numbers(scores: ArrayLike) -> Scores:
 
 
 def _ranked(clean: ArrayLike, adversarial: ArrayLike) -> tuple[Flags, NDArray[np.int64]]:
-    """Truth, and ranks instead of scores: scikit-learn takes no infinite ones."""
+    """Labels (adversarial or not), and ranks in place of scores: scikit-learn refuses infinite scores."""
     parts = _numbers(clean), _numbers(adversarial)
     truth = np.repeat([False, True], [len(part) for part in parts])
     return truth, np.unique(np.concatenate(parts), return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Import with proof: a checkpoint that is not ours, with its checksum, its mapping, its published figure and ours.
+"""Record of foreign weights: checksum, mapping of names, published clean accuracy beside the measured one.
 
 `networks.load_weights` reads and matches; here the outcome is put on record with the evaluation it belongs to.
 """
@@ -16,12 +16,12 @@ NAME = "weights.json"
 
 
 def record(folder: Path, report: Report) -> None:
-    """Write what became of the file's tensors to ``weights.json`` in the folder of the evaluation."""
+    """Write the mapping of a file's tensors to ``weights.json`` in the folder of the evaluation."""
     write_whole(folder / NAME, json.dumps(dataclasses.asdict(report), indent=2) + "\n")
 
 
 def prove(folder: Path, clean_accuracy: float, n: int, published: float | None) -> list[str]:
-    """Complete ``weights.json`` by the clean accuracy on `n` images beside the `published` one; the same in sentences.
+    """Add the clean accuracy on `n` images and the `published` one to ``weights.json``; return sentences on both.
 
     They agree if the published figure lies in the 95 % (Wilson) interval of ours. On the whole test set the same
     weights should give the same figure to 0.1 points or so: more is another preprocessing, most often.
@@ -35,12 +35,12 @@ def prove(folder: Path, clean_accuracy: float, n: int, published: float | None) 
     )
     if published is None:
         return [*lines, f"{interval}; no published figure to compare with: --published 0.8492"]
-    verdict = "which agrees" if proof["agrees"] else "which DIFFERS: check normalisation, resizing, labels and the file"
-    return [*lines, f"{interval}; published {100 * published:.2f} %, {verdict}"]
+    answer = "which agrees" if proof["agrees"] else "which DIFFERS: check normalisation, resizing, labels and the file"
+    return [*lines, f"{interval}; published {100 * published:.2f} %, {answer}"]
 
 
 def compared(accuracy: float, n: int, published: float | None) -> dict[str, Any]:
-    """The interval of `accuracy` on `n` images, and whether `published`, a share, lies in it."""
+    """Interval of `accuracy` on `n` images, and whether the share `published` lies in it."""
     low, high = wilson(accuracy, n)
     agrees = None if published is None else bool(low <= published <= high)
     return {"clean_accuracy": accuracy, "n": n, "low": low, "high": high, "published": published, "agrees": agrees}

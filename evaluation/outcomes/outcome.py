@@ -19,7 +19,7 @@ from adversarial_lightning.networks.eval_mode import frozen_eval
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One sample under one run of one attack.
+    """Outcome of one sample under one run of one attack.
 
     `index` is its number in the source, `label` the true class; `clean` and `adversarial` are the predicted classes
     without and with the attack, for several draws of the defender's noise the majority's, -1 where logits or pixels are
@@ -64,7 +64,7 @@ def outside(outcome: Outcome, norm: str | None, eps: float | None, kind: str) ->
 
 
 def predict(model: nn.Module, x: Tensor, y: Tensor, noises: Sequence[Noise]) -> tuple[Tensor, Tensor]:
-    """Majority class (B,) of `x` over the defender's `noises`, and in which of them (bits, (B,)) the model is right.
+    """Majority class (B,) of `x` over the defender's draws `noises`, and the draws in which it is right: bits (B,).
 
     Eval mode, no gradients. A row with a logit that is not finite, in whatever draw, is class -1 and never right. Of
     classes with equally many votes the lowest wins. Raises ValueError where the logits are not (B, K) with K above all
@@ -99,7 +99,7 @@ PROBABILITIES = (
 
 
 def defender_noise(seed: int, index: Tensor, draws: int) -> list[Noise]:
-    """The noise of the defender's draws for the samples `index`: disjoint from every attacker's.
+    """Noise of the defender's draws for the samples `index`, disjoint from every attacker's.
 
     The same with and without an attack and under all of them, so that one draw is one deterministic model.
     """
@@ -109,7 +109,7 @@ def defender_noise(seed: int, index: Tensor, draws: int) -> list[Noise]:
 
 @dataclass
 class Passes:
-    """Rows that went through a model forwards and backwards."""
+    """Number of rows that went through a model forwards and backwards."""
 
     forwards: int = 0
     backwards: int = 0
@@ -117,7 +117,7 @@ class Passes:
 
 @contextmanager
 def counting(model: nn.Module) -> Iterator[Passes]:
-    """Count all passes through `model` in this context, from outside: whatever an attack says about itself."""
+    """Count all passes through `model` in this context, independently of what an attack reports."""
     passes = Passes()
 
     def backward(gradient: Tensor) -> None:
@@ -197,7 +197,7 @@ def evaluate_batch(
 
 
 def detector_scores(detector: nn.Module, x: Tensor, noise: Noise) -> Tensor:
-    """The scores (B,) of a detector in eval mode without gradients; infinite where one is not a number.
+    """Scores (B,) of a detector in eval mode without gradients; infinite where one is not a number.
 
     Raises ValueError where there is not one score an image.
     """
@@ -210,7 +210,7 @@ def detector_scores(detector: nn.Module, x: Tensor, noise: Noise) -> Tensor:
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """float32 means float32 and the same bits again: neither TF32 nor nondeterministic kernels in cuDNN."""
+    """Compute in true float32 and reproducibly: neither TF32 nor nondeterministic kernels of cuDNN."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     try:
@@ -220,7 +220,7 @@ def exact() -> Iterator[None]:
 
 
 def _checked(z: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """`z` with the rows that are not finite put back to `x`, and which rows (B,) were finite."""
+    """`z` with its rows that are not finite replaced by `x`, and which rows (B,) were finite."""
     if z.shape != x.shape or z.device != x.device:
         raise UserError(f"attack {name} made {tuple(z.shape)} on {z.device} of images {tuple(x.shape)} on {x.device}")
     valid = z.flatten(1).isfinite().all(1)

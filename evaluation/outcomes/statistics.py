@@ -1,4 +1,4 @@
-"""The figures of results.json, as functions of fates, rows and entries; docs/results_schema.md defines them."""
+"""Figures of results.json as functions of bits, rows and entries; docs/results_schema.md defines them."""
 
 import bisect
 import math
@@ -14,7 +14,7 @@ Results = dict[str, Any]
 
 
 def accuracy(prefix: str, bits: Bits, draws: int) -> Results:
-    """Accuracy and interval and, of several draws, what they say: under keys with `prefix`."""
+    """Accuracy and interval and, with several draws, their spread, under keys with `prefix`."""
     n = len(bits)
     right = [int(((bits >> d) & 1).sum()) for d in range(draws)]
     share = sum(right) / (n * draws)
@@ -29,7 +29,7 @@ def accuracy(prefix: str, bits: Bits, draws: int) -> Results:
 
 
 def wilson(accuracy: float, n: int) -> list[float]:
-    """Wilson's 95 % interval (1927) for a share of all images of which `accuracy` was found among `n`.
+    """Wilson's 95 % interval (1927) for a share, of which `accuracy` was found among `n` images.
 
     For a mean over draws too it is wide enough: a share in [0, 1] with mean p has at most the variance p (1 - p).
     """
@@ -47,7 +47,7 @@ def over_draws(accuracies: Sequence[float]) -> list[float]:
 
 
 def shortest(rows: Columns, norm: str, n: int) -> Results:
-    """What a minimum-norm attack found: `lengths`, and rho_adv over the images that are not black."""
+    """Lengths that a minimum-norm attack found, and rho_adv over the images that are not black."""
     found = rows["adversarial"] != rows["label"]
     lit = found & (rows["image_l2"] > 0)
     ratios = rows["l2"][lit] / rows["image_l2"][lit]
@@ -56,7 +56,7 @@ def shortest(rows: Columns, norm: str, n: int) -> Results:
 
 
 def lengths(found: Sequence[float], attacked: int, n: int) -> Results:
-    """What one run of a minimum-norm attack says at all radii at once.
+    """Robust accuracy over all radii, from one run of a minimum-norm attack.
 
     `found` are the lengths of the successes among `attacked` samples of `n`. "mean_norm" is over the successes,
     "median_norm" over all attacked with failures as infinite (None where that is the median); "curve" is the robust
@@ -98,23 +98,23 @@ def sweeps(attacks: Sequence[Results], clean: Results) -> list[Results]:
 
 
 def _kernel(settings: Results) -> str:
-    """The class of an attack, inside its restarts."""
+    """Class of an attack, inside its restarts."""
     inner = settings["init_args"].get("attack")
     is_restarts = settings["class_path"] == "attacks.Restarts" and isinstance(inner, Mapping)
     return _kernel(dict(inner)) if is_restarts else str(settings["class_path"])
 
 
-def cost(spent: Sequence[RunCost]) -> Results:
-    """What all processes of all runs used besides the attacks' own counts."""
+def cost(costs: Sequence[RunCost]) -> Results:
+    """Cost of all processes of all runs, besides the attacks' own counts."""
     runs: dict[tuple[str, int], list[RunCost]] = {}  # a run that was started again may bear the same name
-    for e in spent:
+    for e in costs:
         again = sum(e.rank == other.rank and e.run == other.run for part in runs.values() for other in part)
         runs.setdefault((e.run, again), []).append(e)
-    energies = [e.energy for e in spent if e.energy is not None]
+    energies = [e.energy for e in costs if e.energy is not None]
     return {
         "wall_seconds": number(math.fsum(max(e.seconds for e in run) for run in runs.values())),
         "processes": next(reversed(runs.values()))[0].world if runs else 0,
-        "peak_memory": max((e.peak_memory for e in spent), default=0),
+        "peak_memory": max((e.peak_memory for e in costs), default=0),
         "energy": number(math.fsum(energies)) if energies else None,
     }
 
