@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from adversarial_lightning import datamodules, defenses, detectors
-from adversarial_lightning.attacks import Attack
+from adversarial_lightning.attacks import Attack, expanded
 from adversarial_lightning.checkpoints.files import digest_file
 from adversarial_lightning.checkpoints.load import check_fit, open_network
 from adversarial_lightning.checkpoints.spec import PACKAGE, Spec, build, catalogue, describe, plain
@@ -89,7 +89,9 @@ def evaluate(argv: list[str], here: Place) -> int:
         if settings[name] is not None and settings[name] < 1:
             raise ValueError(f"--{name} must be at least 1, not {settings[name]}")
     where = device(settings.accelerator, here)
-    model, campaign, parts, calibrate = _prepare(settings, parser.instantiate(settings))
+    objects = parser.instantiate(settings)
+    objects.suite = expanded(objects.suite)
+    model, campaign, parts, calibrate = _prepare(settings, objects)
     bars = Bars(
         {name: len(campaign.units(name)) for name in (CLEAN, *campaign.suite)},
         campaign.n,

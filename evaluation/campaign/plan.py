@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from adversarial_lightning.attacks import Attack
+from adversarial_lightning.attacks import Attack, Sweep
 from adversarial_lightning.evaluation.campaign.ledger import table
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, MOST_DRAWS, Cascade, Mode, Unit, units
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
@@ -27,7 +27,7 @@ class Campaign:
     draws in which every result is judged. `scored`: the model carries a `detector`, whose scores are recorded; then
     every run sees every sample, because one run may fool the classifier and another one both.
 
-    Raises ValueError for an empty suite, an attack called "clean", an n without samples, draws out of range, and mode
+    Raises ValueError for an empty suite, an attack called "clean", a Sweep that is not expanded, an n without samples, draws out of range, and mode
     worst_case with a detector.
     """
 
@@ -46,6 +46,8 @@ class Campaign:
             raise ValueError("the suite names no attack: write at least one, `name: {class_path: ..., init_args: ...}`")
         if CLEAN in self.suite:
             raise ValueError(f"an attack cannot be called {CLEAN!r}, the name of the rows without one: rename it")
+        if unexpanded := [name for name, attack in self.suite.items() if isinstance(attack, Sweep)]:
+            raise ValueError(f"{unexpanded[0]} is a Sweep: pass the suite through attacks.expanded first")
         if not 1 <= self.n <= len(self.data):
             raise ValueError(f"{self.n} samples were asked for and the data has {len(self.data)}: set --limit between")
         if not 1 <= self.draws <= MOST_DRAWS:
