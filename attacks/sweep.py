@@ -44,7 +44,9 @@ class Sweep(Combination):
     def labels(self) -> list[str]:
         """What follows the name of each entry."""
         first = next(iter(self.values.values()))
-        return self.names or [f"{value:g}" if isinstance(value, int | float) else str(value).replace("/", "_") for value in first]
+        return self.names or [
+            f"{value:g}" if isinstance(value, int | float) else str(value).replace("/", "_") for value in first
+        ]
 
     def attacks(self) -> list[Attack]:
         """The attack with each of the values in turn."""

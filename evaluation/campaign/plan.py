@@ -27,8 +27,8 @@ class Campaign:
     draws in which every result is judged. `scored`: the model carries a `detector`, whose scores are recorded; then
     every run sees every sample, because one run may fool the classifier and another one both.
 
-    Raises ValueError for an empty suite, an attack called "clean", a Sweep that is not expanded, an n without samples, draws out of range, and mode
-    worst_case with a detector.
+    Raises ValueError for an empty suite, an attack called "clean", a Sweep that is not expanded, an n without samples,
+    draws out of range, and mode worst_case with a detector.
     """
 
     suite: Mapping[str, Attack]
