@@ -37,7 +37,7 @@ def test_a_stale_table_is_noticed() -> None:
 
 def test_every_experiment_is_listed_with_its_method_and_data() -> None:
     rows = [line.split(" | ") for line in generator().experiments()[2:]]
-    assert len(rows) == len(list((ROOT / "configs" / "experiments").glob("*.yaml")))
+    assert len(rows) == len(list((ROOT / "configs" / "experiments").rglob("*.yaml")))
     assert all(len(row) == 4 and all(cell.strip(" |") for cell in row) for row in rows)
 
 
