@@ -56,9 +56,12 @@ class Sweep(Combination):
     def _with(self, row: Mapping[str, Any]) -> Attack:
         attack = self.attack
         for field, value in row.items():
-            unit = 1 if self.times is None else _value(attack, self.times)
-            # A product has as many digits as people write: 0.02 * 0.3 is 0.006, not 0.005999999999999999.
-            attack = _replaced(attack, field, value if self.times is None else float(f"{value * unit:.15g}"))
+            if self.times is not None:
+                if not isinstance(value, int | float):
+                    raise ValueError(f"a Sweep multiplies numbers by {self.times}, not {value!r}")
+                # A product has as many digits as people write: 0.1 * 0.2 is 0.02, not 0.020000000000000004.
+                value = float(f"{value * _value(attack, self.times):.15g}")
+            attack = _replaced(attack, field, value)
         return attack
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:

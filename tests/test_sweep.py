@@ -107,6 +107,7 @@ WRONG = {
     "wrong type": (lambda: Sweep(PGD(), {"steps": [1.5]}), "cannot set steps of PGD to 1.5"),
     "wrong value": (lambda: Sweep(PGD(), {"eps": [-1]}), "cannot set eps of PGD to -1"),
     "refused by the attack": (lambda: Sweep(PGD(), {"steps": [0]}), "steps must be at least 1"),
+    "no number to multiply": (lambda: Sweep(PGD(), {"step_size": ["1/2"]}, times="eps"), "multiplies numbers by eps"),
     "no list": (lambda: Sweep(PGD(), {}), "as long as each other and not empty"),
     "lists of two lengths": (lambda: Sweep(PGD(), {"eps": [1], "steps": [2, 3]}), "as long as each other"),
     "names of another length": (lambda: Sweep(PGD(), {"eps": [1]}, names=["a", "b"]), "as long as each other"),
