@@ -16,5 +16,5 @@ CLASSES = {"evaluation.surrogate.Checkpoint": "CheckpointSurrogate"}
 
 
 def argument(owner: str, name: str) -> str | None:
-    """What the argument `name` of the class `owner` (with or without its module) is called now, None where it is not old."""
+    """What the argument `name` of the class `owner` (with or without its module) is called now; None: not old."""
     return ARGUMENTS.get((owner.rpartition(".")[2], name)) or ARGUMENTS.get((None, name))

@@ -60,7 +60,7 @@ class ATENT(Classifier):
         if not 0 <= tail_tol < alpha:
             raise ValueError(f"tail_tol must lie in [0, alpha), not {tail_tol}: the last sample must count")
         if sampler.eot_samples != 1 or sampler.targeted:
-            raise ValueError("ATENT samples from the loss of the label itself: sampler.eot_samples is 1, targeted false")
+            raise ValueError("ATENT samples from the loss of the label itself: eot_samples is 1, targeted false")
         self.automatic_optimization = False
         self.sampler, self.alpha, self.tail_tol, self.sampler_mode = sampler, alpha, tail_tol, sampler_mode
         self.reach: list[Tensor] = []  # of each batch, mean l2 displacement over the radius
