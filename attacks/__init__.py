@@ -36,6 +36,7 @@ from adversarial_lightning.attacks.salt_pepper_search import SaltAndPepperSearch
 from adversarial_lightning.attacks.sparsefool import SparseFool
 from adversarial_lightning.attacks.square import Square
 from adversarial_lightning.attacks.step_size_search import choose_step_size
+from adversarial_lightning.attacks.sweep import Sweep, expanded
 from adversarial_lightning.attacks.targeted import Targeted
 from adversarial_lightning.attacks.transfer import CheckpointSurrogate, Surrogate, Transfer
 
@@ -80,12 +81,14 @@ __all__ = [
     "SparseFool",
     "Square",
     "Surrogate",
+    "Sweep",
     "Targeted",
     "Transfer",
     "Within",
     "WorstOf",
     "check_images",
     "choose_step_size",
+    "expanded",
     "members",
     "noise_for",
     "scale_eps",

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
-from adversarial_lightning.attacks import Attack, threat
+from adversarial_lightning.attacks import Attack, expanded, threat
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome, evaluate_batch, robust
 from adversarial_lightning.lightning_modules.base import Batch, Classifier, global_seed
@@ -33,7 +33,7 @@ class AttackEvaluation(pl.Callback):
     processes. In the epochs between, the last value is logged again, so that a checkpoint can be chosen by it.
 
     Args:
-        attacks: what to evaluate, by name.
+        attacks: what to evaluate, by name; a `Sweep` is expanded.
         every_n_epochs: epochs from one evaluation during training to the next; the first and last always are evaluated.
         limit: attack only the first samples of the set; none for all.
     """
@@ -43,7 +43,7 @@ class AttackEvaluation(pl.Callback):
             raise UserError("attacks must name at least one attack")
         if every_n_epochs < 1 or (limit is not None and limit < 1):
             raise UserError(f"every_n_epochs ({every_n_epochs}) and limit ({limit}) must be at least 1")
-        self.attacks, self.every_n_epochs, self.limit = attacks, every_n_epochs, limit
+        self.attacks, self.every_n_epochs, self.limit = expanded(attacks), every_n_epochs, limit
         self.outcomes: dict[str, list[Outcome]] = {}
         self.results: dict[str, dict[str, float]] = {"val": {}, "test": {}}
         self._position = 0

@@ -11,7 +11,7 @@ class Magnet(Denoising, Purifier):
     """d(x) = r(x), clipped to [0, 1] (differentiable, deterministic): one step of MALA with alpha = sigma2, no noise.
 
     Its detector is `detectors.ReconstructionError`, in MALADE's paper `detectors.ScoreNorm`. The original's networks
-    and training: configs/methods/magnet_original_mnist.
+    and training: configs/experiments/magnet_original_mnist.yaml.
 
     Args:
         denoiser: the .ckpt file of a DAE, or a `networks.Denoiser`.

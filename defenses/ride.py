@@ -58,7 +58,7 @@ class RIDE(Purifier):
     2); then x_est^(t), its mean output, is mixed into x^(t) (`combine`). The answer is x_est^(T). Weights and Adam's
     state go on from stage to stage. The paper's theorem says that the losses do not rise and are bounded if no inner
     fit raises them; it says nothing about accuracy, nor that gradients stay unknown to attackers: a suite without BPDA
-    and EOT proves nothing here (`configs/suites/ride_honest.yaml`).
+    and EOT proves nothing here (`configs/suites/ride_honest_mnist.yaml`).
 
     DIP, I-DIP and DAE are settings: DIP is ``random_input: true, noisy_target: false, stages: 1``, I-DIP the same with
     stages, DAE (Algorithm 1) is RIDE with one stage. Compare them at equal `steps` times `stages`.

@@ -14,10 +14,10 @@ from statistics import mean, stdev
 from types import ModuleType
 from typing import Any
 
+import yaml
 from pytorch_lightning import Callback
 from torch import nn
 
-import adversarial_lightning
 from adversarial_lightning import (
     attacks,
     callbacks,
@@ -64,33 +64,30 @@ def concrete(room: ModuleType, base: type) -> list[type]:
 
 
 def named(path: Path, room: str) -> str:
-    """The class of the method or of the data that an experiment names, itself or by its fragment."""
-    text, key = path.read_text(), {"lightning_modules": "model", "datamodules": "data"}[room]
-    for fragment in re.findall(rf"^{key}: \.\./(\S+)", text, re.M):
-        text += (ROOT / "configs" / fragment).read_text()
-    listed = getattr(adversarial_lightning, room).__all__
-    return next((name for name in re.findall(r"class_path: (\w+)\n", text) if name in listed), "")
+    """The class of the method or of the data that an experiment names."""
+    key = {"lightning_modules": "model", "datamodules": "data"}[room]
+    return str(yaml.safe_load(path.read_text())[key]["class_path"])
 
 
 def used_in(cls: type, room: str, base: str = "") -> str:
     """How many experiments train with `cls`, linked to their list."""
-    n = sum(named(path, room) == cls.__name__ for path in EXPERIMENTS.glob("*.yaml"))
+    n = sum(named(path, room) == cls.__name__ for path in EXPERIMENTS.rglob("*.yaml"))
     return f"[{n}]({base}configs/experiments/README.md)" if n else ""
 
 
 def experiments() -> list[str]:
     """One row for each file: what trains on what, and the first sentence of its header."""
     rows = []
-    for path in sorted(EXPERIMENTS.glob("*.yaml")):
+    for path in sorted(EXPERIMENTS.rglob("*.yaml")):
         header = re.findall(r"^# +(.*)$", path.read_text().split("\n# command:")[0], re.M)
         what = re.split(r"(?<!al)(?<!Eq)\. (?=[A-Z])", " ".join(header))[0].rstrip(".")
         method, data = (named(path, room) for room in ("lightning_modules", "datamodules"))
-        rows.append([f"[{path.stem}]({path.name})", method, data, what])
+        rows.append([f"[{path.stem}]({path.relative_to(EXPERIMENTS)})", method, data, what])
     return table(["experiment", "method", "data", "what it is"], sorted(rows, key=lambda row: (row[1], row[0])))
 
 
 def methods() -> list[str]:
-    leaves = concrete(lightning_modules, lightning_modules.Method)
+    leaves = concrete(lightning_modules, lightning_modules.TrainingMethod)
     rows = [[link(c), first_sentence(inspect.getmodule(c)), used_in(c, "lightning_modules")] for c in leaves]
     return table(["method", "what it is (paper)", "experiments"], rows)
 

@@ -76,7 +76,7 @@ def with_denoisers(config: Path, folder: Path, classifier: nn.Module) -> Path:
         text = text.replace(name, str(save_network(denoiser, folder / name.replace("/", "_"))))
     entries = yaml.safe_load(text)
     for purifier in (entry["init_args"].get("purifier", {}) for entry in entries):
-        if purifier.get("class_path") == "defenses.RIDE":
+        if purifier.get("class_path") == "RIDE":
             purifier["init_args"] |= {"steps": 1, "stages": 2, "estimates": 1}
     path = folder / config.name
     path.write_text(yaml.safe_dump(entries))

@@ -603,7 +603,7 @@ def test_detector_file_instantiates(path: Path) -> None:
     assert settings.detector.init_args.fitted == f"runs/detectors/{path.stem}.safetensors"
     settings.detector.init_args.fitted = None
     assert isinstance(parser.instantiate(settings).detector(Tiny()), FittedDetector)
-    assert f"configs/detectors/{path.name}" in path.read_text() and path.read_text().startswith("# ")
+    assert f"--detector {path.stem}" in path.read_text() and path.read_text().startswith("# ")
 
 
 def test_features_come_in_batches_that_change_nothing(fitted: dict[str, FittedDetector]) -> None:

@@ -173,6 +173,9 @@ def test_class_names_are_ours_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--config=quickstart.yaml"], "experiments/quickstart.yaml"),
         (["--config", "configs/experiments/quickstart.yaml"], "experiments/quickstart.yaml"),
         (["--config", "ddp"], "trainer/ddp.yaml"),
+        (["--config", "atent_mnist_small"], "experiments/small/atent_mnist_small.yaml"),
+        (["--config", "small/atent_mnist_small.yaml"], "experiments/small/atent_mnist_small.yaml"),
+        (["--suite", "er_table1_0.03"], "suites/er_table1_0.03.yaml"),
         (["--suite", "quick"], "suites/quick.yaml"),
         (["--data", "mnist"], "data/mnist.yaml"),
         (["--defenses", "jpeg"], "defenses/jpeg.yaml"),
@@ -189,7 +192,11 @@ def test_configurations_are_found_by_name(
         "MNIST",
         "quick",
     ]
-    for wrong, says in ((["--suite", "quik"], "did you mean quick?"), (["--data=mnits"], "did you mean mnist?")):
+    for wrong, says in (
+        (["--suite", "/no/such"], "no such file"),
+        (["--suite", "quik"], "did you mean quick?"),
+        (["--data=mnits"], "did you mean mnist?"),
+    ):
         with pytest.raises(ValueError, match=re.escape(says)):
             configs.resolved(wrong)
 
@@ -199,6 +206,7 @@ def test_configs_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     assert "quickstart: ATENT" in text and "cost: about 90 s" in text and "expected: clean about 0.97" in text
     assert main(["configs", "quick"]) == 0 and "apgd_margin: {class_path: APGD" in capsys.readouterr().out
+    assert main(["configs", "er_table1_0.03"]) == 0 and "AutoAttack standard" in capsys.readouterr().out
     assert main(["configs", "quik"]) == 2 and "did you mean quick?" in capsys.readouterr().err
     assert main([]) == 2 and main(["fly"]) == 2 and "there is no command 'fly'" in capsys.readouterr().err
     assert main(["--help"]) == 0 and "fit-detector" in capsys.readouterr().out

@@ -137,7 +137,7 @@ def test_the_best_rows_can_say_something(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_every_experiment_is_listed_with_its_method_and_data() -> None:
     rows = [line.split(" | ") for line in generator().experiments()[2:]]
-    assert len(rows) == len(list((ROOT / "configs" / "experiments").glob("*.yaml")))
+    assert len(rows) == len(list((ROOT / "configs" / "experiments").rglob("*.yaml")))
     assert all(len(row) == 4 and all(cell.strip(" |") for cell in row) for row in rows)
 
 

@@ -6,14 +6,17 @@ import shlex
 import signal
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small import with_denoisers
 from test_evaluation import save
+from torch import nn
 
-from adversarial_lightning import attacks
+from adversarial_lightning import attacks, defenses
 from adversarial_lightning.attacks import Attack, AutoAttack, threat
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import catalogue
@@ -47,11 +50,11 @@ def small(attack: Attack) -> Attack:
 
 
 def command(path: Path) -> list[str]:
-    """The words behind ``evaluate.py`` of the command in a suite's header."""
+    """The words behind ``lightning evaluate`` of the command in a suite's header."""
     found = re.search(r"^# command: ((?:.*\\\n#)*.*)", path.read_text(), re.M)
     assert found, f"{path.name} has no command"
     words = shlex.split(found[1].replace("\\\n#", ""))
-    assert words[:2] == ["python", "evaluate.py"] and f"configs/suites/{path.name}" in words
+    assert words[:2] == ["lightning", "evaluate"] and words[words.index("--suite") + 1] == path.stem
     return words[2:]
 
 
@@ -60,8 +63,16 @@ def whole(path: Path) -> str:
     return re.sub(r"^#: ", "", path.read_text(), flags=re.M)
 
 
+@cache
+def entries(path: Path) -> dict[str, Attack]:
+    """The attacks of a suite by name, as an evaluation sees them."""
+    parser = evaluate.options()
+    words = ["--suite", str(path), "--output", "x"]
+    return attacks.expanded(parser.instantiate(parser.parse_args(words)).suite)
+
+
 def names(text: str) -> set[str]:
-    """The names of the attacks in the text of a suite."""
+    """The names of the entries in the text of a suite."""
     return set(re.findall(r"^([\w.]+):", text, re.M))
 
 
@@ -86,8 +97,9 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         def smaller(settings: Any) -> Any:
             objects = instantiate(settings)
-            cut = {name: small(attack) for name, attack in objects.suite.items()}
-            for name, attack in objects.suite.items():
+            suite = attacks.expanded(objects.suite)
+            cut = {name: small(attack) for name, attack in suite.items()}
+            for name, attack in suite.items():
                 assert leaves(cut[name]) == leaves(attack) and threat(cut[name]) == threat(attack)
             objects.suite = cut
             return objects
@@ -108,7 +120,7 @@ def run(words: list[str], checkpoint: Path, output: Path, defense: Path | None) 
     if defense is not None:
         defense = with_denoisers(defense, output.parent, load_network(checkpoint)[0])
     put = {"CKPT": str(checkpoint), "DIR": str(output), "DEFENSE": str(defense)}
-    put["DETECTOR"] = "configs/detectors/max_probability.yaml"
+    put["DETECTOR"] = "max_probability"
     words = [put.get(word, word) for word in words]
     assert evaluate.main([*words, "--limit", "6", "--accelerator", "cpu", "--audit", "none"]) == 0
     results: dict[str, Any] = json.loads((output / "results.json").read_text())
@@ -139,10 +151,11 @@ def test_suite_runs_as_its_header_says(
     path: Path, defense: Path | None, checkpoint: Path, cut: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = run(command(path), checkpoint, tmp_path / "out", defense)
-    assert {attack["name"] for attack in results["attacks"]} == names(path.read_text())
+    known = set(entries(path))
+    assert {attack["name"] for attack in results["attacks"]} == known
     asked = {attack["name"] for attack in results["attacks"] if attack["forwards"] > 0}
-    silent = {name for name in names(path.read_text()) if name in CORRUPTIONS or "graybox" in name}
-    assert names(path.read_text()) - asked <= silent
+    silent = {name for name in known if name in CORRUPTIONS or "graybox" in name}
+    assert known - asked <= silent
     assert not any("graybox" in name for name in asked)
     assert (tmp_path / "out" / "report.md").exists()
 
@@ -161,7 +174,7 @@ def test_rows_for_people_with_more_files(
     parser = evaluate.options()
     suite = parser.instantiate(parser.parse_args(words)).suite
     assert set(suite) == names("".join(rows))
-    transfers = [block for block in rows if "attacks.Transfer" in block]
+    transfers = [block for block in rows if "class_path: Transfer" in block]
     if transfers:
         (tmp_path / "rows.yaml").write_text("".join(transfers))
         results = run(words, checkpoint, tmp_path / "out", None)
@@ -180,6 +193,28 @@ def test_suite_is_a_document(path: Path) -> None:
 def test_every_attack_is_in_a_suite() -> None:
     text = "".join(whole(path) for path in SUITES)
     text += "".join((ROOT / "configs" / "suites" / name).read_text() for name in set(re.findall(r": (\.\./\S+)", text)))
-    named = set(re.findall(r"class_path: attacks\.(\w+)", text))
+    named = set(re.findall(r"class_path: (\w+)", text))
     known = {c.__name__ for c in catalogue(attacks) if issubclass(c, Attack) and c is not Attack}
     assert known - named == set()
+
+
+def test_a_suite_at_mnists_radii_says_so() -> None:
+    """Its name, unless it is a paper's table or the quickstart's: linf 0.3 says nothing about colour images."""
+    for path in SUITES:
+        radii = [eps for norm, eps in map(threat, entries(path).values()) if norm == "linf" and eps is not None]
+        if max(radii, default=0) > 0.1:
+            assert re.search("mnist|digits|quick|_table[1-6]", path.stem), path.stem
+
+
+@pytest.mark.parametrize("purifier", [defenses.RandomQuantizer(levels=4, std=0.1), defenses.MeanFilter()])
+def test_bpda_is_what_the_rows_called_bpda_were(purifier: defenses.Purifier) -> None:
+    """Until version 0.2 they were ReconstructionPGD of weight 0: the same images to the last bit."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    purified = defenses.Purified(net, purifier)
+    x, y = torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
+    settings: dict[str, Any] = {"eps": 0.3, "steps": 5, "step_size": 0.05, "eot_samples": 3}
+    before = attacks.ReconstructionPGD(**settings, reconstruction_weight=0, bpda=True)
+    now = attacks.BPDA(attacks.PGD(**settings))
+    noise = [attacks.Noise.keyed(0, torch.arange(5)) for _ in range(2)]
+    assert torch.equal(before(purified, x, y, noise[0]), now(purified, x, y, noise[1]))

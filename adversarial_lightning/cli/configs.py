@@ -10,7 +10,7 @@ from adversarial_lightning.errors import UserError
 
 # Where the value of an option is looked up, in this order.
 _FOLDERS = {
-    "--config": ("experiments", "trainer", "overrides"),
+    "--config": ("experiments", "trainer"),
     "--suite": ("suites",),
     "--data": ("data",),
     "--network": ("networks",),
@@ -47,9 +47,12 @@ def find(option: str, value: str) -> str:
         return value
     name = re.sub(r"\.ya?ml$", "", value)
     inside = re.sub(r"^(\./)?configs/", "", name)
-    for candidate in (*(f"{folder}/{name}" for folder in _FOLDERS[option]), inside):
-        if (path := FOLDER / f"{candidate}.yaml").is_file():
-            return str(path)
+    if (path := FOLDER / f"{inside}.yaml").is_file():
+        return str(path)
+    for folder in _FOLDERS[option]:
+        for path in sorted((FOLDER / folder).rglob("*.yaml")):  # also in folders inside: experiments/small
+            if str(path).endswith(f"/{name}.yaml"):
+                return str(path)
     if option in _CLASSES and re.fullmatch(r"(\w+\.)*[A-Z]\w*", value):
         return value
     known = [path.stem for folder in _FOLDERS[option] for path in sorted((FOLDER / folder).rglob("*.yaml"))]
@@ -84,7 +87,8 @@ def main(argv: list[str]) -> int:
         if (FOLDER / name).is_dir():
             _list(FOLDER / name)
             continue
-        files = sorted(FOLDER.rglob(f"{Path(name).stem}.yaml"))
+        bare = re.sub(r"\.ya?ml$", "", Path(name).name)  # no stem: er_table1_0.03
+        files = sorted(FOLDER.rglob(f"{bare}.yaml"))
         if not files:
             close = difflib.get_close_matches(name, [p.stem for p in FOLDER.rglob("*.yaml")], n=1)
             hint = f"; did you mean {close[0]}?" if close else ""

@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from adversarial_lightning import datamodules, defenses, detectors
-from adversarial_lightning.attacks import Attack
+from adversarial_lightning.attacks import Attack, expanded
 from adversarial_lightning.checkpoints.files import digest_file
 from adversarial_lightning.checkpoints.load import check_fit, open_network
 from adversarial_lightning.checkpoints.spec import PACKAGE, Spec, build, catalogue, describe, plain
@@ -108,7 +108,9 @@ def evaluate(argv: list[str], rank: Rank) -> int:
     settings = parser.parse_args(resolved(argv))
     check_settings(settings)
     where = device(settings.accelerator, rank)
-    evaluation = prepare(settings, parser.instantiate(settings))
+    objects = parser.instantiate(settings)
+    objects.suite = expanded(objects.suite)
+    evaluation = prepare(settings, objects)
     campaign, model = evaluation.campaign, evaluation.model
     claim_folder(settings.output, evaluation.parts)  # after everything that may be a mistake
     if evaluation.imported:

@@ -34,7 +34,7 @@ class AuditSamples:
     """Images `x` (B, C, H, W) with labels `y` and numbers `index` (B,), and the model that is asked about them.
 
     They stand for the share `of` of all samples. `draws` is the number of the defender's draws that judge,
-    `eot_samples` that of the gradients an attack averages: both 1 for deterministic models. `rows` are attacked at once.
+    `eot_samples` that of the gradients an attack averages: both 1 for deterministic models. `rows` at once.
     """
 
     model: nn.Module

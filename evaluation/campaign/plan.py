@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adversarial_lightning.attacks import Attack
+from adversarial_lightning.attacks import Attack, Sweep
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.ledger import table
 from adversarial_lightning.evaluation.campaign.sample_status import (
@@ -37,8 +37,8 @@ class Campaign:
     defender's draws in which every result is judged. `scored`: the model carries a `detector`, whose scores are
     recorded; then every run sees every sample, because one run may fool the classifier and another one both.
 
-    Raises ValueError for an empty suite, an attack called "clean", an n without samples, draws out of range, and mode
-    worst_case with a detector.
+    Raises ValueError for an empty suite, an attack called "clean", a Sweep that is not expanded, an n without samples,
+    draws out of range, and mode worst_case with a detector.
     """
 
     suite: Mapping[str, Attack]
@@ -56,6 +56,8 @@ class Campaign:
             raise UserError("the suite names no attack: write at least one, `name: {class_path: ..., init_args: ...}`")
         if CLEAN in self.suite:
             raise UserError(f"an attack cannot be called {CLEAN!r}, the name of the rows without one: rename it")
+        if unexpanded := [name for name, attack in self.suite.items() if isinstance(attack, Sweep)]:
+            raise UserError(f"{unexpanded[0]} is a Sweep: pass the suite through attacks.expanded first")
         if not 1 <= self.n <= len(self.data):
             raise UserError(f"{self.n} samples were asked for and the data has {len(self.data)}: set --limit between")
         if not 1 <= self.draws <= MOST_DRAWS:
