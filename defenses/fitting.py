@@ -1,4 +1,4 @@
-"""Many small convolutional networks, each fitted to one image of its own, trained side by side in one program."""
+"""Small convolutional networks, each fitted to one image, many of them trained in one grouped convolution."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from adversarial_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How one network is built and fitted to its image; what each value means is said in `defenses.RIDE`."""
+    """Architecture and optimiser of one per-image network; `defenses.RIDE` explains each value."""
 
     channels: tuple[int, ...]
     dropout_after: tuple[int, ...]
@@ -56,16 +56,24 @@ class FitSettings:
         return height * width * sum(9 * a * b for a, b in pairwise(self.channels))
 
     def bytes_per_image(self, height: int, width: int, itemsize: int) -> int:
-        """Peak memory of a step for one image: weights, gradients and Adam; maps kept for the way back; the draws."""
+        """Estimate of the peak memory of one step for one image, in bytes.
+
+        It counts five copies of the weights (weights, gradients, two moments of Adam, amsgrad's maximum) and, for each
+        noisy copy and pixel, the values that autograd keeps and the random integers.
+        """
         hidden = self.channels[1:-1]
         dropped = sum(self.channels[layer] for layer in self.dropout_after) if self.dropout else 0
+        # Hidden outputs; of layers with dropout also mask and masked output; the working space of one layer forwards
+        # and backwards (4 of the widest); input, target, mask, error and their gradients (8 images).
         maps = sum(hidden) + 2 * dropped + 4 * max(self.channels) + 8 * self.channels[0]
-        words = 8 * (dropped + 4 * self.channels[0]) // itemsize  # of random numbers, before they are floats
+        # Random numbers are int64 (8 bytes) before they become floats of `itemsize`: one for each value with dropout,
+        # and for each channel of the image those of the noise of input and target, two each (Box-Muller).
+        words = 8 * (dropped + 4 * self.channels[0]) // itemsize
         return itemsize * (5 * self.parameters() + self.noisy_copies * height * width * (maps + words))
 
 
 class PerImageFit:
-    """B networks h(.; w_i), one for each image, and their Adam state; all draws come from the image's own stream.
+    """B networks h(.; w_i), one for each image, with their Adam state; draws are keyed by the image.
 
     A network is a chain of 3x3 convolutions with bias, zero padding and ReLU between them. B of them run as one grouped
     convolution, images (B, C, H, W) beside each other as channels (noisy_copies, B * C, H, W). The loss is the sum over
@@ -101,7 +109,7 @@ class PerImageFit:
         self.output = like  # mean over the samples of the last training output
 
     def step(self, target: Tensor) -> Tensor:
-        """One step of Adam towards `target` (B, C, H, W); the masked losses (B,) before it."""
+        """Take one step of Adam towards `target` (B, C, H, W); returns the masked losses (B,) before it."""
         recipe, noise = self.recipe, self.noise
         around = target[:, None].expand(-1, recipe.noisy_copies, -1, -1, -1)
         h = self._apply(self._input(around, noise), noise)
@@ -125,9 +133,9 @@ class PerImageFit:
         self.optimizer.step()
 
     def estimate(self, target: Tensor, noisy_copies: int, at: int) -> Tensor:
-        """x_est: the mean output (B, C, H, W) over `noisy_copies` draws without dropout; 0: the last training output.
+        """Estimate x_est: mean output (B, C, H, W) over `noisy_copies` draws without dropout; 0: last training output.
 
-        `at` names the draws, which are not those of training: an estimate more or less changes no other.
+        `at` names the draws, which are separate from those of training: an additional estimate changes no result.
         """
         if noisy_copies == 0:
             return self.output
@@ -138,7 +146,7 @@ class PerImageFit:
         return total / noisy_copies
 
     def frozen(self, x: Tensor, noisy_copies: int) -> Tensor:
-        """h(x + noise; w), mean over `noisy_copies` draws without dropout, differentiable in `x`; w is held fixed.
+        """Mean of h(x + noise; w) over `noisy_copies` draws without dropout, differentiable in `x` with w fixed.
 
         Raises ValueError for a network that sees a random image instead.
         """
@@ -149,11 +157,11 @@ class PerImageFit:
         return mean
 
     def finite(self) -> Tensor:
-        """Which networks (B,) have finite weights."""
+        """Mask (B,) of the networks with finite weights."""
         return torch.stack([p.detach().flatten(1).isfinite().all(1) for p in self.parameters]).all(0)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these images only."""
+        """Drop all images but these `rows`."""
         self.noise, self.output = self.noise[rows], self.output[rows]
         self.fixed = None if self.fixed is None else self.fixed[rows]
         for parameter in self.parameters:
@@ -169,7 +177,7 @@ class PerImageFit:
         return _beside(around + self.recipe.sigma * noise.normal(around) if self.recipe.sigma else around)
 
     def _apply(self, h: Tensor, noise: Noise | None) -> Tensor:
-        """h(z; w); with dropout where there is noise for it."""
+        """Apply the networks, h(z; w); with dropout where `noise` is given."""
         images, layers = len(self.noise), len(self.parameters) // 2
         share = 1 - self.recipe.dropout
         for layer in range(1, layers + 1):
@@ -186,7 +194,7 @@ class PerImageFit:
 
 
 def _to_few_channels(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The convolution of (noisy_copies, B * in, H, W), by a product with all nine taps and a sum of shifted results.
+    """Convolution of (noisy_copies, B * in, H, W) to few channels: product with all nine taps, sum of shifted results.
 
     Grouped convolution from 16 channels to 1 takes many times as long (`benchmarks/ride_throughput.py`).
     """
@@ -198,5 +206,5 @@ def _to_few_channels(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _beside(x: Tensor) -> Tensor:
-    """(B, noisy_copies, C, H, W) -> (noisy_copies, B * C, H, W); a view for one sample."""
+    """Images of a batch as channels: (B, noisy_copies, C, H, W) -> (noisy_copies, B * C, H, W)."""
     return x.transpose(0, 1).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""A fit with its graph: what an attacker sees who differentiates through every step of Adam."""
+"""Per-image fits that are differentiable through every step of Adam, for attacks on RIDE."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ _TINY = 1e-36  # under Adam's root, whose slope would be infinite where a gradie
 
 
 class Unrolled(PerImageFit):
-    """`PerImageFit` whose weights, and so its estimates, are differentiable in its targets; the graph grows with every step."""
+    """Differentiable `PerImageFit`: weights and estimates depend on the targets; the graph grows with every step."""
 
     differentiable = True
 
@@ -45,7 +45,7 @@ class Unrolled(PerImageFit):
 
 
 class _Replay(torch.autograd.Function):
-    """``fit(x)`` now, without its graph; the graph is made on the way back, when it is needed, and freed at once."""
+    """Checkpointed ``fit(x)``: forwards without a graph, which the backward pass computes again and frees."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, fit: Callable[[Tensor], Tensor]) -> Tensor:
@@ -72,10 +72,10 @@ def unrolled(
     stages: int,
     estimates: int,
 ) -> Tensor:
-    """x_est of `stages` times `steps` steps towards `target` (B, C, H, W), differentiable in it once.
+    """Estimate x_est after `stages` times `steps` steps towards `target` (B, C, H, W), differentiable in it once.
 
-    Time is that of two fits and of a double backward through one; memory that of the graphs of as many images as a GiB
-    holds, and of one at least.
+    It takes the time of two fits and of a double backward through one, and the memory of the graphs of as many images
+    as fit into a GiB, at least one.
     """
 
     def fit(x: Tensor, noise: Noise) -> Tensor:

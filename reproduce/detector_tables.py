@@ -35,6 +35,7 @@ from adversarial_lightning.attacks import (
     Noise,
     Within,
 )
+from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.detectors import (
@@ -47,7 +48,7 @@ from adversarial_lightning.detectors import (
     test_split,
 )
 from adversarial_lightning.detectors.fitting import features, versions_of
-from adversarial_lightning.evaluation.outcomes.detection import auroc, criteria, flagged, score_images, threshold
+from adversarial_lightning.evaluation.outcomes.detection import auroc, criteria, score_images, threshold
 from adversarial_lightning.evaluation.outcomes.statistics import wilson
 from adversarial_lightning.networks.features import bends
 from adversarial_lightning.reproduce.record import record_benchmark

@@ -38,12 +38,13 @@ from adversarial_lightning.attacks import (
     noise_for,
 )
 from adversarial_lightning.attacks.core.norms import distances
+from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.attacks.corruptions import SaltAndPepper
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.defenses import MALA, MALADE, Magnet, Purified
 from adversarial_lightning.detectors import DetectorGuardedModel, ScoreNorm
-from adversarial_lightning.evaluation.outcomes.detection import auroc, flagged, score_images, threshold
+from adversarial_lightning.evaluation.outcomes.detection import auroc, score_images, threshold
 from adversarial_lightning.evaluation.outcomes.outcome import predict
 from adversarial_lightning.networks import Denoiser
 from adversarial_lightning.reproduce.malade_pictures import draw

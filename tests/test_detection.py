@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from adversarial_lightning import detectors
 from adversarial_lightning.attacks import FGSM, PGD, Attack, DetectorAwarePGD, Restarts
+from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.cli import evaluate
@@ -42,7 +43,6 @@ from adversarial_lightning.evaluation.outcomes.detection import (
     calibration,
     closest_calls,
     criteria,
-    flagged,
     malade,
     roc,
     threshold,
@@ -142,7 +142,7 @@ THRESHOLDS: dict[str, tuple[list[float], float, float, int]] = {
 def test_threshold(case: str) -> None:
     scores, fpr, theta, count = THRESHOLDS[case]
     assert threshold(scores, fpr) == theta
-    assert flagged(scores, theta).sum() == count <= fpr * len(scores) + 1e-9
+    assert flagged(np.asarray(scores, float), theta).sum() == count <= fpr * len(scores) + 1e-9
 
 
 def test_a_threshold_needs_scores_and_a_rate() -> None:

@@ -101,7 +101,7 @@ class Gallery:
 
 
 def pick(case: Successes) -> dict[str, list[int]]:
-    """Positions in `case` of the samples to show: easiest and hardest of the broken ones, none twice, and robust ones."""
+    """Positions in `case` of samples to show: the broken ones that were easiest and hardest, and robust ones."""
     down = np.flatnonzero(case.run >= 0)
     down = down[np.argsort(case.cost[down], kind="stable")]
     robust = np.flatnonzero(case.run < 0)[: EACH if case.eps is not None else 0]  # else there is nothing to show
