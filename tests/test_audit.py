@@ -175,7 +175,7 @@ def test_signs_of_the_model(case: str, tmp_path: Path) -> None:
     model, expected = INTERFACES[case]
     audit_run = inquire(model(), {"square": Square(eps=0.01, queries=2)}, tmp_path, n=40)
     checks = audit_run.checks()
-    assert ids([checks[key]() for key in ("F1", "F2", "F5", "C10 foretold")]) == expected
+    assert ids([checks[key]() for key in ("F1", "F2", "F5", "C10 predicted")]) == expected
 
 
 def inquire(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 40) -> AuditRun:
@@ -201,8 +201,8 @@ def test_a_model_that_draws_behind_our_back_is_judged_alike_twice(tmp_path: Path
     model = RandomRipples(honest("standard"))
     campaign = evaluated(model, NAIVE, tmp_path, n=20)
     results, found = merge(campaign), []
-    known = dict.fromkeys(AuditRun(campaign, model, results, {}, "quick", 64).checks(), Check("", "", "pass", 0, 0, ""))
-    for key in ("F1", "C10 foretold", "C5 linf 0.2"):
+    known = dict.fromkeys(AuditRun(campaign, model, results, {}, "quick", 64).checks(), Check(id="", name="", verdict="pass", figure=0, limit=0, sentence=""))
+    for key in ("F1", "C10 predicted", "C5 linf 0.2"):
         del known[key]
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -228,13 +228,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> AuditRun:
     return audit_run
 
 
-def stand(audit_run: AuditRun, name: str, count: int) -> None:
-    """Let one attack have felled nothing but the first `count` samples."""
+def break_first(audit_run: AuditRun, name: str, count: int) -> None:
+    """Let one attack have broken only the first `count` samples."""
     rows = audit_run.tables[name, 0]
-    fell = np.arange(len(rows["index"])) < count
-    rows["adversarial"] = np.where(fell, (rows["label"] + 1) % 10, rows["label"])
-    rows["draws"] = (~fell).astype(np.int64)
-    rows["linf"] = np.full(len(fell), 0.05)
+    broken = np.arange(len(rows["index"])) < count
+    rows["adversarial"] = np.where(broken, (rows["label"] + 1) % 10, rows["label"])
+    rows["draws"] = (~broken).astype(np.int64)
+    rows["linf"] = np.full(len(broken), 0.05)
 
 
 def misreport(audit_run: AuditRun) -> None:
@@ -245,9 +245,9 @@ def rise(audit_run: AuditRun) -> None:
     audit_run.results["sweeps"][0]["robust_accuracy"][-1] = 1.0
 
 
-def fall_to(audit_run: AuditRun, **counts: int) -> None:
+def broken_by(audit_run: AuditRun, **counts: int) -> None:
     for name in ("fgsm", "pgd", "square"):
-        stand(audit_run, name, counts.get(name, 0))
+        break_first(audit_run, name, counts.get(name, 0))
 
 
 def lose_a_row(audit_run: AuditRun) -> None:
@@ -270,8 +270,8 @@ PLANTED: dict[str, tuple[Callable[[AuditRun], None], str]] = {
     "a sample without a clean row": (lose_a_row, "C2"),
     "a curve that rises": (rise, "C4 recorded"),
     "settings that are lost": (forget_settings, "C12"),
-    "one step beats many": (lambda audit_run: fall_to(audit_run, fgsm=30, square=0), "C3 recorded linf 0.05"),
-    "queries beat gradients": (lambda audit_run: fall_to(audit_run, pgd=1, square=20), "C6 recorded linf 0.05"),
+    "one step beats many": (lambda audit_run: broken_by(audit_run, fgsm=30, square=0), "C3 recorded linf 0.05"),
+    "queries beat gradients": (lambda audit_run: broken_by(audit_run, pgd=1, square=20), "C6 recorded linf 0.05"),
     "a headline that is too high": (misreport, "C9 linf 0.05"),
 }
 
@@ -317,7 +317,7 @@ SUITES: dict[str, tuple[dict[str, Attack], set[str]]] = {
     "no radius": ({"jsma": JSMA()}, {"C1 threat models are complete and kept"}),
     "two radii": (
         {"near": FGSM(eps=0.01), "far": AutoAttack(eps=0.02)},
-        {"C4 accuracy falls with the radius", "C15 other objectives and step sizes find no more, linf 0.02"},
+        {"C4 accuracy decreases with the radius", "C15 other objectives and step sizes find no more, linf 0.02"},
     ),
 }
 

@@ -224,7 +224,7 @@ def test_fallen_by_hand() -> None:
     assert ball.adversarial.tolist() == [5, 7, 2, 3, 6]
     assert ball.cost.tolist()[:2] == [1, 0] and ball.cost[4] == 0
     assert pick(ball) == {"fallen": [1, 4, 0], "standing": [2, 3]}
-    assert [ball.shown(i) for i in range(5)] == [1, 0, 0, 0, 0]  # both budget, the first felled more
+    assert [ball.shown(i) for i in range(5)] == [1, 0, 0, 0, 0]  # both budget, the first broke more
     nearest = Successes("linf", None, sample, label)
     nearest.record(first, columns([row(1, 0, 3, 0.5), row(2, 1, 7, 0.2), row(3, 2, 2, 0), row(5, 4, 6, 0.3)]))
     nearest.record(second, columns([row(1, 0, 5, 0.4), row(2, 1, 8, 0.3), row(5, 4, 9, 0.9)]))
@@ -447,6 +447,21 @@ def test_compare_by_hand(tmp_path: Path) -> None:
     assert (tmp_path / "out/compare.md").read_text() == write_comparison([a, b], None)
 
 
+def test_a_curve_of_one_point_is_not_drawn(tmp_path: Path) -> None:
+    """Recorded rows keep one point of a minimum-norm curve: a line needs two."""
+    nearest = {"name": "ddn", "norm": "l2", "eps": None, "kind": "minimum-norm", "restarts": 1, "robust_accuracy": 0.0}
+    nearest |= {"interval": [0, 0.1], "attacked": 90, "found": 90, "median_norm": 1.5}
+    curves = {"one": ([0], [0.9]), "two": ([0, 1], [0.9, 0.0]), "three": ([0, 1, 2], [0.9, 0.5, 0.0])}
+    folders = {
+        name: made(tmp_path / name, attacks=[{**nearest, "curve": {"eps": eps, "robust_accuracy": accuracies}}])
+        for name, (eps, accuracies) in curves.items()
+    }
+    for names, drawn in ((("one", "two"), 0), (("two", "three"), 1), (("one", "two", "three"), 1)):
+        drawings = compare([folders[name] for name in names]).drawings
+        assert len(drawings) == drawn
+        assert not any("one " in drawing.alt for drawing in drawings)
+
+
 def test_what_is_refused_is_never_the_best(tmp_path: Path) -> None:
     case = results_of(made(tmp_path / "x"))["worst_case"][0]
     cases = ({"robust_accuracy": 0.9, "refused": "no EOT"}, {"robust_accuracy": 0.75}, {"robust_accuracy": 0.5})
@@ -459,7 +474,7 @@ def test_what_is_refused_is_never_the_best(tmp_path: Path) -> None:
 
 
 HALF = {"norm": "linf", "eps": 0.1, "robust_accuracy": 0.5, "interval": [0.4, 0.6]}
-CAREFUL: dict[str, tuple[dict[str, Any], str]] = {
+UNFAIR: dict[str, tuple[dict[str, Any], str]] = {
     "data": ({"data": {"class_path": "Digits", "init_args": {}, "fingerprint": "2"}}, "different data"),
     "samples": ({"n": 50}, "number of samples differs (100, 50)"),
     "seed": ({"seed": 1}, "seed differs (0, 1)"),
@@ -472,13 +487,13 @@ CAREFUL: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", CAREFUL)
+@pytest.mark.parametrize("case", UNFAIR)
 def test_unlike_evaluations_are_compared_with_care(case: str, tmp_path: Path) -> None:
-    changes, said = CAREFUL[case]
+    changes, said = UNFAIR[case]
     first, alike = made(tmp_path / "first"), made(tmp_path / "alike")
-    assert "Careful" not in write_comparison([first, alike], None)
+    assert "unfair" not in write_comparison([first, alike], None)
     text = write_comparison([first, made(tmp_path / "other", **changes)], tmp_path / "c.html")
-    assert "Careful" in text and said in text and said in Page((tmp_path / "c.html").read_text()).words
+    assert "unfair" in text and said in text and said in Page((tmp_path / "c.html").read_text()).words
 
 
 def test_recorded_runs_are_read() -> None:

@@ -121,8 +121,8 @@ def zero_gradients(samples: AuditSamples, threat_model: ThreatModel) -> Check:
         k=int(blind.sum()),
         n=len(samples),
         limit=0.01,
-        sentence=f"{int(blind.sum())} of {len(samples)} samples that are robust at {threat_model.title} have zero gradients "
-        f"or none, with {' and '.join(threat_model.losses())}",
+        sentence=f"{int(blind.sum())} of {len(samples)} samples that are robust at {threat_model.title} have "
+        f"zero gradients or none, with {' and '.join(threat_model.losses())}",
         bad="no gradient attack of the suite could change them",
         good="gradient attacks can change the images",
     )
@@ -258,7 +258,8 @@ def silent_success(samples: AuditSamples, threat_model: ThreatModel, budget: Bud
         k=k,
         n=len(samples),
         limit=0.01,
-        sentence=f"For {k} of {len(samples)} samples the strongest attack visited an adversarial point, which it did not return",
+        sentence=f"For {k} of {len(samples)} samples the strongest attack visited an adversarial point "
+        "and returned another point",
         of=threat_model.of,
         bad="use an attack that returns its best point",
         good="attacks return the adversarial points that they visit",

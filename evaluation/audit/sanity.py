@@ -102,8 +102,8 @@ def active(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) -> 
     """C13, binarisation test (Zimmermann et al. 2022): the attack must find a planted adversarial point.
 
     For each sample a linear readout of the logits (`readouts`) gives the image and 30 random points near it class 0,
-    and one random point of the ball class 1, so that an adversarial point is known to exist. Samples whose logits do not
-    separate that point are left out.
+    and one random point of the ball class 1, so that an adversarial point is known to exist. Samples whose logits do
+    not separate that point are left out.
     """
     name = f"points planted in the ball are found, {threat_model.title}"
     losses: list[Any] = ["ce" if loss == "ce" else "margin" for loss in threat_model.losses()]
