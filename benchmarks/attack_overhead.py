@@ -1,4 +1,4 @@
-"""What PGD-40 costs beyond its 40 forwards and backwards, and beside the libraries that are installed.
+"""Time of PGD-40 against its 40 forwards and backwards, and against other installed libraries.
 
     python benchmarks/attack_overhead.py [--batch 128] [--rounds 7]
 
