@@ -1,23 +1,24 @@
 """Threshold rule of detectors: the scores that are flagged, and those that an attack accepts."""
 
 import math
-from typing import TypeVar
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-Scores = TypeVar("Scores", Tensor, NDArray[np.float64])
 
-
-def flagged(scores: Scores, theta: float) -> Scores:
+@overload
+def flagged(scores: Tensor, theta: float) -> Tensor: ...
+@overload
+def flagged(scores: NDArray[np.float64], theta: float) -> NDArray[np.bool_]: ...
+def flagged(scores: Any, theta: float) -> Any:
     """Mask of the scores that a detector flags: those above `theta`.
 
     A score that is not a number counts as infinite. So an infinite threshold, which means no detector, flags nothing.
     A score of exactly `theta` is not flagged: an attack must reach ``score <= theta``.
     """
-    over: Scores = (scores > theta) | ((scores != scores) & (theta < math.inf))
-    return over
+    return (scores > theta) | ((scores != scores) & (theta < math.inf))
 
 
 def evades(scores: Tensor, theta: float) -> Tensor:
