@@ -43,7 +43,7 @@ def images(n: int, network: str, device: str) -> Tensor:
 def together(n: int, network: str, device: str) -> Callable[[], object]:
     """One step of the engine for `n` images."""
     x = images(n, network, device)
-    fit = PerImageFit(RIDE(*NETWORKS[network][:2]).recipe, Noise.keyed(0, torch.arange(n, device=device)), x)
+    fit = PerImageFit(RIDE(*NETWORKS[network][:2]).fit_settings, Noise.keyed(0, torch.arange(n, device=device)), x)
     return lambda: fit.step(x)
 
 
@@ -106,7 +106,7 @@ def arithmetic(n: int, network: str) -> float:
     """Floating-point operations of a step: forwards, and twice of it backwards except for the input's gradient."""
     channels, _, side = NETWORKS[network]
     first = 9 * channels[0] * channels[1] * side**2
-    return 2.0 * n * (3 * RIDE(*NETWORKS[network][:2]).recipe.multiplications(side, side) - first)
+    return 2.0 * n * (3 * RIDE(*NETWORKS[network][:2]).fit_settings.multiplications(side, side) - first)
 
 
 def seconds(work: Callable[[], object], device: str, least: float = 1.0) -> float:
@@ -223,7 +223,7 @@ def main() -> None:
 
     base = peak(0, network, device)
     figures["MiB per image"] = {str(n): (peak(n, network, device) - base) / n for n in (most, 2 * most, 4 * most)}
-    formula = RIDE(*NETWORKS[network][:2]).recipe.bytes_per_image(side, side, 4) / 2**20
+    formula = RIDE(*NETWORKS[network][:2]).fit_settings.bytes_per_image(side, side, 4) / 2**20
     figures["MiB per image, as budgeted"] = formula
     print(f"MiB per image: {figures['MiB per image']}, as budgeted {formula:.2f}")
 

@@ -81,43 +81,43 @@ class PerImageFit:
     alone.
 
     Args:
-        recipe: of all networks.
+        settings: of all networks.
         noise: streams of the B images.
         like: the images (B, C, H, W), for shape, dtype and device.
     """
 
     differentiable = False  # its estimates in its targets; see `Unrolled`
 
-    def __init__(self, recipe: FitSettings, noise: Noise, like: Tensor) -> None:
-        self.recipe, self.noise = recipe, noise
+    def __init__(self, settings: FitSettings, noise: Noise, like: Tensor) -> None:
+        self.settings, self.noise = settings, noise
         weights, biases = noise.fork("weights"), noise.fork("biases")
         self.parameters: list[Tensor] = []  # per layer (B, out, in, 3, 3) and (B, out)
-        for a, b in pairwise(recipe.channels):
+        for a, b in pairwise(settings.channels):
             xavier, usual = math.sqrt(6 / (9 * a + 9 * b)), 1 / math.sqrt(9 * a)
             weight = weights.uniform(like.new_empty(len(like), b, a, 3, 3)).mul_(2).sub_(1).mul_(xavier)
             bias = biases.uniform(like.new_empty(len(like), b)).mul_(2).sub_(1).mul_(usual)
             self.parameters += [weight.requires_grad_(), bias.requires_grad_()]
         self.optimizer = torch.optim.Adam(
             self.parameters,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            amsgrad=recipe.amsgrad,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            amsgrad=settings.amsgrad,
             fused=True,
         )
-        shape = (len(like), recipe.noisy_copies, *like.shape[1:])
-        self.fixed = noise.fork("input").normal(like.new_empty(shape)) if recipe.random_input else None
+        shape = (len(like), settings.noisy_copies, *like.shape[1:])
+        self.fixed = noise.fork("input").normal(like.new_empty(shape)) if settings.random_input else None
         self.output = like  # mean over the samples of the last training output
 
     def step(self, target: Tensor) -> Tensor:
         """Take one step of Adam towards `target` (B, C, H, W); returns the masked losses (B,) before it."""
-        recipe, noise = self.recipe, self.noise
-        around = target[:, None].expand(-1, recipe.noisy_copies, -1, -1, -1)
+        settings, noise = self.settings, self.noise
+        around = target[:, None].expand(-1, settings.noisy_copies, -1, -1, -1)
         h = self._apply(self._input(around, noise), noise)
-        s = around + recipe.sigma * noise.normal(around) if recipe.noisy_target and recipe.sigma else around
+        s = around + settings.sigma * noise.normal(around) if settings.noisy_target and settings.sigma else around
         squares = (h - _beside(s)).square().unflatten(1, target.shape[:2])  # (noisy_copies, B, C, H, W)
-        kept = noise.bernoulli(around[:, :, :1], 1 - recipe.mask_ratio).transpose(0, 1).to(h.dtype)
+        kept = noise.bernoulli(around[:, :, :1], 1 - settings.mask_ratio).transpose(0, 1).to(h.dtype)
         losses: Tensor
-        if recipe.squared:
+        if settings.squared:
             count = kept.sum((0, 2, 3, 4)).clamp(min=1) * target.shape[1]
             losses = (squares * kept).sum((0, 2, 3, 4)) / count
         else:
@@ -174,19 +174,19 @@ class PerImageFit:
         """z (noisy_copies, B * C, H, W) for copies (B, noisy_copies, C, H, W) of the images."""
         if self.fixed is not None:
             return _beside(self.fixed[:, : around.shape[1]])
-        return _beside(around + self.recipe.sigma * noise.normal(around) if self.recipe.sigma else around)
+        return _beside(around + self.settings.sigma * noise.normal(around) if self.settings.sigma else around)
 
     def _apply(self, h: Tensor, noise: Noise | None) -> Tensor:
         """Apply the networks, h(z; w); with dropout where `noise` is given."""
         images, layers = len(self.noise), len(self.parameters) // 2
-        share = 1 - self.recipe.dropout
+        share = 1 - self.settings.dropout
         for layer in range(1, layers + 1):
             weight, bias = self.parameters[2 * layer - 2 : 2 * layer]
             if layer == layers:
                 h = _to_few_channels(h, weight, bias)
-                return h.sigmoid() if self.recipe.sigmoid else h
+                return h.sigmoid() if self.settings.sigmoid else h
             h = F.conv2d(h, weight.flatten(0, 1), bias.flatten(), padding=1, groups=images)
-            if noise is not None and layer in self.recipe.dropout_after and share < 1:
+            if noise is not None and layer in self.settings.dropout_after and share < 1:
                 kept = noise.bernoulli(h.unflatten(1, (images, -1)).transpose(0, 1), share)
                 h.mul_(_beside(kept.to(h.dtype).mul_(1 / share)))  # before ReLU as good as after it, and no map more
             h.relu_()

@@ -144,7 +144,7 @@ class RIDE(Purifier):
             raise UserError(f"memory must be above 0, not {memory}")
         if space == "normalized" and not (len(mean) == len(std) == channels[0] and min(std) > 0):
             raise UserError(f"mean and std need {channels[0]} values each, and std positive ones: {mean}, {std}")
-        self.recipe = FitSettings(
+        self.fit_settings = FitSettings(
             channels=tuple(channels),
             dropout_after=tuple(dropout_after),
             dropout=dropout,
@@ -207,7 +207,7 @@ class RIDE(Purifier):
         """
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         z = unrolled(
-            self.recipe,
+            self.fit_settings,
             Noise(torch.cat([fit.noise.fork("unrolled").key for fit in self._last(x)])),
             (x - mean) / std,
             lambda target, estimate: combine(target, estimate, self.alpha, self.suppression),
@@ -242,7 +242,7 @@ class RIDE(Purifier):
         x = self._checked(x).detach()
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         target = (x - mean) / std  # a new tensor, so that x itself is never written to
-        fit, rows = PerImageFit(self.recipe, noise, target), torch.arange(len(x), device=x.device)
+        fit, rows = PerImageFit(self.fit_settings, noise, target), torch.arange(len(x), device=x.device)
         estimate, losses, live = x.clone(), x.new_zeros(len(x)), target
         window, before = x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)
         for iteration in range(1, self.steps * self.stages + 1):
@@ -279,7 +279,7 @@ class RIDE(Purifier):
         Raises ValueError where the memory does not hold one.
         """
         x = self._checked(x)
-        each = self.recipe.bytes_per_image(x.shape[2], x.shape[3], x.element_size())
+        each = self.fit_settings.bytes_per_image(x.shape[2], x.shape[3], x.element_size())
         if self.memory is not None:
             budget = self.memory * GIB
         elif x.is_cuda:
@@ -295,9 +295,10 @@ class RIDE(Purifier):
         return min(most, int(budget // each))
 
     def _checked(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.recipe.channels[0]:
+        if x.ndim != 4 or x.shape[1] != self.fit_settings.channels[0]:
             raise UserError(
-                f"the network is for {self.recipe.channels[0]} channels, the images are {tuple(x.shape)}: set channels"
+                f"the network is for {self.fit_settings.channels[0]} channels, the images are {tuple(x.shape)}: "
+                "set channels"
             )
         if not bool(x.isfinite().all()):
             raise UserError("an image has pixels that are not finite")

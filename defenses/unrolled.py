@@ -18,8 +18,8 @@ class Unrolled(PerImageFit):
 
     differentiable = True
 
-    def __init__(self, recipe: FitSettings, noise: Noise, like: Tensor) -> None:
-        super().__init__(recipe, noise, like.detach())
+    def __init__(self, settings: FitSettings, noise: Noise, like: Tensor) -> None:
+        super().__init__(settings, noise, like.detach())
         self.moments = [(p.detach() * 0, p.detach() * 0, p.detach() * 0) for p in self.parameters]
         self.steps = 0
 
@@ -30,18 +30,18 @@ class Unrolled(PerImageFit):
         return found
 
     def _adam(self, loss: Tensor) -> None:
-        recipe, group = self.recipe, self.optimizer.param_groups[0]
+        settings, group = self.settings, self.optimizer.param_groups[0]
         (beta1, beta2), eps = group["betas"], group["eps"]
         self.steps += 1
         gradients = torch.autograd.grad(loss, self.parameters, create_graph=True)
         for i, (p, g) in enumerate(zip(self.parameters, gradients, strict=True)):
-            g = g + recipe.weight_decay * p
+            g = g + settings.weight_decay * p
             first, second, most = self.moments[i]
             first, second = beta1 * first + (1 - beta1) * g, beta2 * second + (1 - beta2) * g * g
             most = torch.maximum(most, second)
             self.moments[i] = first, second, most
-            root = ((most if recipe.amsgrad else second) / (1 - beta2**self.steps) + _TINY).sqrt()
-            self.parameters[i] = p - recipe.learning_rate / (1 - beta1**self.steps) * first / (root + eps)
+            root = ((most if settings.amsgrad else second) / (1 - beta2**self.steps) + _TINY).sqrt()
+            self.parameters[i] = p - settings.learning_rate / (1 - beta1**self.steps) * first / (root + eps)
 
 
 class _Replay(torch.autograd.Function):
@@ -63,7 +63,7 @@ class _Replay(torch.autograd.Function):
 
 
 def unrolled(
-    recipe: FitSettings,
+    settings: FitSettings,
     noise: Noise,
     target: Tensor,
     combine: Callable[[Tensor, Tensor], Tensor],
@@ -79,7 +79,7 @@ def unrolled(
     """
 
     def fit(x: Tensor, noise: Noise) -> Tensor:
-        own = Unrolled(recipe, Noise(noise.key), x) if x.requires_grad else PerImageFit(recipe, Noise(noise.key), x)
+        own = Unrolled(settings, Noise(noise.key), x) if x.requires_grad else PerImageFit(settings, Noise(noise.key), x)
         estimate = aim = x
         for iteration in range(1, steps * stages + 1):
             own.step(aim)
@@ -89,7 +89,7 @@ def unrolled(
                     aim = combine(aim, estimate)
         return estimate
 
-    each = 4 * steps * stages * recipe.bytes_per_image(target.shape[2], target.shape[3], target.element_size())
+    each = 4 * steps * stages * settings.bytes_per_image(target.shape[2], target.shape[3], target.element_size())
     at_once, found = max(1, _BYTES // each), []
     for start in range(0, len(target), at_once):
         rows = slice(start, start + at_once)

@@ -71,10 +71,10 @@ def test_a_false_defense_looks_robust_and_is_flagged(name: str, tmp_path: Path) 
     model, (x, y) = false_defense(name), images("test")
     x, y = x[:120], y[:120]
     z = NAIVE["pgd"](model, x, y, Noise.keyed(0, torch.arange(120)))
-    stands = model(z).argmax(1) == y
+    robust = model(z).argmax(1) == y
     if hasattr(model, "detector"):  # turning an attack away is as good
-        stands |= model.detector.score(z) > model.detector.theta
-    assert (stands & (model(x).argmax(1) == y)).float().mean() > 0.5
+        robust |= model.detector.score(z) > model.detector.theta
+    assert (robust & (model(x).argmax(1) == y)).float().mean() > 0.5
     checks = checks_of(model, NAIVE, tmp_path)
     assert ids(checks) & FALSE[name][1], [check.sentence for check in checks]
 

@@ -258,7 +258,7 @@ def test_every_run_sees_every_sample_and_mode_worst_case_is_refused(tmp_path: Pa
     model = DetectorGuardedModel(trained(), MaxProbability(trained()))
     calibration(tmp_path, lambda: np.linspace(0, 1, 50), {"detector": None, "aimed_fpr": 0.05})
     seen: list[tuple[str, int]] = []
-    run_campaign(c, model, on_progress=lambda name, done, fallen: seen.append((name, done)))
+    run_campaign(c, model, on_progress=lambda name, done, broken: seen.append((name, done)))
     counts = [len(c.table(run)["index"]) for name in suite for run in c.runs(name)]
     assert len(set(counts)) == 1 and counts[0] > 10
     assert sum(done for name, done in seen if name == "a") == 60

@@ -201,7 +201,7 @@ def test_what_is_refused_has_no_headline_in_any_format(evaluated: Path) -> None:
         assert re.search(rf"worst case(\*\*)? †[^%]*{share}", said) and said.count("†: no headline") == 1
 
 
-# --- fallen, pictures, figures ----------------------------------------------------------------------------------------
+# --- successes, pictures, figures -------------------------------------------------------------------------------------
 
 
 def row(index: int, label: int, adversarial: int, linf: float = 0.1) -> Outcome:
@@ -212,7 +212,7 @@ def row(index: int, label: int, adversarial: int, linf: float = 0.1) -> Outcome:
 
 
 def test_successes_by_hand() -> None:
-    """Sample 1 falls to the second run, 2 to the first, 3 outside the ball only, 4 to no one; 5 falls to both."""
+    """The second run breaks sample 1, the first 2, none 4, both 5; sample 3 is wrong only outside the ball."""
     sample, label = np.array([1, 2, 3, 4, 5]), np.array([0, 1, 2, 3, 4])
     first, second = AttackRun("a", 0, FGSM(eps=0.1)), AttackRun("b", 0, PGD(eps=0.1))
     ball = Successes("linf", 0.1, sample, label)
