@@ -63,11 +63,12 @@ class FitSettings:
         """
         hidden = self.channels[1:-1]
         dropped = sum(self.channels[layer] for layer in self.dropout_after) if self.dropout else 0
-        # Hidden outputs; of layers with dropout also mask and masked output; the working space of one layer forwards
-        # and backwards (4 of the widest); input, target, mask, error and their gradients (8 images).
+        # Hidden outputs; for layers with dropout also the mask, twice (as drawn, and in the order of `_beside`); the
+        # working memory of one convolution, forwards and backwards (4 of the widest); input, target, mask, error and
+        # their gradients (8 images).
         maps = sum(hidden) + 2 * dropped + 4 * max(self.channels) + 8 * self.channels[0]
-        # Random numbers are int64 (8 bytes) before they become floats of `itemsize`: one for each value with dropout,
-        # and for each channel of the image those of the noise of input and target, two each (Box-Muller).
+        # Working memory of the random draws, before they are floats of `itemsize`: up to 8 bytes for each value with
+        # dropout, and 4 x 8 for each value of the image (words, radius and angle of `Noise.normal`).
         words = 8 * (dropped + 4 * self.channels[0]) // itemsize
         return itemsize * (5 * self.parameters() + self.noisy_copies * height * width * (maps + words))
 
