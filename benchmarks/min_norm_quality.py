@@ -81,7 +81,7 @@ def adv_lib() -> dict[str, dict[str, Run]]:
     try:
         from adv_lib import attacks as theirs
     except ImportError as error:
-        print(f"adv-lib does not take part: {error}")
+        print(f"adv-lib is left out: {error}")
         return {norm: {} for norm in NORMS}
     inf = float("inf")
     return {

@@ -126,8 +126,8 @@ def guarded_curve(
         tries = [seen(a(both, x, y, noise.fork("attacker"))) for a in attacks] or [seen(x)]
         for fpr, theta in thetas.items():
             flags = [flagged(score, theta) for _, score in tries]
-            accepted = [~turned & answers for turned, (answers, _) in zip(flags, tries, strict=True)]
-            defended = [turned | answers for turned, (answers, _) in zip(flags, tries, strict=True)]
+            accepted = [~flags_of_draw & answers for flags_of_draw, (answers, _) in zip(flags, tries, strict=True)]
+            defended = [flags_of_draw | answers for flags_of_draw, (answers, _) in zip(flags, tries, strict=True)]
             for name, each in (("paper", defended if eps else accepted), ("strict", accepted)):
                 # Mean over the defender's draws; the weight that is worst for the image; mean over images.
                 found[fpr][name].append(float(np.asarray(each, float).mean(1).min(0).mean()))
