@@ -11,6 +11,7 @@ from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NormName, batch_view
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.attacks.core.threshold import evades
 from adversarial_lightning.attacks.detector_pgd import detector_and_threshold, margin_and_gradient, score_gradient
 from adversarial_lightning.errors import UserError
 
@@ -63,10 +64,9 @@ class DetectorAwareAPGD(Attack):
             slope, score = score_gradient(detector, z, self.eot_samples)
             short, over = (self.kappa - lead).relu(), (score - theta).relu()
             value = -short - self.detector_weight * over.nan_to_num(nan=_NO_NUMBER, posinf=_NO_NUMBER)
-            # At the threshold is flagged, by some detectors.
-            down = torch.where(batch_view(score < theta, z), 0, self.detector_weight * slope)
+            down = torch.where(batch_view(evades(score, theta), z), 0, self.detector_weight * slope)
             gradient = torch.where(batch_view(short > 0, z), up, 0) - down
-            return gradient, value, fooled.long() + (fooled & (score < theta)).long()
+            return gradient, value, fooled.long() + (fooled & evades(score, theta)).long()
 
         apgd = APGD(self.norm, self.eps, self.steps, random_start=self.random_start)
         start = apgd.clip(apgd.start(x, self.eps, noise), x, self.eps)

@@ -15,6 +15,7 @@ from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
 from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveName, margin
 from adversarial_lightning.attacks.core.radius import Radius
+from adversarial_lightning.attacks.core.threshold import evades
 from adversarial_lightning.errors import UserError
 
 
@@ -69,7 +70,7 @@ class DetectorAwarePGD(Attack):
     """PGD with a logit term J and a detector term s; returns the least suspicious misclassified point it visits.
 
     The detector is the attribute ``detector`` of the model, or of a module inside it, with a differentiable
-    ``score(x) -> (B,)`` that flags what reaches its threshold; a model without one is refused with a ValueError.
+    ``score(x) -> (B,)`` and a threshold (`core.threshold`); a model without one is refused with a ValueError.
     A score that is not a number counts as flagged. Where no point fools the classifier, the last one is returned.
 
     Ways to combine the two gradients:
@@ -126,8 +127,7 @@ class DetectorAwarePGD(Attack):
             lead, fooled, up = margin_and_gradient(model, z, y, self.loss, self.targeted, self.eot_samples)
             slope, score = score_gradient(detector, z, self.eot_samples)
             over = (score - theta).clamp_min(0).nan_to_num(nan=torch.inf)
-            at = score >= theta  # at the threshold is flagged, by some detectors
-            over = torch.where(at, over.clamp_min(torch.finfo(x.dtype).tiny), over)
+            over = torch.where(evades(score, theta), over, over.clamp_min(torch.finfo(x.dtype).tiny))
             better = fooled & ((over < excess) | ((over == excess) & (lead > best_lead)))
             best = torch.where(batch_view(better, x), z, best)
             excess, best_lead = torch.where(better, over, excess), torch.where(better, lead, best_lead)

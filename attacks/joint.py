@@ -11,6 +11,7 @@ from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
+from adversarial_lightning.attacks.core.threshold import evades
 from adversarial_lightning.attacks.detector_pgd import detector_and_threshold
 from adversarial_lightning.errors import UserError
 
@@ -59,9 +60,8 @@ class Joint(Combination):
             with torch.no_grad(), noise_for(model, own.fork("check")):
                 wrong = is_adversarial(model(z), y[rows], targeted=False)
                 score: Tensor = detector.score(z)
-            # At the threshold is flagged, by some detectors; what is no number is flagged by all.
             over = (score - theta).clamp_min(torch.finfo(score.dtype).tiny).nan_to_num(nan=torch.inf)
-            over = torch.where(score < theta, 0.0, over).masked_fill(~wrong, torch.inf)
+            over = torch.where(evades(score, theta), 0.0, over).masked_fill(~wrong, torch.inf)
             better = (over < excess[rows]) | (excess[rows].isinf() & over.isinf())
             chosen = rows[better]
             best = best.index_put((chosen,), z[better])

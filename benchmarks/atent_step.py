@@ -1,4 +1,4 @@
-"""What an ATENT step costs: against its K + 1 forwards and backwards, against a graph for every iterate, in memory.
+"""Time and memory of an ATENT step, against its K + 1 forwards and backwards and against a graph for every iterate.
 
 python benchmarks/atent_step.py [--batch 64] [--rounds 5]
 """
@@ -20,14 +20,14 @@ from adversarial_lightning.networks import SmallCNN
 
 
 class Alone:
-    """Stands in for the Trainer: one process, epoch 0."""
+    """Replacement of the Trainer: one process, epoch 0."""
 
     strategy = None
     current_epoch = 0
 
 
 def step(steps: int, batch: int, alpha: float = 0.9) -> tuple[ATENT, Callable[[], object], Tensor, Tensor]:
-    """An ATENT module, its training step without a Trainer, and the batch."""
+    """ATENT module, its training step without a Trainer, and a batch."""
     torch.manual_seed(0)
     module = ATENT(SmallCNN(), Langevin(steps=steps, step_size=0.01, noise_scale=1e-4), alpha=alpha)
     torch.nn.init.normal_(module.network.head[-1].weight, std=0.1)  # type: ignore[union-attr,index]

@@ -1,8 +1,8 @@
-"""What PGD-40 costs beyond its 40 forwards and backwards, and beside the libraries that are installed.
+"""Time of PGD-40 against its 40 forwards and backwards, and against other installed libraries.
 
     python benchmarks/attack_overhead.py [--batch 128] [--rounds 7]
 
-torchattacks and adv-lib take part where they can be imported (pip install torchattacks adv-lib).
+torchattacks and adv-lib are compared where they can be imported (pip install torchattacks adv-lib).
 """
 
 import argparse
@@ -37,13 +37,13 @@ def contestants(batch: int, steps: int) -> dict[str, Callable[[], object]]:
         theirs = torchattacks.PGD(model, eps=0.3, alpha=0.01, steps=steps)
         runs["torchattacks"] = lambda: theirs(x, y)
     except ImportError as error:
-        print(f"torchattacks does not take part: {error}")
+        print(f"torchattacks is left out: {error}")
     try:
         from adv_lib.attacks import pgd_linf
 
         runs["adv-lib"] = lambda: pgd_linf(model, x, y, ε=0.3, steps=steps, absolute_step_size=0.01)
     except ImportError as error:
-        print(f"adv-lib does not take part: {error}")
+        print(f"adv-lib is left out: {error}")
     assert frozen
     return runs
 

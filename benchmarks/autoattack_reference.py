@@ -1,12 +1,12 @@
-"""Our AutoAttack (standard, linf) against the reference's: who stands, image by image, and the CPU time of both.
+"""AutoAttack (standard, linf) against the reference implementation: robust images and CPU time of both.
 
     python benchmarks/autoattack_reference.py --checkpoint ROBUST.ckpt [--images 200] [--offset 0] [--output DIR]
 
 The reference is the authors' package (github.com/fra31/auto-attack) where it can be imported; else the copies of its
 four parts in torchattacks, at its settings: APGD-CE and APGD-T of 100 steps, FAB-T of 100 steps, Square of 5,000
-queries, each on what those before it have left standing. (torchattacks' own AutoAttack runs 10 steps and is not used.)
-Blocks of images go through both, in an order that alternates. Targets: robust accuracy within one image in 200, CPU
-time <= 1/2. --output results/attacks puts the figures on record as autoattack_reference.json.
+queries, each on the images that those before it left robust. (torchattacks' own AutoAttack runs 10 steps and is not
+used.) Both attack the same batches, in alternating order. Targets: robust accuracy within one image in 200, CPU time <=
+1/2. --output results/attacks records the results as autoattack_reference.json.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Run = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, labels, numbers of t
 
 
 def reference(model: nn.Module, eps: float, classes: int, seed: int) -> tuple[str, Run]:
-    """The name of the reference that is installed, and how it is run."""
+    """Name of the installed reference, and a function that runs it."""
     try:
         import autoattack  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
@@ -68,16 +68,16 @@ def _parts(model: nn.Module, eps: float, classes: int, seed: int) -> Run:
                 break
             z = part(x[rows].clone(), y[rows].clone()).detach()
             with torch.no_grad():
-                fooled = model(z).argmax(1) != y[rows]
-            best[rows[fooled]] = z[fooled]
-            rows = rows[~fooled]
+                broken = model(z).argmax(1) != y[rows]
+            best[rows[broken]] = z[broken]
+            rows = rows[~broken]
         return best
 
     return run
 
 
 def judged(model: nn.Module, run: Run, x: Tensor, y: Tensor, index: Tensor, eps: float) -> tuple[Tensor, list[float]]:
-    """Who stands (B,), by a forward of our own in the ball; CPU seconds, forwards and backwards."""
+    """Mask (B,) of robust images by a separate forward pass in the ball; CPU seconds, forwards and backwards."""
     with frozen_eval(model), torch.random.fork_rng(), counting(model) as passes:
         start = time.process_time()
         z = run(x.clone(), y.clone(), index).detach()
@@ -89,7 +89,7 @@ def judged(model: nn.Module, run: Run, x: Tensor, y: Tensor, index: Tensor, eps:
 
 
 def compare(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, eps: float, batch: int, seed: int) -> dict[str, Any]:
-    """The figures of both on all images."""
+    """Results of both on all images."""
     attack = AutoAttack("standard", "linf", eps)
     classes = model(x[:1]).shape[1]
     name, theirs = reference(model, eps, classes, seed)
@@ -97,15 +97,15 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, eps: float, b
         "ours": lambda x, y, index: attack(model, x, y, Noise.keyed(seed, index)),
         "reference": theirs,
     }
-    stands: dict[str, list[Tensor]] = {who: [] for who in runs}
+    robust: dict[str, list[Tensor]] = {who: [] for who in runs}
     costs: dict[str, list[list[float]]] = {who: [] for who in runs}
     for number, rows in enumerate(torch.arange(len(x)).split(batch)):
         for who in list(runs) if number % 2 else reversed(list(runs)):
-            standing, cost = judged(model, runs[who], x[rows], y[rows], index[rows], eps)
-            stands[who].append(standing)
+            is_robust, cost = judged(model, runs[who], x[rows], y[rows], index[rows], eps)
+            robust[who].append(is_robust)
             costs[who].append(cost)
         print(f"{min((number + 1) * batch, len(x))} of {len(x)} images", file=sys.stderr, flush=True)
-    ours, others = (torch.cat(stands[who]) for who in runs)
+    ours, others = (torch.cat(robust[who]) for who in runs)
     total = {who: torch.tensor(costs[who]).sum(0).tolist() for who in runs}
     return {
         "reference": name,
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="folder in which to write autoattack_reference.json")
-    parser.add_argument("--note", default="", help="what a reader of the record must know")
+    parser.add_argument("--note", default="", help="remark for readers of the record")
     options = parser.parse_args()
     torch.set_num_threads(1)
     index = torch.arange(options.offset, options.offset + options.images)
@@ -144,8 +144,8 @@ def main() -> None:
     for who in ("ours", "reference"):
         passes = f"{figures['forwards_an_image'][who]:.0f} / {figures['backwards_an_image'][who]:.0f}"
         print(f"| {who} | {robust[who]:.4f} | {figures['cpu_seconds'][who]:.1f} | {passes} |")
-    print(f"{count} images differ: only ours fools {figures['only_ours_fools']},", end=" ")
-    print(f"only the reference fools {figures['only_reference_fools']} (target: robust accuracy within 1 in 200)")
+    print(f"{count} images differ: only ours breaks {figures['only_ours_fools']},", end=" ")
+    print(f"only the reference breaks {figures['only_reference_fools']} (target: robust accuracy within 1 in 200)")
     print(f"CPU time, ours over the reference: {figures['cpu_time_ratio']} (target <= 0.5)")
     if options.output is not None:
         names = ("images", "offset", "eps", "batch", "seed")

@@ -1,4 +1,4 @@
-"""Whether data keep up: loaders against training and against torchvision's pipelines, and the memory they take.
+"""Throughput and memory of data loaders, against training and against torchvision's pipelines.
 
     python benchmarks/data_throughput.py [--rounds 5] [--images 2000]
 
@@ -60,7 +60,7 @@ def against_training(rounds: int) -> float:
 
 
 class PerSample(datasets.VisionDataset):
-    """CIFAR-10 as torchvision serves it: one PIL image at a time."""
+    """CIFAR-10 as in torchvision: one PIL image at a time."""
 
     def __init__(self, pixels: np.ndarray, transform: Callable[[Image.Image], torch.Tensor]) -> None:
         super().__init__("", transform=transform)
@@ -75,7 +75,7 @@ class PerSample(datasets.VisionDataset):
 
 
 def against_torchvision(rounds: int, count: int = 5000) -> float:
-    """Samples/s of crops and mirrors of 32x32 images over those of torchvision's per-sample pipeline, by CPU time."""
+    """Samples/s of random crops and flips of 32x32 images over torchvision's per-sample pipeline, by CPU time."""
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
     data = TensorImages(pixels, torch.arange(count) % 10)
     crops = [
@@ -98,7 +98,7 @@ def against_torchvision(rounds: int, count: int = 5000) -> float:
 
 
 def write_jpegs(folder: Path, count: int) -> None:
-    """`{train,val}/WNID/N.JPEG`, smooth random pictures of about 500x375."""
+    """Write `{train,val}/WNID/N.JPEG`, smooth random pictures of about 500x375."""
     rng, names = np.random.default_rng(0), wnids()[:20]
     for number in range(count):
         small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
@@ -134,7 +134,7 @@ def against_image_folder(folder: Path, rounds: int) -> dict[str, float]:
 
 
 def memory_of_cifar(folder: Path) -> tuple[float, float]:
-    """MB that 60,000 mapped CIFAR images take once all were read, and what 20 more epochs of 10,000 add."""
+    """Memory in MB of 60,000 mapped CIFAR images after all were read, and its increase in 20 epochs of 10,000."""
     cached(folder / "x", "cifar", "k", lambda: (torch.zeros(60_000, 3, 32, 32, dtype=torch.uint8), torch.zeros(60_000)))
     before = memory()
     data = TensorImages(*cached(folder / "x", "cifar", "k", lambda: sys.exit("decoded twice")))

@@ -1,8 +1,8 @@
-"""What differentiating a gradient costs: margin maximization and the critic's attack against the sum of their passes.
+"""Time of differentiating a gradient: margin maximization and the critic's attack, against the sum of their passes.
 
 python benchmarks/double_backward.py [--batch 100] [--rounds 5] [--output results/margin]
 
---output puts the figures on record as double_backward.json.
+--output records the results as double_backward.json.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from adversarial_lightning.reproduce.record import record_benchmark
 
 
 def saved(run: Callable[[], object]) -> float:
-    """Peak of what autograd keeps alive for backward passes during `run`, in MiB."""
+    """Peak memory that autograd keeps for backward passes during `run`, in MiB."""
     alive = peak = 0
 
     class Kept:
@@ -60,7 +60,7 @@ def margin_step(batch: int, route: Any, classes: int = 10) -> Callable[[], objec
 
 
 def margin_passes(batch: int) -> Callable[[], object]:
-    """The passes of route two_pass and nothing else: 1 forward, K - 1 gradients, 1 with a graph, 1 double backward."""
+    """Passes of route two_pass alone: 1 forward, K - 1 gradients, 1 with a graph, 1 double backward."""
     torch.manual_seed(0)
     net = LeNet5()
     data_x, y = data(batch)
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, help="folder for the record")
-    parser.add_argument("--note", default="", help="what a reader of the record must know")
+    parser.add_argument("--note", default="", help="remark for readers of the record")
     options = parser.parse_args()
     torch.set_num_threads(1)
     batch = options.batch
@@ -109,7 +109,7 @@ def main() -> None:
         module.attack(x, goal.target, goal.confidence, create_graph=False)
 
     def passes() -> None:
-        """1 forward and K - 1 gradients for the target, then 5 times a forward and a gradient."""
+        """Passes of the attack alone: 1 forward and K - 1 gradients, then 5 times a forward and a gradient."""
         z = x.detach().requires_grad_()
         logits = net(z)
         for k in range(9):

@@ -1,4 +1,4 @@
-"""What a step of the ER-Classifier costs beside the sum of its parts: the attack, four forwards, three backwards.
+"""Time of an ER-Classifier step against the sum of its parts: the attack, four forwards, three backwards.
 
 python benchmarks/er_step.py [--width 32] [--batch 100] [--steps 10] [--rounds 7]
 """
@@ -18,7 +18,7 @@ from adversarial_lightning.networks import ERNet
 
 
 def contest(attack: PGD | None, options: Any) -> dict[str, Any]:
-    """The sum of the parts of a step, and the step, of two modules with equal weights."""
+    """Functions for the sum of the parts of a step and for the step, of two modules with equal weights."""
     x, y = torch.rand(options.batch, 1, 28, 28), torch.randint(0, 10, (options.batch,))
     index = torch.arange(options.batch)
     found = []
@@ -31,7 +31,7 @@ def contest(attack: PGD | None, options: Any) -> dict[str, Any]:
     assert judge is not None
 
     def parts() -> None:
-        """PGD; Q without a graph; D forwards and backwards; C(Q) forwards and backwards; D(Q) likewise; four steps."""
+        """Parts of a step: PGD; Q without a graph; D, C(Q) and D(Q) forwards and backwards; four optimiser steps."""
         z = x if attack is None else attack(net, x, y, noise)
         with torch.no_grad():
             codes = net.encoder(z)

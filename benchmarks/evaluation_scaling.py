@@ -1,9 +1,8 @@
-"""What evaluation adds to bare attacks, and how it scales: python benchmarks/evaluation_scaling.py [--samples 256]
+"""Overhead and scaling of an evaluation: python benchmarks/evaluation_scaling.py [--samples 256]
 
 Prints (a) samples/s of 2 processes with 1 thread each against 1 process with 1 thread, in the attack phase only: by the
-wall clock, which needs 2 idle cores, and by the CPU time of the slower process, which does not; (b) what ledger and
-verification cost on top of the bare attack. Random pixels: only time is measured.
-Targets: >= 1.8x and <= 3 %.
+wall clock, which needs 2 idle cores, and by the CPU time of the slower process, which does not; (b) the additional time
+of ledger and verification beyond the bare attack. Random pixels: only time is measured. Targets: >= 1.8x and <= 3 %.
 """
 
 import argparse
@@ -27,7 +26,7 @@ BATCH = 64
 
 
 def campaign(folder: Path, samples: int, steps: int) -> tuple[SmallCNN, Campaign]:
-    """A network that is right about every sample and stays so: the same work for all."""
+    """Campaign with a network that is always right, so that every sample takes the same work."""
     torch.manual_seed(0)
     model = SmallCNN().eval()  # its last layer is zero: always class 0
     images = TensorImages(torch.rand(samples, 1, 28, 28), torch.zeros(samples, dtype=torch.int64))
@@ -35,14 +34,14 @@ def campaign(folder: Path, samples: int, steps: int) -> tuple[SmallCNN, Campaign
 
 
 def work(folder: Path, samples: int, steps: int, rank: int, world: int, barrier: Barrier) -> None:
-    """One process of a campaign; leaves the seconds (wall, CPU) of its attack phase in a file."""
+    """Run one process of a campaign; writes the seconds (wall, CPU) of its attack phase to a file."""
     torch.set_num_threads(1)
     model, c = campaign(folder, samples, steps)
     marks: list[tuple[float, float]] = []
     x, y, _ = c.data.__getitems__(list(range(BATCH)))
     c.suite["pgd"](model, x, y)  # the first call allocates and compiles
 
-    def tell(name: str, done: int, fallen: int) -> None:
+    def tell(name: str, done: int, broken: int) -> None:
         if name == "pgd":
             if not marks:
                 barrier.wait()  # all start attacking together
@@ -69,7 +68,7 @@ def slowest(samples: int, steps: int, world: int) -> tuple[float, float]:
 
 
 def overhead(samples: int, steps: int) -> float:
-    """Time that an evaluated and journaled batch takes besides the attack itself, in percent of the attack (median)."""
+    """Additional time of an evaluated and stored batch, in per cent of the bare attack (median)."""
     shares = []
     with tempfile.TemporaryDirectory() as name:
         model, c = campaign(Path(name), samples, steps)

@@ -3,8 +3,8 @@
 python benchmarks/fc_densenet_memory.py [--batches 1 2] [--variant 56] [--to 8]
 
 Each batch size is a process of its own; its peak of resident memory less that of a process which only builds the
-networks is what the step costs. Beyond the measured batches it is extrapolated along a straight line. A GPU has other
-convolutions, with other workspaces, and a context of its own: this is no measurement of one.
+networks is the memory of the step. Beyond the measured batches it is extrapolated along a straight line. A GPU has
+other convolutions, with other workspaces, and a context of its own: this is not a measurement of one.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How large a campaign may be: python benchmarks/ledger_scale.py [--rows 1000000]
+"""Time and memory of merging a large campaign: python benchmarks/ledger_scale.py [--rows 1000000]
 
 Fills the ledgers of 8 processes with invented outcomes of 50,000 samples under as many attacks as give so many rows,
 and then, in fresh processes, merges them and writes the whole report. Prints seconds and the largest resident memory.
@@ -26,7 +26,7 @@ RANKS, BATCH = 8, 128
 
 
 class Numbers:
-    """A data set without pixels: numbers of `n` samples, and no more is asked of it."""
+    """Data set without pixels: only the numbers of `n` samples, which is all that merging needs."""
 
     def __init__(self, n: int) -> None:
         self.indices = torch.arange(n)
@@ -36,7 +36,7 @@ class Numbers:
 
 
 def campaign(folder: Path, rows: int, samples: int) -> Campaign:
-    """Two thirds budget attacks at growing radii, one third minimum-norm attacks."""
+    """Campaign of two thirds budget attacks at growing radii and one third minimum-norm attacks."""
     attacks = max(1, rows // samples - 1)
     suite: dict[str, Attack] = {}
     for i in range(attacks):
@@ -45,7 +45,7 @@ def campaign(folder: Path, rows: int, samples: int) -> Campaign:
 
 
 def fill(folder: Path, rows: int, samples: int) -> int:
-    """Write the ledgers; the number of rows."""
+    """Write the ledgers; returns the number of rows."""
     c, written = campaign(folder, rows, samples), 0
     rng = np.random.default_rng(0)
     for rank in range(RANKS):
@@ -54,12 +54,23 @@ def fill(folder: Path, rows: int, samples: int) -> int:
             ledger._connection.execute("PRAGMA synchronous = OFF")  # the disk is not what is measured
             cost = RunCost("fill", rank, RANKS, seconds=1.0, done=True)
             for k, name in enumerate(("clean", *c.suite)):
-                falls = rng.random(len(own)) < 0.9 * k / (1 + len(c.suite))
+                breaks = rng.random(len(own)) < 0.9 * k / (1 + len(c.suite))
                 lengths = rng.random(len(own)) * 0.01 * (k if k else 0)
                 for start in range(0, len(own), BATCH):
                     batch = [
                         Outcome(
-                            own[i], 0, 0, int(falls[i]), int(not falls[i]), 3, *[lengths[i]] * 3, 9.0, None, 2, 2, 0.01
+                            own[i],
+                            0,
+                            0,
+                            int(breaks[i]),
+                            int(not breaks[i]),
+                            3,
+                            *[lengths[i]] * 3,
+                            9.0,
+                            None,
+                            2,
+                            2,
+                            0.01,
                         )
                         for i in range(start, min(start + BATCH, len(own)))
                     ]
@@ -69,7 +80,7 @@ def fill(folder: Path, rows: int, samples: int) -> int:
 
 
 def measured(phase: str, folder: Path, rows: int, samples: int, tell: Any) -> None:
-    """Run one phase in this process; tell seconds of wall and CPU, peak memory before and after in MB, and a note."""
+    """Run one phase in this process; sends seconds of wall and CPU, peak memory before and after in MB, and a note."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     wall, cpu = time.perf_counter(), time.process_time()
     c = campaign(folder, rows, samples)

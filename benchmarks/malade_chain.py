@@ -1,4 +1,4 @@
-"""What MALADE's chain costs: against N forwards of r, EOT in one batch against one by one, memory of the full gradient.
+"""Time and memory of MALADE's chain: against N forwards of r; EOT batched or one by one; full gradient.
 
 python benchmarks/malade_chain.py [--rounds 5] [--only chain eot memory]
 """
@@ -24,14 +24,14 @@ from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 def setting(batch: int, steps: int, noise_std: float = 0.05) -> tuple[Purified, torch.Tensor, torch.Tensor]:
-    """An untrained classifier behind an untrained chain, with a batch of MNIST's shape."""
+    """Untrained classifier with an untrained chain, and a batch of MNIST's shape."""
     torch.manual_seed(0)
     model = Purified(MadryCNN(), MALA(Denoiser(ConvAutoencoder()), 0.03, steps, noise_std)).eval()
     return model, torch.rand(batch, 1, 28, 28), torch.arange(batch) % 10
 
 
 def gradient(batch: int, steps: int, samples: int, bpda: bool, at_once: int) -> Callable[[], object]:
-    """EOT by the full gradient or with the identity for the chain, and at most so many values in one batch."""
+    """Function for EOT gradients through the chain, or with the identity for it; limits the values of one batch."""
     model, x, y = setting(batch, steps)
 
     def run() -> None:
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def eot(rounds: int) -> None:
-    """EOT together and one by one, and the floor of batching: as many different images, without EOT's machinery."""
+    """EOT in one batch, one by one, and the lower bound of batching: as many different images without EOT."""
     for bpda in (True, False):
         for batch in (1, 16):
             many, size = 30 * batch, min(80, 30 * batch)
@@ -113,7 +113,7 @@ def eot(rounds: int) -> None:
 
 
 def memory() -> None:
-    """Peak memory of the full gradient, each chain in a process of its own."""
+    """Peak memory of the full gradient, each chain in its own process."""
     peaks = []
     for steps in (0, 1, 25):
         words = [sys.executable, __file__, "--memory-of", str(steps)]

@@ -1,4 +1,4 @@
-"""How near the nearest adversarial points are that minimum-norm attacks find with about 500 gradients an image.
+"""Lengths of perturbations by minimum-norm attacks with about 500 gradients for each image, ours and adv-lib's.
 
     python benchmarks/min_norm_quality.py --plain A.ckpt --robust B.ckpt [--data-root DIR] [--images 100] \\
         [--offset 1000] [--norm l2 ...] [--output results/attacks]
@@ -6,10 +6,10 @@
 Attacks the correctly classified ones of `images` test images of MNIST by ours and, where it can be imported, adv-lib's.
 A row: success, mean length over successes, median with failures as infinite, optimality (mean over images of the least
 length in any row over this row's, 0 for failures), forwards and gradients an image, CPU time over that of adv-lib's
-primal-dual row of the same norm (else of our first). Rows run one after the other: their times are good to some 10 %;
-times at equal gradients, which alternate, are tables of their own. The first row of each norm also draws the
-robust-accuracy curve of its model, with the thresholds of the thesis (Matyasko 2020, chapter 5). --output puts the
-figures on record as min_norm_quality.json and the curves as min_norm_curves.png.
+primal-dual row of the same norm (else of our first). Rows run one after the other: their times are exact to some 10 %;
+times at equal gradients, in alternating order, are separate tables. The first row of each norm also draws the
+robust-accuracy curve of its model, with the thresholds of the thesis (Matyasko 2020, chapter 5). --output records the
+results as min_norm_quality.json and the curves as min_norm_curves.png.
 """
 
 import argparse
@@ -77,11 +77,11 @@ OURS: list[Attack] = [  # one line an attack; the first of a norm is the one wit
 
 
 def adv_lib() -> dict[str, dict[str, Run]]:
-    """Rows of adv-lib by norm; none where it cannot be imported."""
+    """Attacks of adv-lib by norm; none where it cannot be imported."""
     try:
         from adv_lib import attacks as theirs
     except ImportError as error:
-        print(f"adv-lib does not take part: {error}")
+        print(f"adv-lib is left out: {error}")
         return {norm: {} for norm in NORMS}
     inf = float("inf")
     return {
@@ -116,7 +116,7 @@ def adv_lib() -> dict[str, dict[str, Run]]:
 
 
 class Counted(nn.Module):
-    """Counts the images that go forward through a model, and backward."""
+    """Counter of the images that pass forwards and backwards through a model."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -135,28 +135,28 @@ class Counted(nn.Module):
 
 
 def name_of(attack: Attack) -> str:
-    """The class with the settings that differ from their defaults."""
+    """Name of an attack: its class with the settings that differ from their defaults."""
     default = type(attack)()
     shown = [f"{k}={v}" for k, v in vars(attack).items() if v != getattr(default, k) and k != "norm"]
     return f"ours: {type(attack).__name__}({', '.join(shown)})"
 
 
 def measure(run: Run, model: nn.Module, x: Tensor, y: Tensor, norm: str) -> tuple[Tensor, float, float, float]:
-    """Lengths (B,), infinite for failures; seconds of CPU; forwards and backwards an image."""
+    """Lengths (B,), infinite for failures; seconds of CPU; forwards and backwards for each image."""
     counted = Counted(model).eval()
     start = time.process_time()
     with frozen_eval(counted):
         z = run(counted, x.clone(), y.clone()).detach().clamp(0, 1)
     seconds = time.process_time() - start
     with torch.no_grad():
-        fooled = model(z).argmax(1) != y
+        broken = model(z).argmax(1) != y
     d = torch.where((z - x).abs() > 1e-6, z - x, 0)  # rounding is no changed pixel
-    lengths = distances(d)[norm].float().where(fooled, torch.tensor(torch.inf))
+    lengths = distances(d)[norm].float().where(broken, torch.tensor(torch.inf))
     return lengths, seconds, counted.forwards / len(x), counted.backwards / len(x)
 
 
 def compare(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, norm: str) -> tuple[dict[str, Any], Tensor]:
-    """Print the table of one model and norm; its figures, and the lengths (B,) of the first row."""
+    """Print the table of one model and norm; returns its numbers, and the lengths (B,) of the first row."""
     noise = Noise.keyed(0, index)
     ours: dict[str, Run] = {name_of(a): partial(a, noise=noise) for a in OURS if getattr(a, "norm", None) == norm}
     theirs = {f"adv-lib: {name}": run for name, run in adv_lib()[norm].items()}
@@ -204,7 +204,7 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, norm: str) ->
 
 
 def times(model: nn.Module, x: Tensor, y: Tensor, norm: str, steps: int, rounds: int) -> dict[str, Any]:
-    """Print CPU time of ours over adv-lib's at equal gradients, alternating; its figures."""
+    """Print CPU time of ours over adv-lib's at equal gradients, in alternating order; returns the numbers."""
     theirs = next((run for name, run in adv_lib()[norm].items() if name.startswith("PD")), None)
     if theirs is None:
         return {}
@@ -221,22 +221,22 @@ def times(model: nn.Module, x: Tensor, y: Tensor, norm: str, steps: int, rounds:
 
 
 def curve(lengths: Tensor, total: int, radii: list[float]) -> list[float]:
-    """Robust accuracy at the radii, of `total` images of which the correct ones fall at `lengths`, or never."""
+    """Robust accuracy at the radii, of `total` images of which the correct ones are broken at `lengths`, or never."""
     return [int((lengths > eps * (1 + 1e-6)).sum()) / total for eps in radii]
 
 
 def draw(found: dict[str, dict[str, Tensor]], total: int, path: Path) -> None:
-    """One panel a norm, one line a model: robust accuracy over the radius, from one run each."""
+    """Draw robust accuracy over the radius, one plot for each norm, one line for each model."""
     norms = list(next(iter(found.values())))
     figure = Figure(figsize=(4 * len(norms), 3), layout="constrained")
-    panels = figure.subplots(1, len(norms), squeeze=False, sharey=True)[0]
-    for norm, panel in zip(norms, panels, strict=True):
+    plots = figure.subplots(1, len(norms), squeeze=False, sharey=True)[0]
+    for norm, plot in zip(norms, plots, strict=True):
         for title, lengths in found.items():
             radii = [0.0, *lengths[norm][lengths[norm].isfinite()].sort().values.tolist()]
-            panel.step(radii, curve(lengths[norm], total, radii), where="post", label=title)
-        panel.set(xlabel=f"{norm} radius", ylim=(0, 1))
-        panel.legend()
-    panels[0].set_ylabel("robust accuracy")
+            plot.step(radii, curve(lengths[norm], total, radii), where="post", label=title)
+        plot.set(xlabel=f"{norm} radius", ylim=(0, 1))
+        plot.legend()
+    plots[0].set_ylabel("robust accuracy")
     FigureCanvasAgg(figure).print_png(str(path))
 
 

@@ -1,9 +1,9 @@
-"""What RIDE's fits cost: together against one by one, against the machine's convolutions, memory, draws, forecast.
+"""Time and memory of RIDE's fits: together or one by one, against the machine's convolutions.
 
 python benchmarks/ride_throughput.py [--network mnist] [--device cuda] [--rounds 3] [--output FILE.json]
 
 Contestants take turns in one process and CPU time is counted (on a GPU: time on the clock). "One by one, modules" is
-the loop that an author would write: `nn.Sequential`, `nn.Dropout`, torch's own draws, `torch.optim.Adam`.
+the usual loop: `nn.Sequential`, `nn.Dropout`, torch's own draws, `torch.optim.Adam`.
 """
 
 import argparse
@@ -43,12 +43,12 @@ def images(n: int, network: str, device: str) -> Tensor:
 def together(n: int, network: str, device: str) -> Callable[[], object]:
     """One step of the engine for `n` images."""
     x = images(n, network, device)
-    fit = PerImageFit(RIDE(*NETWORKS[network][:2]).recipe, Noise.keyed(0, torch.arange(n, device=device)), x)
+    fit = PerImageFit(RIDE(*NETWORKS[network][:2]).fit_settings, Noise.keyed(0, torch.arange(n, device=device)), x)
     return lambda: fit.step(x)
 
 
 def modules(network: str, device: str) -> Callable[[], object]:
-    """One step of the loop that an author would write, for one image."""
+    """One step of the usual loop with modules, for one image."""
     channels, dropped, _ = NETWORKS[network]
     layers: list[nn.Module] = []
     for number, (a, b) in enumerate(pairwise(channels), 1):
@@ -67,7 +67,7 @@ def modules(network: str, device: str) -> Callable[[], object]:
 
 
 def convolutions(n: int, network: str, device: str) -> Callable[[], object]:
-    """There and back through one hidden layer of `n` images with shared weights: what the machine's library can do."""
+    """Forward and backward pass of one hidden layer of `n` images with shared weights: the machine's upper bound."""
     channels, _, side = NETWORKS[network]
     wide = channels[1]
     weight = torch.randn(wide, wide, 3, 3, device=device, requires_grad=True)
@@ -77,7 +77,7 @@ def convolutions(n: int, network: str, device: str) -> Callable[[], object]:
 
 
 def hidden_layer(n: int, network: str, device: str) -> dict[str, Callable[[], object]]:
-    """There and back through one hidden layer of `n` images, each with weights of its own, in four ways."""
+    """Forward and backward pass of one hidden layer of `n` images, each with its own weights, in four ways."""
     channels, _, side = NETWORKS[network]
     wide = channels[1]
     weight = torch.randn(n, wide, wide, 3, 3, device=device, requires_grad=True)
@@ -103,14 +103,14 @@ def hidden_layer(n: int, network: str, device: str) -> dict[str, Callable[[], ob
 
 
 def arithmetic(n: int, network: str) -> float:
-    """Floating-point operations of a step: forwards, and twice of it backwards but for the input's gradient."""
+    """Floating-point operations of a step: forwards, and twice of it backwards except for the input's gradient."""
     channels, _, side = NETWORKS[network]
     first = 9 * channels[0] * channels[1] * side**2
-    return 2.0 * n * (3 * RIDE(*NETWORKS[network][:2]).recipe.multiplications(side, side) - first)
+    return 2.0 * n * (3 * RIDE(*NETWORKS[network][:2]).fit_settings.multiplications(side, side) - first)
 
 
 def seconds(work: Callable[[], object], device: str, least: float = 1.0) -> float:
-    """Time of one call, the least of three means over at least a third of `least` seconds."""
+    """Time of one call in seconds: the least of three means over at least a third of `least` seconds."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     work()
     best = float("inf")
@@ -126,7 +126,7 @@ def seconds(work: Callable[[], object], device: str, least: float = 1.0) -> floa
 
 
 def peak(n: int, network: str, device: str) -> float:
-    """MiB that two steps for `n` images take at most: in a process of its own on the CPU."""
+    """Peak memory in MiB of two steps for `n` images; on the CPU in its own process."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         step = together(n, network, device)
@@ -223,7 +223,7 @@ def main() -> None:
 
     base = peak(0, network, device)
     figures["MiB per image"] = {str(n): (peak(n, network, device) - base) / n for n in (most, 2 * most, 4 * most)}
-    formula = RIDE(*NETWORKS[network][:2]).recipe.bytes_per_image(side, side, 4) / 2**20
+    formula = RIDE(*NETWORKS[network][:2]).fit_settings.bytes_per_image(side, side, 4) / 2**20
     figures["MiB per image, as budgeted"] = formula
     print(f"MiB per image: {figures['MiB per image']}, as budgeted {formula:.2f}")
 

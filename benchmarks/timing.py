@@ -1,4 +1,4 @@
-"""Fair timing on a noisy machine: contestants take turns in one process, CPU time is counted, ratios are reported."""
+"""Timing on a noisy machine: functions take turns in one process; CPU time is measured, ratios are reported."""
 
 import statistics
 import time
@@ -25,7 +25,7 @@ def ratios(contestants: Mapping[str, Callable[[], object]], rounds: int = 7) -> 
 
 
 def table(rows: Mapping[str, tuple[float, float, float]], limits: Mapping[str, str]) -> str:
-    """The ratios as a markdown table; `limits` states the target of a row."""
+    """Ratios as a markdown table; `limits` states the target of a row."""
     lines = ["| what | CPU-time ratio: median [min, max] | target |", "|---|---|---|"]
     lines += [f"| {n} | {m:.3f} [{a:.3f}, {b:.3f}] | {limits.get(n, '')} |" for n, (m, a, b) in rows.items()]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ CLASSES = {"evaluation.surrogate.Checkpoint": "CheckpointSurrogate"}
 
 # Names on disk (results.json, ledgers) that are words of before: the next schema renames them.
 PRECISION, LOW_PRECISION = "haste", "hastened"
+ROBUST, ROBUST_WITHOUT_DETECTOR = "stands", "stands_without_detector"  # in results/detectors
 
 
 def argument(owner: str, name: str) -> str | None:

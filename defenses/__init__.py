@@ -1,4 +1,4 @@
-"""What stands in front of a classifier at test time. This file is the catalogue."""
+"""Catalogue of defenses: purifiers in front of a classifier, and votes over a stochastic one."""
 
 from adversarial_lightning.defenses.base import Purified, Purifier, required_adaptations
 from adversarial_lightning.defenses.filters import JPEG, BitDepth, MeanFilter, Median, RandomQuantizer

@@ -1,4 +1,4 @@
-"""What stands in front of a classifier at test time: purifiers, images -> images, and the BPDA contract."""
+"""Purifiers (images -> images) in front of a classifier, and what they demand of attacks (BPDA, EOT)."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -17,41 +17,41 @@ class Purifier(nn.Module):
 
     A purifier declares what an honest attacker must do: `differentiable` false -> the gradient goes through
     `surrogate` instead (BPDA, Athalye et al. 2018); `stochastic` true -> EOT. A stochastic purifier takes its random
-    numbers from `self.noise`, which whoever evaluates or attacks sets for each batch (`attacks.noise_for`): the
+    numbers from `self.noise`, which the evaluation or an attack sets for each batch (`attacks.noise_for`): the
     attacker's draws and the defender's are then disjoint, and both are properties of the sample.
     """
 
     differentiable: bool = True
     stochastic: bool = False
     noise: Noise | None = None
-    trained_for: str | None = None  # digest of the weights of the only classifier that it may stand in front of
+    trained_for: str | None = None  # digest of the weights of the only classifier that it may defend
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """The purified images."""
+        """Purified images (B, C, H, W)."""
 
     def surrogate(self, x: Tensor) -> Tensor:
-        """A differentiable stand-in, used backwards where the purifier is not differentiable; default identity."""
+        """Differentiable replacement in the backward pass of a purifier without gradients; default: identity."""
         return x
 
     def states(self, x: Tensor) -> Iterator[Tensor]:
-        """The images on their way, the given ones first and the purified ones last: for people to look at."""
+        """Intermediate images for pictures: the given ones first, the purified ones last."""
         yield x
         yield self(x)
 
     def draws(self, x: Tensor) -> Noise:
-        """The noise for this batch; fresh from torch's global generator where nobody set one."""
+        """Noise for this batch; from torch's global generator where none is set."""
         return Noise.from_global(x) if self.noise is None else self.noise
 
 
 class Purified(nn.Module):
-    """A classifier behind a purifier: again images in [0, 1] -> logits.
+    """Classifier with a purifier in front of it: images in [0, 1] -> logits.
 
     Raises ValueError for a purifier that was trained for another classifier.
 
     Args:
         classifier: images -> logits.
-        purifier: stands in front of it.
+        purifier: images -> images, applied first.
     """
 
     def __init__(self, classifier: nn.Module, purifier: Purifier) -> None:
@@ -72,7 +72,7 @@ class Purified(nn.Module):
 
 
 def check_trained_for(name: str, trained_for: str | None, classifier: nn.Module) -> None:
-    """Raise ValueError where what is called `name` was `trained_for` other weights than the innermost classifier's."""
+    """Raise ValueError where the defense `name` was trained for a classifier with other weights (a digest)."""
     innermost = [classifier, *(m.classifier for m in classifier.modules() if isinstance(m, Purified))][-1]
     if trained_for is not None and trained_for != (found := digest_weights(innermost)):
         raise UserError(
@@ -82,7 +82,7 @@ def check_trained_for(name: str, trained_for: str | None, classifier: nn.Module)
 
 
 def required_adaptations(model: nn.Module) -> dict[str, bool]:
-    """What attacks on `model` must do to be honest: ``{"bpda": ..., "eot": ...}``."""
+    """Adaptations that an honest attack on `model` must make: ``{"bpda": ..., "eot": ...}``."""
     purifiers = [m for m in model.modules() if isinstance(m, Purifier)]
     return {
         "bpda": any(not p.differentiable for p in purifiers),

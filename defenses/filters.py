@@ -1,4 +1,4 @@
-"""Filters, which need no training: the baselines that stand beside RIDE and MALADE."""
+"""Image filters without training: the baselines of RIDE and MALADE."""
 
 import io
 
@@ -58,7 +58,7 @@ class Median(Purifier):
 
 
 class JPEG(Purifier):
-    """JPEG compression there and back, of pixels rounded to 8 bits (Dziugaite et al. 2016, Guo et al. 2018).
+    """JPEG compression and decompression of pixels rounded to 8 bits (Dziugaite et al. 2016, Guo et al. 2018).
 
     Pillow's, on the CPU; colours at half the resolution (4:2:0). Not differentiable; the surrogate is the identity.
     Raises ValueError for images that have neither 1 nor 3 channels, and for images of NaN.
@@ -90,7 +90,7 @@ class JPEG(Purifier):
 
 
 class BitDepth(Purifier):
-    """Pixels rounded to 2^bits grey values, black and white among them (Xu et al. 2018, Guo et al. 2018).
+    """Pixels rounded to 2^bits grey values, from black to white (Xu et al. 2018, Guo et al. 2018).
 
     Not differentiable: rounding has gradient zero; the surrogate is the identity.
 
@@ -112,7 +112,7 @@ class BitDepth(Purifier):
 
 
 class RandomQuantizer(Purifier):
-    """Rounds x + N(0, std^2) to `levels` grey values (stochastic, not differentiable; BPDA surrogate: identity).
+    """x + N(0, std^2), rounded to `levels` grey values (stochastic, not differentiable; BPDA surrogate: identity).
 
     Args:
         levels: number of grey values, at least 2.
@@ -134,6 +134,6 @@ class RandomQuantizer(Purifier):
 
 
 def refuse_nan(x: Tensor) -> None:
-    """Raise ValueError for what would come back as a picture."""
+    """Raise ValueError for images with NaN, which a filter would turn into ordinary pixels."""
     if x.isnan().any():
         raise UserError(f"{int(x.flatten(1).isnan().any(1).sum())} of {len(x)} images hold NaN")

@@ -1,4 +1,4 @@
-"""Many small convolutional networks, each fitted to one image of its own, trained side by side in one program."""
+"""Small convolutional networks, each fitted to one image, many of them trained in one grouped convolution."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from adversarial_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How one network is built and fitted to its image; what each value means is said in `defenses.RIDE`."""
+    """Architecture and optimiser of one per-image network; `defenses.RIDE` explains each value."""
 
     channels: tuple[int, ...]
     dropout_after: tuple[int, ...]
@@ -56,16 +56,25 @@ class FitSettings:
         return height * width * sum(9 * a * b for a, b in pairwise(self.channels))
 
     def bytes_per_image(self, height: int, width: int, itemsize: int) -> int:
-        """Peak memory of a step for one image: weights, gradients and Adam; maps kept for the way back; the draws."""
+        """Estimate of the peak memory of one step for one image, in bytes.
+
+        It counts five copies of the weights (weights, gradients, two moments of Adam, amsgrad's maximum) and, for each
+        noisy copy and pixel, the values that autograd keeps and the random integers.
+        """
         hidden = self.channels[1:-1]
         dropped = sum(self.channels[layer] for layer in self.dropout_after) if self.dropout else 0
+        # Hidden outputs; for layers with dropout also the mask, twice (as drawn, and in the order of `_beside`); the
+        # working memory of one convolution, forwards and backwards (4 of the widest); input, target, mask, error and
+        # their gradients (8 images).
         maps = sum(hidden) + 2 * dropped + 4 * max(self.channels) + 8 * self.channels[0]
-        words = 8 * (dropped + 4 * self.channels[0]) // itemsize  # of random numbers, before they are floats
+        # Working memory of the random draws, before they are floats of `itemsize`: up to 8 bytes for each value with
+        # dropout, and 4 x 8 for each value of the image (words, radius and angle of `Noise.normal`).
+        words = 8 * (dropped + 4 * self.channels[0]) // itemsize
         return itemsize * (5 * self.parameters() + self.noisy_copies * height * width * (maps + words))
 
 
 class PerImageFit:
-    """B networks h(.; w_i), one for each image, and their Adam state; all draws come from the image's own stream.
+    """B networks h(.; w_i), one for each image, with their Adam state; draws are keyed by the image.
 
     A network is a chain of 3x3 convolutions with bias, zero padding and ReLU between them. B of them run as one grouped
     convolution, images (B, C, H, W) beside each other as channels (noisy_copies, B * C, H, W). The loss is the sum over
@@ -73,43 +82,43 @@ class PerImageFit:
     alone.
 
     Args:
-        recipe: of all networks.
+        settings: of all networks.
         noise: streams of the B images.
         like: the images (B, C, H, W), for shape, dtype and device.
     """
 
     differentiable = False  # its estimates in its targets; see `Unrolled`
 
-    def __init__(self, recipe: FitSettings, noise: Noise, like: Tensor) -> None:
-        self.recipe, self.noise = recipe, noise
+    def __init__(self, settings: FitSettings, noise: Noise, like: Tensor) -> None:
+        self.settings, self.noise = settings, noise
         weights, biases = noise.fork("weights"), noise.fork("biases")
         self.parameters: list[Tensor] = []  # per layer (B, out, in, 3, 3) and (B, out)
-        for a, b in pairwise(recipe.channels):
+        for a, b in pairwise(settings.channels):
             xavier, usual = math.sqrt(6 / (9 * a + 9 * b)), 1 / math.sqrt(9 * a)
             weight = weights.uniform(like.new_empty(len(like), b, a, 3, 3)).mul_(2).sub_(1).mul_(xavier)
             bias = biases.uniform(like.new_empty(len(like), b)).mul_(2).sub_(1).mul_(usual)
             self.parameters += [weight.requires_grad_(), bias.requires_grad_()]
         self.optimizer = torch.optim.Adam(
             self.parameters,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            amsgrad=recipe.amsgrad,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            amsgrad=settings.amsgrad,
             fused=True,
         )
-        shape = (len(like), recipe.noisy_copies, *like.shape[1:])
-        self.fixed = noise.fork("input").normal(like.new_empty(shape)) if recipe.random_input else None
+        shape = (len(like), settings.noisy_copies, *like.shape[1:])
+        self.fixed = noise.fork("input").normal(like.new_empty(shape)) if settings.random_input else None
         self.output = like  # mean over the samples of the last training output
 
     def step(self, target: Tensor) -> Tensor:
-        """One step of Adam towards `target` (B, C, H, W); the masked losses (B,) before it."""
-        recipe, noise = self.recipe, self.noise
-        around = target[:, None].expand(-1, recipe.noisy_copies, -1, -1, -1)
+        """Take one step of Adam towards `target` (B, C, H, W); returns the masked losses (B,) before it."""
+        settings, noise = self.settings, self.noise
+        around = target[:, None].expand(-1, settings.noisy_copies, -1, -1, -1)
         h = self._apply(self._input(around, noise), noise)
-        s = around + recipe.sigma * noise.normal(around) if recipe.noisy_target and recipe.sigma else around
+        s = around + settings.sigma * noise.normal(around) if settings.noisy_target and settings.sigma else around
         squares = (h - _beside(s)).square().unflatten(1, target.shape[:2])  # (noisy_copies, B, C, H, W)
-        kept = noise.bernoulli(around[:, :, :1], 1 - recipe.mask_ratio).transpose(0, 1).to(h.dtype)
+        kept = noise.bernoulli(around[:, :, :1], 1 - settings.mask_ratio).transpose(0, 1).to(h.dtype)
         losses: Tensor
-        if recipe.squared:
+        if settings.squared:
             count = kept.sum((0, 2, 3, 4)).clamp(min=1) * target.shape[1]
             losses = (squares * kept).sum((0, 2, 3, 4)) / count
         else:
@@ -125,9 +134,9 @@ class PerImageFit:
         self.optimizer.step()
 
     def estimate(self, target: Tensor, noisy_copies: int, at: int) -> Tensor:
-        """x_est: the mean output (B, C, H, W) over `noisy_copies` draws without dropout; 0: the last training output.
+        """Estimate x_est: mean output (B, C, H, W) over `noisy_copies` draws without dropout; 0: last training output.
 
-        `at` names the draws, which are not those of training: an estimate more or less changes no other.
+        `at` names the draws, which are separate from those of training: an additional estimate changes no result.
         """
         if noisy_copies == 0:
             return self.output
@@ -138,7 +147,7 @@ class PerImageFit:
         return total / noisy_copies
 
     def frozen(self, x: Tensor, noisy_copies: int) -> Tensor:
-        """h(x + noise; w), mean over `noisy_copies` draws without dropout, differentiable in `x`; w is held fixed.
+        """Mean of h(x + noise; w) over `noisy_copies` draws without dropout, differentiable in `x` with w fixed.
 
         Raises ValueError for a network that sees a random image instead.
         """
@@ -149,11 +158,11 @@ class PerImageFit:
         return mean
 
     def finite(self) -> Tensor:
-        """Which networks (B,) have finite weights."""
+        """Mask (B,) of the networks with finite weights."""
         return torch.stack([p.detach().flatten(1).isfinite().all(1) for p in self.parameters]).all(0)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these images only."""
+        """Drop all images but these `rows`."""
         self.noise, self.output = self.noise[rows], self.output[rows]
         self.fixed = None if self.fixed is None else self.fixed[rows]
         for parameter in self.parameters:
@@ -166,19 +175,19 @@ class PerImageFit:
         """z (noisy_copies, B * C, H, W) for copies (B, noisy_copies, C, H, W) of the images."""
         if self.fixed is not None:
             return _beside(self.fixed[:, : around.shape[1]])
-        return _beside(around + self.recipe.sigma * noise.normal(around) if self.recipe.sigma else around)
+        return _beside(around + self.settings.sigma * noise.normal(around) if self.settings.sigma else around)
 
     def _apply(self, h: Tensor, noise: Noise | None) -> Tensor:
-        """h(z; w); with dropout where there is noise for it."""
+        """Apply the networks, h(z; w); with dropout where `noise` is given."""
         images, layers = len(self.noise), len(self.parameters) // 2
-        share = 1 - self.recipe.dropout
+        share = 1 - self.settings.dropout
         for layer in range(1, layers + 1):
             weight, bias = self.parameters[2 * layer - 2 : 2 * layer]
             if layer == layers:
                 h = _to_few_channels(h, weight, bias)
-                return h.sigmoid() if self.recipe.sigmoid else h
+                return h.sigmoid() if self.settings.sigmoid else h
             h = F.conv2d(h, weight.flatten(0, 1), bias.flatten(), padding=1, groups=images)
-            if noise is not None and layer in self.recipe.dropout_after and share < 1:
+            if noise is not None and layer in self.settings.dropout_after and share < 1:
                 kept = noise.bernoulli(h.unflatten(1, (images, -1)).transpose(0, 1), share)
                 h.mul_(_beside(kept.to(h.dtype).mul_(1 / share)))  # before ReLU as good as after it, and no map more
             h.relu_()
@@ -186,7 +195,7 @@ class PerImageFit:
 
 
 def _to_few_channels(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The convolution of (noisy_copies, B * in, H, W), by a product with all nine taps and a sum of shifted results.
+    """Convolution of (noisy_copies, B * in, H, W) to few channels: product with all nine taps, sum of shifted results.
 
     Grouped convolution from 16 channels to 1 takes many times as long (`benchmarks/ride_throughput.py`).
     """
@@ -198,5 +207,5 @@ def _to_few_channels(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _beside(x: Tensor) -> Tensor:
-    """(B, noisy_copies, C, H, W) -> (noisy_copies, B * C, H, W); a view for one sample."""
+    """Images of a batch as channels: (B, noisy_copies, C, H, W) -> (noisy_copies, B * C, H, W)."""
     return x.transpose(0, 1).flatten(1, 2)

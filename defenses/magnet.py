@@ -1,4 +1,4 @@
-"""Magnet's reformer: the image is replaced by what an autoencoder makes of it (Meng and Chen 2017)."""
+"""Magnet's reformer: an autoencoder's reconstruction replaces the image (Meng and Chen 2017)."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from adversarial_lightning.networks import Denoiser
 
 
 class Magnet(Denoising, Purifier):
-    """d(x) = r(x), clipped to [0, 1] (differentiable, deterministic): one step of MALA with alpha = sigma2, no noise.
+    """Reconstruction r(x), clipped to [0, 1] (differentiable, deterministic): one MALA step, alpha = sigma2, no noise.
 
     Its detector is `detectors.ReconstructionError`, in MALADE's paper `detectors.ScoreNorm`. The original's networks
     and training: configs/experiments/magnet_original_mnist.yaml.

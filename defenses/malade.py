@@ -1,4 +1,4 @@
-"""MALADE and MALA: Langevin dynamics from the input towards where the data are dense (Srinivasan et al. 2021)."""
+"""MALADE and MALA: Langevin dynamics from the input towards high data density (Srinivasan et al. 2021)."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -21,18 +21,18 @@ Clip = Literal["none", "final", "each"]
 
 
 def towards(x: Tensor, r: Tensor, pull: float) -> Tensor:
-    """``(1 - c) x + c r`` with c = `pull` = alpha / sigma2: x + alpha score(x), and r itself, bit for bit, at c = 1."""
+    """Langevin drift x + alpha score(x) as ``(1 - c) x + c r``, c = `pull` = alpha / sigma2; exactly r at c = 1."""
     return (1 - pull) * x + pull * r
 
 
 def broken_to_nan(z: Tensor) -> Tensor:
-    """`z` with all pixels NaN in the rows that are not finite: clipping would hide an overflow as black and white."""
+    """Set all pixels of a row of `z` that is not finite to NaN: clipping would hide an overflow as black and white."""
     finite = z.flatten(1).isfinite().all(1)
     return z if bool(finite.all()) else torch.where(finite.view(-1, *[1] * (z.ndim - 1)), z, torch.nan)
 
 
 def load_denoiser(denoiser: Denoiser | str) -> Denoiser:
-    """A `Denoiser` as it is, or that of the checkpoint of a `DenoisingAutoencoder` run; frozen, in eval mode."""
+    """Load the `Denoiser` of a `DenoisingAutoencoder` checkpoint, or take one as it is; frozen, in eval mode."""
     if isinstance(denoiser, str):
         if not Path(denoiser).is_file():
             raise UserError(f"denoiser must name the .ckpt file of a DenoisingAutoencoder run: no file {denoiser!r}")
@@ -44,7 +44,7 @@ def load_denoiser(denoiser: Denoiser | str) -> Denoiser:
 
 
 class Denoising(nn.Module):
-    """A module whose ``denoiser`` stays as it was trained: in eval mode, whatever mode the rest is put into."""
+    """Module whose ``denoiser`` stays in eval mode when the rest changes its mode."""
 
     denoiser: Denoiser
 
@@ -57,11 +57,11 @@ class Denoising(nn.Module):
 class Chain(Denoising, Purifier):
     """Abstract base of MALA and MALADE: N Langevin steps along the score of a denoiser, started at the input.
 
-    Backwards the chain is recomputed step by step (`attacks.eot.unroll`): the full gradient costs one step's memory.
-    An image whose chain is not finite comes out as NaN, and evaluation counts it as fallen.
+    Backwards the chain is recomputed step by step (`attacks.core.unroll`): the full gradient costs one step's memory.
+    An image whose chain is not finite comes out as NaN, and evaluation counts it as misclassified.
     """
 
-    stochastic = True  # with noise
+    stochastic = True  # where noise_std and steps are above 0
 
     def __init__(
         self,
@@ -103,27 +103,27 @@ class Chain(Denoising, Purifier):
         yield x.clamp(0, 1) if self.clip == "final" else x
 
     def step(self, t: int, x: Tensor, noise: Noise) -> Tensor:
-        """x_{t+1} of x_t (B, C, H, W): Eqs. 7 and 11. Without noise nothing is drawn."""
+        """One Langevin step from x_t to x_{t+1} (B, C, H, W): Eqs. 7 and 11; draws only where noise_std is above 0."""
         z = towards(x, self.denoiser(x), self.pull(t))
         if self.noise_std:
             z = z + self.noise_std * self.annealing ** (t / 2) * noise.normal(x)
         return broken_to_nan(z).clamp(0, 1) if self.clip == "each" else z
 
     def quiet(self, x: Tensor, steps: int | None = None) -> Tensor:
-        """The chain's first `steps` steps (none: all) without noise and clipping, for attackers (`attacks.BPDA`)."""
+        """First `steps` steps of the chain (none: all) without noise and clipping: a surrogate for `attacks.BPDA`."""
         for t in range(self.steps if steps is None else steps):
             x = towards(x, self.denoiser(x), self.pull(t))
         return x
 
     def pull(self, t: int) -> float:
-        """c = alpha_t / sigma2 of step `t`."""
+        """Pull c = alpha_t / sigma2 of step `t`."""
         return self.step_size / self.denoiser.sigma2 * self.annealing**t
 
 
 class MALADE(Chain):
     """Langevin dynamics along the score of a supervised denoising autoencoder (Eq. 11).
 
-    The paper prints no step size, number of steps or noise: the defaults were found on held-out MNIST images (see
+    The paper prints no step size, number of steps or noise: the defaults were chosen on held-out MNIST images (see
     `reproduce/select_malade.py`). Nor does it say that images are clipped. There is no rejection step (footnote 7).
     A valid Langevin chain has noise_std^2 = 2 step_size; here it is free, as in the paper.
 
@@ -151,7 +151,7 @@ class MALADE(Chain):
 
 
 class MALA(Chain):
-    """Langevin dynamics along the score of a denoising autoencoder (Eq. 7): MALADE's control, blind to the classes.
+    """Langevin dynamics along the score of a denoising autoencoder (Eq. 7): MALADE's control, without class labels.
 
     Args:
         denoiser: the .ckpt file of a DAE, or a `networks.Denoiser`.

@@ -1,4 +1,4 @@
-"""RIDE: a network of its own is fitted to every image, and its output is what the classifier sees (Lin et al. 2019)."""
+"""RIDE: fits a small network to every image and classifies its output (Lin et al. 2019)."""
 
 import sys
 import time
@@ -22,10 +22,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class RideState:
-    """What a run is at one iteration; images are in pixels of [0, 1].
+    """State of a run at one iteration; images are in pixels of [0, 1].
 
-    `estimate` is x_est, `target` x^(t) as the combine step left it last, `losses` (B,) are the masked losses of the
-    last step, in the space of the network. `fit` goes on from here.
+    `estimate` is x_est, `target` is x^(t) after the last `combine`, `losses` (B,) are the masked losses of the last
+    step, in the space of the network. The run continues to change `fit`.
     """
 
     iteration: int
@@ -37,7 +37,7 @@ class RideState:
 
 
 def combine(target: Tensor, estimate: Tensor, alpha: float, suppression: bool) -> Tensor:
-    """x^(t) of x^(t-1) and x_est^(t), all (B, C, H, W): Eqs. 8 and 14.
+    """Next target x^(t) from x^(t-1) and x_est^(t), all (B, C, H, W): Eqs. 8 and 14.
 
     With the squared distance for both terms the minimiser is alpha x^(t-1) + (1 - alpha) x_est^(t) with alpha = lambda
     / (1 + lambda). Non-maximum suppression replaces pixels whose L1 distance over channels is strictly below the
@@ -55,8 +55,8 @@ class RIDE(Purifier):
     """Robust iterative data estimation: T stages of K Adam steps on a fresh small network for every image.
 
     In stage t the network learns x^(t-1) + noise -> x^(t-1) + other noise on a random tenth of the pixels (Algorithm
-    2); then x_est^(t), its mean output, is mixed into x^(t) (`combine`). The answer is x_est^(T). Weights and Adam's
-    state go on from stage to stage. The paper's theorem says that the losses do not rise and are bounded if no inner
+    2); then x_est^(t), its mean output, is mixed into x^(t) (`combine`). The result is x_est^(T). Weights and Adam's
+    state are kept from stage to stage. The paper's theorem says that the losses do not rise and are bounded if no inner
     fit raises them; it says nothing about accuracy, nor that gradients stay unknown to attackers: a suite without BPDA
     and EOT proves nothing here (`configs/suites/ride_honest_mnist.yaml`).
 
@@ -144,7 +144,7 @@ class RIDE(Purifier):
             raise UserError(f"memory must be above 0, not {memory}")
         if space == "normalized" and not (len(mean) == len(std) == channels[0] and min(std) > 0):
             raise UserError(f"mean and std need {channels[0]} values each, and std positive ones: {mean}, {std}")
-        self.recipe = FitSettings(
+        self.fit_settings = FitSettings(
             channels=tuple(channels),
             dropout_after=tuple(dropout_after),
             dropout=dropout,
@@ -190,10 +190,9 @@ class RIDE(Purifier):
         return z
 
     def frozen(self, x: Tensor) -> Tensor:
-        """h(x + noise; w) with the weights that the last pass has fitted to `x`, held fixed: a surrogate for `BPDA`.
+        """Surrogate for `BPDA`: h(x + noise; w) with the weights fitted to `x` in the last pass held fixed.
 
-        The part of the gradient that an attacker can compute; what `x` does to the weights is left out. Raises
-        ValueError where the weights are not those of these images.
+        Its gradient leaves out how the weights depend on `x`. Raises ValueError where the weights are of other images.
         """
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         parts = x.split([len(fit.noise) for fit in self._last(x)])
@@ -201,18 +200,16 @@ class RIDE(Purifier):
         return torch.cat(z) * std + mean
 
     def unrolled(self, x: Tensor, steps: int | None = None) -> Tensor:
-        """The whole run in `steps` steps a stage (none: its own), differentiable in `x`: a surrogate for `BPDA`.
+        """Surrogate for `BPDA`: the whole run with `steps` steps a stage (none: its own), differentiable in `x`.
 
-        What `x` does to the weights is part of the gradient. The draws are fresh ones of the last pass' streams, which
+        The gradient includes how the weights depend on `x`. Draws are new ones from the streams of the last pass, which
         must have been fitted to `x`, else ValueError.
         """
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         z = unrolled(
-            *(
-                self.recipe,
-                Noise(torch.cat([fit.noise.fork("unrolled").key for fit in self._last(x)])),
-                (x - mean) / std,
-            ),
+            self.fit_settings,
+            Noise(torch.cat([fit.noise.fork("unrolled").key for fit in self._last(x)])),
+            (x - mean) / std,
             lambda target, estimate: combine(target, estimate, self.alpha, self.suppression),
             steps=self.steps if steps is None else steps,
             stages=self.stages,
@@ -222,67 +219,67 @@ class RIDE(Purifier):
 
     def _last(self, x: Tensor) -> list[PerImageFit]:
         if sum(len(fit.noise) for fit in self.fits) != len(x):
-            raise UserError(f"the last pass has not fitted {len(x)} images to their end (patience lets go of some)")
+            raise UserError(f"the last pass did not fit {len(x)} images to the end (with patience, some end early)")
         return self.fits
 
     def run(
         self, x: Tensor, noise: Noise, every: int | None = None, tick: Callable[[], object] = lambda: None
     ) -> Iterator[RideState]:
-        """The run on images (B, C, H, W) in one pass: a `RideState` after every stage, and `every` so many iterations.
+        """Fit images (B, C, H, W) in one pass; yields a `RideState` after every stage and every `every` iterations.
 
-        Looking more often changes nothing of the run. A diverged fit has an estimate of NaN. Gradients are on inside
-        and nowhere else, whatever the caller has switched off.
+        Yielding more often changes no result. A diverged fit has an estimate of NaN. Gradients are switched on inside,
+        also where the caller has switched them off.
         """
-        moments = self._run(x, noise, every, tick)
+        states = self._run(x, noise, every, tick)
         while True:
             with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-                moment = next(moments, None)
-            if moment is None:
+                state = next(states, None)
+            if state is None:
                 return
-            yield moment
+            yield state
 
     def _run(self, x: Tensor, noise: Noise, every: int | None, tick: Callable[[], object]) -> Iterator[RideState]:
         x = self._checked(x).detach()
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         target = (x - mean) / std  # a new tensor, so that x itself is never written to
-        fit, rows = PerImageFit(self.recipe, noise, target), torch.arange(len(x), device=x.device)
+        fit, rows = PerImageFit(self.fit_settings, noise, target), torch.arange(len(x), device=x.device)
         estimate, losses, live = x.clone(), x.new_zeros(len(x)), target
         window, before = x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)
         for iteration in range(1, self.steps * self.stages + 1):
             losses[rows] = fit.step(live)
             tick()
-            over, shown = iteration % self.steps == 0, every is not None and iteration % every == 0
+            stage_ended, requested = iteration % self.steps == 0, every is not None and iteration % every == 0
             done = None
             if self.patience:
                 window += losses
                 if iteration % self.patience == 0:
                     done = (window > (1 - self.gain) * before)[rows]
                     window, before = torch.zeros_like(window), window
-            if not (over or shown or (done is not None and bool(done.any()))):
-                continue  # nothing but a look at `done` waits for the device
+            if not (stage_ended or requested or (done is not None and bool(done.any()))):
+                continue  # only reading `done` waits for the device
             with torch.no_grad():
                 found = fit.estimate(live, self.estimates, iteration)
             found = torch.where(fit.finite().view(-1, 1, 1, 1), found, torch.nan)
             estimate[rows] = (found * std + mean).clamp(0, 1)
-            if over:
+            if stage_ended:
                 target[rows] = combine(live, found, self.alpha, self.suppression)
             if done is not None:
                 rows = rows[~done]
                 fit.keep(~done)
             live = target[rows]
-            if over or shown or len(rows) == 0:
+            if stage_ended or requested or len(rows) == 0:
                 pixels = (target * std + mean).clamp(0, 1)
                 yield RideState(iteration, -(-iteration // self.steps), estimate.clone(), pixels, losses.clone(), fit)
             if len(rows) == 0:
                 return
 
     def images_per_pass(self, x: Tensor) -> int:
-        """How many of the images `x` are fitted together.
+        """Number of the images `x` that are fitted together.
 
         Raises ValueError where the memory does not hold one.
         """
         x = self._checked(x)
-        each = self.recipe.bytes_per_image(x.shape[2], x.shape[3], x.element_size())
+        each = self.fit_settings.bytes_per_image(x.shape[2], x.shape[3], x.element_size())
         if self.memory is not None:
             budget = self.memory * GIB
         elif x.is_cuda:
@@ -298,9 +295,10 @@ class RIDE(Purifier):
         return min(most, int(budget // each))
 
     def _checked(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.recipe.channels[0]:
+        if x.ndim != 4 or x.shape[1] != self.fit_settings.channels[0]:
             raise UserError(
-                f"the network is for {self.recipe.channels[0]} channels, the images are {tuple(x.shape)}: set channels"
+                f"the network is for {self.fit_settings.channels[0]} channels, the images are {tuple(x.shape)}: "
+                "set channels"
             )
         if not bool(x.isfinite().all()):
             raise UserError("an image has pixels that are not finite")
@@ -310,16 +308,16 @@ class RIDE(Purifier):
 
 
 class Watch:
-    """Says on stderr how long fitting `images` in so many `steps` still takes, where it takes more than a minute."""
+    """Progress on stderr of fitting `images` in `steps` steps, where that takes more than a minute."""
 
     def __init__(self, steps: int, images: int) -> None:
         self.steps, self.images, self.done, self.start, self.said = steps, images, -1, 0.0, 0.0
 
     def tick(self) -> None:
-        """One step is done; the first one only warms up."""
+        """Count one step; the first one, which warms up, is not timed."""
         self.done, now = self.done + 1, time.monotonic()
         if self.done == 0:
-            self.start, self.said = now, now - 50  # heard of after 10 s, then every minute
+            self.start, self.said = now, now - 50  # the first message comes after 10 s, then one a minute
         elif now - self.said >= 60:
             self.said, seconds = now, (now - self.start) * self.steps / self.done
             if seconds > 60:

@@ -13,11 +13,11 @@ from adversarial_lightning.defenses.filters import MeanFilter, refuse_nan
 
 
 class TotalVariation(Purifier):
-    """Abstract base: total-variation denoising of each channel of each image alone, by scikit-image on the CPU.
+    """Abstract base: total-variation denoising of each channel by scikit-image, on the CPU.
 
     Not differentiable; the surrogate is the mean of 3 x 3 pixels, through which PGD found a little more than through
-    the identity (2 to 7 points on 60 held-out digits). Channels go one by one because scikit-image's Bregman starts
-    each where the one before it ended. Raises ValueError for images of NaN.
+    the identity (2 to 7 points on 60 held-out digits). Channels are denoised one by one because scikit-image's
+    Bregman starts each where the one before it ended. Raises ValueError for images of NaN.
 
     Args:
         weight: above 0, for pixels in [0, 1].
@@ -34,7 +34,7 @@ class TotalVariation(Purifier):
 
     @abstractmethod
     def denoise(self, channel: Any) -> Any:
-        """One channel, an array (H, W) of floats, without its noise."""
+        """Denoise one channel, an array (H, W) of floats."""
 
     def forward(self, x: Tensor) -> Tensor:
         refuse_nan(x)

@@ -1,4 +1,4 @@
-"""A fit with its graph: what an attacker sees who differentiates through every step of Adam."""
+"""Per-image fits that are differentiable through every step of Adam, for attacks on RIDE."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +14,12 @@ _TINY = 1e-36  # under Adam's root, whose slope would be infinite where a gradie
 
 
 class Unrolled(PerImageFit):
-    """`PerImageFit` whose weights, and so its estimates, are differentiable in its targets; the graph grows with every step."""
+    """Differentiable `PerImageFit`: weights and estimates depend on the targets; the graph grows with every step."""
 
     differentiable = True
 
-    def __init__(self, recipe: FitSettings, noise: Noise, like: Tensor) -> None:
-        super().__init__(recipe, noise, like.detach())
+    def __init__(self, settings: FitSettings, noise: Noise, like: Tensor) -> None:
+        super().__init__(settings, noise, like.detach())
         self.moments = [(p.detach() * 0, p.detach() * 0, p.detach() * 0) for p in self.parameters]
         self.steps = 0
 
@@ -30,22 +30,22 @@ class Unrolled(PerImageFit):
         return found
 
     def _adam(self, loss: Tensor) -> None:
-        recipe, group = self.recipe, self.optimizer.param_groups[0]
+        settings, group = self.settings, self.optimizer.param_groups[0]
         (beta1, beta2), eps = group["betas"], group["eps"]
         self.steps += 1
         gradients = torch.autograd.grad(loss, self.parameters, create_graph=True)
         for i, (p, g) in enumerate(zip(self.parameters, gradients, strict=True)):
-            g = g + recipe.weight_decay * p
+            g = g + settings.weight_decay * p
             first, second, most = self.moments[i]
             first, second = beta1 * first + (1 - beta1) * g, beta2 * second + (1 - beta2) * g * g
             most = torch.maximum(most, second)
             self.moments[i] = first, second, most
-            root = ((most if recipe.amsgrad else second) / (1 - beta2**self.steps) + _TINY).sqrt()
-            self.parameters[i] = p - recipe.learning_rate / (1 - beta1**self.steps) * first / (root + eps)
+            root = ((most if settings.amsgrad else second) / (1 - beta2**self.steps) + _TINY).sqrt()
+            self.parameters[i] = p - settings.learning_rate / (1 - beta1**self.steps) * first / (root + eps)
 
 
 class _Replay(torch.autograd.Function):
-    """``fit(x)`` now, without its graph; the graph is made on the way back, when it is needed, and freed at once."""
+    """Checkpointed ``fit(x)``: forwards without a graph, which the backward pass computes again and frees."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, fit: Callable[[Tensor], Tensor]) -> Tensor:
@@ -63,7 +63,7 @@ class _Replay(torch.autograd.Function):
 
 
 def unrolled(
-    recipe: FitSettings,
+    settings: FitSettings,
     noise: Noise,
     target: Tensor,
     combine: Callable[[Tensor, Tensor], Tensor],
@@ -72,14 +72,14 @@ def unrolled(
     stages: int,
     estimates: int,
 ) -> Tensor:
-    """x_est of `stages` times `steps` steps towards `target` (B, C, H, W), differentiable in it once.
+    """Estimate x_est after `stages` times `steps` steps towards `target` (B, C, H, W), differentiable in it once.
 
-    Time is that of two fits and of a double backward through one; memory that of the graphs of as many images as a GiB
-    holds, and of one at least.
+    It takes the time of two fits and of a double backward through one, and the memory of the graphs of as many images
+    as fit into a GiB, at least one.
     """
 
     def fit(x: Tensor, noise: Noise) -> Tensor:
-        own = Unrolled(recipe, Noise(noise.key), x) if x.requires_grad else PerImageFit(recipe, Noise(noise.key), x)
+        own = Unrolled(settings, Noise(noise.key), x) if x.requires_grad else PerImageFit(settings, Noise(noise.key), x)
         estimate = aim = x
         for iteration in range(1, steps * stages + 1):
             own.step(aim)
@@ -89,7 +89,7 @@ def unrolled(
                     aim = combine(aim, estimate)
         return estimate
 
-    each = 4 * steps * stages * recipe.bytes_per_image(target.shape[2], target.shape[3], target.element_size())
+    each = 4 * steps * stages * settings.bytes_per_image(target.shape[2], target.shape[3], target.element_size())
     at_once, found = max(1, _BYTES // each), []
     for start in range(0, len(target), at_once):
         rows = slice(start, start + at_once)

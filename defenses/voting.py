@@ -1,4 +1,4 @@
-"""Several passes through a stochastic defense, and one answer."""
+"""Vote over several passes through a stochastic defense."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from adversarial_lightning.errors import UserError
 
 
 class Voting(nn.Module):
-    """The answer of `votes` passes through a stochastic model; in a list of defenses the last entry.
+    """Vote or mean over `votes` passes through a stochastic model; the last entry in a list of defenses.
 
     MALADE's future work (Srinivasan et al. 2021). With "vote", logits are the counts of the votes plus half of the mean
     probabilities, which decide ties; backwards they are the mean logits (BPDA), so that gradient attacks see something.
@@ -19,7 +19,7 @@ class Voting(nn.Module):
     Args:
         classifier: images in [0, 1] -> logits, stochastic.
         votes: number of passes.
-        mode: what is put together: votes for the class with the largest logit, logits, or (the logarithm of the mean
+        mode: what is combined: votes for the class with the largest logit, logits, or (the logarithm of the mean
             of) probabilities.
     """
 

@@ -1,4 +1,4 @@
-"""What is turned away: detectors of adversarial images, ``score(x) -> (B,)``. This file is the catalogue."""
+"""Catalogue of detectors of adversarial images, ``score(x) -> (B,)``."""
 
 from adversarial_lightning.detectors.base import Detector, DetectorGuardedModel
 from adversarial_lightning.detectors.er_detector import ERDetector

@@ -1,4 +1,4 @@
-"""Kernel densities of codes, a bank a class: exact, in chunks, differentiable."""
+"""Kernel densities of codes by class: exact, in chunks, differentiable."""
 
 import math
 
@@ -11,11 +11,12 @@ _VALUES = 2**20  # distances held at once: a chunk stays near the cache, whateve
 
 
 def log_density(queries: Tensor, points: Tensor, sigma: float | Tensor, most: int = _VALUES) -> Tensor:
-    """log of (1/n) sum_i (pi sigma^2)^(-D/2) exp(-||q - p_i||^2 / sigma^2), (B,), at `queries` (B, D), `points` (n, D).
+    """Log density log (1/n) sum_i (pi sigma^2)^(-D/2) exp(-||q - p_i||^2 / sigma^2), (B,).
 
-    Li et al. 2021 (ER-Classifier), section 4.5, normalised; scikit-learn's h is sigma / sqrt(2). Every term of the sum
-    is there: trees lose whole nats where h is small and D is not. `most` limits the distances held at once; it changes
-    no more than rounding. Distances are expanded round the mean of the points, smooth where one is 0.
+    For `queries` q (B, D) and `points` p (n, D): Li et al. 2021 (ER-Classifier), section 4.5, normalised;
+    scikit-learn's h is sigma / sqrt(2). Every term of the sum is there: trees lose whole nats where h is small and D
+    is not. `most` limits the distances held at once; it changes no more than rounding. Distances are expanded round
+    the mean of the points, smooth where one is 0.
     """
     centre = points.mean(0)
     q, p = (queries - centre) / sigma, (points - centre) / sigma
@@ -31,7 +32,7 @@ def log_density(queries: Tensor, points: Tensor, sigma: float | Tensor, most: in
 
 
 class ClassDensities(nn.Module):
-    """The log density of a code among those of one class: (B, D) and classes (B,) -> (B,).
+    """Log density of codes among the codes of one class: (B, D) and classes (B,) -> (B,).
 
     Args:
         sigma: width of the kernel; none: the best of `choose_sigma`, found by `fit`.
@@ -55,7 +56,7 @@ class ClassDensities(nn.Module):
             self.register_buffer(name, torch.empty(0, dtype=torch.int64 if name == "starts" else None))
 
     def fit(self, codes: Tensor, labels: Tensor, classes: int) -> None:
-        """Keep `codes` (n, D) by their true `labels` (n,), of which there are 0 .. `classes` - 1.
+        """Store `codes` (n, D) by their true `labels` (n,), 0 to `classes` - 1, and choose the width.
 
         Raises ValueError for codes that are not finite and for a class without codes.
         """
@@ -64,7 +65,7 @@ class ClassDensities(nn.Module):
         counts = labels.bincount(minlength=classes)
         if len(empty := (counts == 0).nonzero()):
             raise UserError(
-                f"class {int(empty[0])} has no training codes: its density is needed for what looks like it"
+                f"class {int(empty[0])} has no training codes: its density is needed for images of that class"
             )
         centre, scale = codes.double().mean(0), codes.double().std(0, unbiased=False)
         if not self.standardise:
@@ -91,7 +92,7 @@ class ClassDensities(nn.Module):
 
 
 def choose_sigma(codes: Tensor, labels: Tensor) -> dict[float, float]:
-    """Mean log density of a held-out fifth of `codes` in their own classes, by sigma: more is better.
+    """Mean log density of a held-out fifth of `codes` in their own classes, by sigma: higher is better.
 
     sigma is sqrt(2) times the median distance to the nearest neighbour times 1/8 ... 16, and on by doubling until it
     gets worse (in few dimensions neighbours are near); the paper says nothing of it.

@@ -14,9 +14,9 @@ from adversarial_lightning.networks.features import bends, encoder_of, outputs
 
 
 class ERDetector(FittedDetector):
-    """log density of the code among those of training images of the class that the image is taken for.
+    """Log density of the code among the codes of training images of the predicted class.
 
-    ER1 looks at the embedding Z = Q(x), ER2 at Z' = means of the hidden layers of Q, then Q(x). The paper writes
+    ER1 uses the embedding Z = Q(x), ER2 at Z' = means of the hidden layers of Q, then Q(x). The paper writes
     KDE(x); the density is that of the code. Neither its width, chosen on training images where none is given, nor the
     kind of means is printed. Z' is scaled to mean 0 and standard deviation 1 of the training codes: its parts differ
     in scale.
@@ -51,7 +51,7 @@ class ERDetector(FittedDetector):
         self.load(fitted)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) and codes: (B, k), or (B, layers + k) for the combined code."""
+        """Logits (B, K) and codes (B, k), or (B, layers + k) for the combined code."""
         hidden = self.hidden if self.code == "combined" else []
         logits, found = outputs(self.classifier, x, [*hidden, self.encoder])
         if self.hidden_stat == "layer":

@@ -1,4 +1,4 @@
-"""Detectors that are fitted: features of an image, and a logistic regression that tells adversarial ones apart."""
+"""Fitted detectors: logistic regression of "adversarial" on features of an image."""
 
 import inspect
 import json
@@ -20,7 +20,7 @@ from adversarial_lightning.errors import UserError
 
 
 class FittedDetector(Detector):
-    """Abstract base: the score is the log-odds of "adversarial" by logistic regression on standardised `features`.
+    """Abstract base: score = log-odds of "adversarial" by logistic regression on standardised `features`.
 
     Li et al. 2021 (ER-Classifier), Algorithm 2, Feinman et al. 2017 and Ma et al. 2018 differ in the features only.
     `fit_reference` sees clean training images, `fit_detector` the features of clean, noisy (both negative) and
@@ -47,11 +47,11 @@ class FittedDetector(Detector):
 
     @abstractmethod
     def fit_reference(self, images: Any, batch_size: int = 128) -> None:
-        """Learn what is normal from clean training `images`, a data set of numbered ones."""
+        """Fit the reference (such as densities) to clean training `images`, a data set with sample numbers."""
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
-        """What is looked at, (B, F): differentiable, each row a property of its image."""
+        """Features (B, F) of images: differentiable; a row depends on its own image only."""
 
     def fit_detector(self, clean: Tensor, noisy: Tensor, adversarial: Tensor) -> None:
         """Fit scaler and logistic regression (C = 1) to features (n, F) of the images of set I.
@@ -72,39 +72,42 @@ class FittedDetector(Detector):
             setattr(self, name, torch.as_tensor(values).to(clean))
 
     def score(self, x: Tensor) -> Tensor:
-        """The log-odds of "adversarial", (B,)."""
+        """Log-odds of "adversarial", (B,)."""
         if not len(self.weight):
             raise UserError(f"{type(self).__name__} is not fitted: run evaluate.py fit-detector, or name its file")
         odds: Tensor = ((self.features(x) - self.mean) / self.std) @ self.weight + self.bias
         return odds
 
     def probability(self, x: Tensor) -> Tensor:
-        """The probability of "adversarial" in [0, 1], (B,)."""
+        """Probability of "adversarial" in [0, 1], (B,)."""
         return self.score(x).sigmoid()
 
     def settings(self) -> dict[str, Any]:
-        """The arguments of the constructor but for the classifier and the file."""
+        """Arguments of the constructor except the classifier and the file."""
         names = inspect.signature(type(self)).parameters
         return {name: getattr(self, name) for name in names if name not in ("classifier", "fitted")}
 
     def learnt(self) -> dict[str, Tensor]:
-        """All buffers but the classifier's, by name."""
+        """Buffers by name, without those of the classifier."""
         return {name: t for name, t in self.named_buffers() if not name.startswith("classifier.")}
 
     def save(self, path: str | Path) -> None:
         """Write the fitted detector, without its classifier."""
         about = {
-            **{"detector": type(self).__name__, "settings": self.settings()},
-            **{"classifier": digest_weights(self.classifier), "seen": sorted(self.seen), "about": self.about},
+            "detector": type(self).__name__,
+            "settings": self.settings(),
+            "classifier": digest_weights(self.classifier),
+            "seen": sorted(self.seen),
+            "about": self.about,
         }
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.learnt().items()}
         save_file(tensors, path, metadata={"about": json.dumps(about)})
 
     def load(self, path: str | Path | None) -> None:
-        """Read what `save` wrote; nothing where there is no path.
+        """Read the file that `save` wrote; does nothing without a path.
 
-        Raises ValueError for what is no such file, or was fitted with other settings or on another classifier.
+        Raises ValueError for another kind of file, and for one fitted with other settings or on another classifier.
         """
         if path is None:
             return

@@ -1,4 +1,4 @@
-"""Fitting a detector: references from training images, the rest from set I, a seeded fifth of the test images."""
+"""Fit detectors: the reference on training images, the regression on set I, a seeded fifth of the test images."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ SHARE = 0.2  # of the test images is set I (Li et al. 2021, section 5)
 
 
 def calibration_split(images: Any, seed: int = 0, share: float = SHARE) -> Any:
-    """Set I of a data set of numbered test images: the same whatever is fitted on it. The others are set II.
+    """Set I of a data set of test images with sample numbers, the same for all detectors; the others are set II.
 
     Raises ValueError where either set would be empty.
     """
@@ -33,7 +33,7 @@ def calibration_split(images: Any, seed: int = 0, share: float = SHARE) -> Any:
 
 
 def test_split(images: Any, seen: frozenset[int]) -> Any:
-    """Those of a data set of numbered images that a detector has not `seen`. Raises ValueError where none is left."""
+    """Images of a data set that a detector was not fitted on (`seen`). Raises ValueError where none is left."""
     positions = [i for i, number in enumerate(images.indices.tolist()) if number not in seen]
     if not positions:
         raise UserError(f"all {len(images)} test images are set I, on which the detector was fitted: take more images")
@@ -41,7 +41,7 @@ def test_split(images: Any, seen: frozenset[int]) -> Any:
 
 
 def fit_on(detector: Detector, data: Any, attack: Attack, *, seed: int = 0, batch_size: int = 128) -> dict[str, Any]:
-    """`fit` a detector on all training images of `data` and set I of its test images; returns what it is `about`.
+    """Fit a detector on all training images of `data` and set I of its test images; returns its ``about``.
 
     Raises ValueError for a detector that needs no fitting.
     """
@@ -61,10 +61,10 @@ def fit(
     seed: int = 0,
     batch_size: int = 128,
 ) -> None:
-    """Fit `detector` on clean `train` images and the images `one` of set I under `attack`; both are data sets.
+    """Fit `detector` on the data set `train` (clean) and on set I, `one`, under `attack`.
 
     The attack knows the classifier, not the detector. Each image of set I has a noisy and an adversarial version; a
-    minimum-norm attack that finds nothing in its ball gives none. What was seen and done stands in ``detector.about``.
+    minimum-norm attack that finds nothing in its ball gives none. ``detector.about`` records how it was fitted.
     Raises ValueError as the detector.
     """
     detector.fit_reference(train, batch_size)
@@ -80,24 +80,29 @@ def fit(
     every = torch.cat(list(sets.values()))
     densities = getattr(detector, "densities", None)
     detector.about = {
-        **{"attack": describe(attack), "seed": seed, "set_one": len(index), "adversarial": int(found.sum())},
-        **{"train_images": len(train), "noise_std": round(std, 6)},
+        "attack": describe(attack),
+        "seed": seed,
+        "set_one": len(index),
+        "adversarial": int(found.sum()),
+        "train_images": len(train),
+        "noise_std": round(std, 6),
         "width": None if densities is None else float(densities.width),
         "log_density_by_width": None if densities is None else {f"{w:.6g}": v for w, v in densities.curve.items()},
         # One minibatch at the cap lifts the mean above this, which no dimension does.
         "features_at_cap": int((every >= CAP / detector.batches).sum()) if isinstance(detector, LID) else None,
         "auroc_set_one": _auroc(torch.cat([odds["clean"], odds["noisy"]]), odds["adversarial"]),
-        **{"weight": detector.weight.tolist(), "bias": float(detector.bias)},
+        "weight": detector.weight.tolist(),
+        "bias": float(detector.bias),
     }
 
 
 def versions_of(
     classifier: nn.Module, images: Any, attack: Attack, *, seed: int, batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
-    """Clean, noisy and adversarial versions of `images`, which adversarial ones were found, numbers, and noise's size.
+    """Clean, noisy and adversarial images; mask of those found; sample numbers; standard deviation of the noise.
 
-    A minimum-norm attack has found what it changed and, where it has a radius, what lies inside; only that makes up the
-    length of the noise.
+    A minimum-norm attack has found an image where it changed it and, where it has a radius, stayed inside the ball.
+    The length of the noise is that of the images found.
     """
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     clean, adversarial, numbers = [], [], []
@@ -120,7 +125,7 @@ def versions_of(
 
 
 def features(detector: FittedDetector, x: Tensor, index: Tensor, seed: int, batch_size: int) -> Tensor:
-    """The detector's features (n, F) of images `x`, in batches, random parts keyed by `index`."""
+    """Features (n, F) of images `x`, in batches, with noise keyed by the sample numbers `index`."""
     parts = []
     for rows in np.array_split(np.arange(len(x)), max(1, -(-len(x) // batch_size))):
         noise = Noise.keyed(seed, index[rows]).fork("defender").fork("detector")

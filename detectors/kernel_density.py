@@ -17,14 +17,14 @@ from adversarial_lightning.networks.features import bends, outputs
 
 
 def width(sigma: float | None, h: float | None) -> float | None:
-    """sigma of exp(-d^2 / sigma^2), given as it is or as scikit-learn's h = sigma / sqrt(2). ValueError for both."""
+    """Width sigma of exp(-d^2 / sigma^2), from sigma or scikit-learn's h = sigma / sqrt(2). ValueError for both."""
     if sigma is not None and h is not None:
         raise UserError(f"sigma ({sigma}) and h ({h}) say the same: give one")
     return sigma if h is None else h * math.sqrt(2)
 
 
 def fit_densities(densities: ClassDensities, codes: Any, images: Any, batch_size: int, device: torch.device) -> None:
-    """Fit `densities` to ``codes(x) -> (logits, codes)`` of all `images` with their true labels, in batches."""
+    """Fit `densities` to the codes of all `images` by true label, in batches; ``codes(x) -> (logits, codes)``."""
     found, labels, classes = [], [], 0
     for start in range(0, len(images), batch_size):
         x, y, _ = images.__getitems__(list(range(start, min(start + batch_size, len(images)))))
@@ -36,7 +36,7 @@ def fit_densities(densities: ClassDensities, codes: Any, images: Any, batch_size
 
 
 class KernelDensity(FittedDetector):
-    """log density of an image's hidden layer among those of training images of the class that it is taken for.
+    """Log density of a hidden layer's output among those of training images of the predicted class.
 
     Departures: the log of the density, which itself underflows; the width is chosen on training images where none is
     given (theirs: h 1.20 on MNIST, 0.26 on CIFAR10); only set I scales the features, where their code lets test images
@@ -93,7 +93,7 @@ class KernelDensity(FittedDetector):
         return torch.stack([density, self.variance(x)], 1) if self.uncertainty else density[:, None]
 
     def variance(self, x: Tensor) -> Tensor:
-        """Variance of the softmax over passes with dropout, the mean over classes, (B,)."""
+        """Variance (B,) of the softmax over passes with dropout, averaged over classes."""
         noise = Noise.from_global(x) if self.noise is None else self.noise
         with dropping(self.classifier, noise):
             p = torch.stack([self.classifier(x).softmax(1) for _ in range(self.passes)])
@@ -102,16 +102,16 @@ class KernelDensity(FittedDetector):
 
 
 def dropouts(network: nn.Module) -> list[nn.Module]:
-    """The dropout layers that drop anything."""
+    """Dropout layers with a probability above 0."""
     return [m for m in network.modules() if isinstance(m, nn.Dropout | nn.Dropout2d) and m.p > 0]
 
 
 @contextmanager
 def dropping(network: nn.Module, noise: Noise) -> Iterator[None]:
-    """Switch the dropout layers of `network`, and nothing else, on in this context; they draw from `noise`."""
+    """Switch on only the dropout layers of `network` in this context; they draw from `noise`."""
 
     def drop(layer: Any, _: object, output: Tensor) -> Tensor:
-        whole = output[:, :, :1, :1] if isinstance(layer, nn.Dropout2d) else output  # channels fall as one
+        whole = output[:, :, :1, :1] if isinstance(layer, nn.Dropout2d) else output  # drops whole channels
         kept: Tensor = output * (noise.uniform(whole) >= layer.p) / (1 - layer.p)
         return kept
 

@@ -14,7 +14,7 @@ CAP = 1e3  # where all neighbours are equally far
 
 
 def local_dimension(distances: Tensor, k: int) -> Tensor:
-    """LID of each row of `distances` (..., n) by its k smallest: -1 / mean_i log(r_i / r_k), (...); at most 1e3.
+    """LID of each row of `distances` (..., n) from its k smallest: -1 / mean_i log(r_i / r_k), (...); at most 1e3.
 
     Entries that are infinite are no neighbours. Scaling the distances changes nothing.
     """
@@ -23,7 +23,7 @@ def local_dimension(distances: Tensor, k: int) -> Tensor:
 
 
 class LID(FittedDetector):
-    """LID at the input, after every activation and pooling, and at the logits, among minibatches of training images.
+    """LID of the input, of every activation and pooling and of the logits, among minibatches of training images.
 
     Departures: their references are the clean images of the query's own minibatch, so an adversarial image meets its
     own original there, which deployment does not have, and the nearest neighbour is dropped (`among` does that: the gap
@@ -60,13 +60,13 @@ class LID(FittedDetector):
         self.load(fitted)
 
     def activations(self, x: Tensor) -> list[Tensor]:
-        """Input, layers and logits, (B, D) each."""
+        """Activations of the input, the layers and the logits, (B, D) each."""
         names = bends(self.classifier) if self.layers is None else self.layers
         logits, found = outputs(self.classifier, x, names)
         return [x.flatten(1), *(found[name].flatten(1) for name in names), logits]
 
     def fit_reference(self, images: Any, batch_size: int = 128) -> None:
-        """Choose the minibatches; raises ValueError where there are too few images."""
+        """Choose the reference minibatches; raises ValueError where there are too few images."""
         n = self.references * self.batches
         if len(images) < n:
             raise UserError(f"{self.batches} minibatches of {self.references} need {n} images, not {len(images)}")
@@ -86,7 +86,7 @@ class LID(FittedDetector):
         return torch.stack(found, 1)
 
     def among(self, x: Tensor, clean: Tensor) -> Tensor:
-        """The features (B, F) of Ma et al.'s code: references are `clean` (n, C, H, W), the nearest one is dropped."""
+        """Features (B, F) as in Ma et al.'s code: references are `clean` (n, C, H, W), the nearest one is dropped."""
         distances = [
             torch.cdist(a, b).sort(1).values[:, 1:]
             for a, b in zip(self.activations(x), self.activations(clean), strict=True)

@@ -1,4 +1,4 @@
-"""The baseline of all detectors: an image is suspicious where the classifier is unsure (Hendrycks and Gimpel 2017)."""
+"""Maximum-probability detector: flags images of low confidence (Hendrycks and Gimpel 2017)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from adversarial_lightning.detectors.base import Detector
 
 
 class MaxProbability(Detector):
-    """1 - max_k softmax(f(x))_k, in [0, 1 - 1/K]; needs no training.
+    """Score 1 - max_k softmax(f(x))_k, in [0, 1 - 1/K]; needs no training.
 
     Computed as the sum of the other probabilities, which tells apart images of which the classifier is so sure that
     1 - p would be 0 in float32.

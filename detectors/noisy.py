@@ -1,4 +1,4 @@
-"""Noisy twins of adversarial images: as long as these, but aimless. Without them a detector learns "any noise"."""
+"""Noisy images as far from the clean ones as adversarial images, so that a detector does not learn "any noise"."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from adversarial_lightning.attacks.core.norms import distance
 
 
 def noisy_copies(x: Tensor, z: Tensor, noise: Noise, norm: str | None = None) -> tuple[Tensor, float]:
-    """Images `x` (B, ...) with noise of the mean l2 length of ``z - x`` after clipping, and its standard deviation.
+    """Noisy versions of `x` (B, ...) with the mean l2 length of ``z - x``, and the noise's standard deviation.
 
     Feinman et al. 2017 and Ma et al. 2018: Gaussian noise of one standard deviation, clipped to [0, 1]; here the
     standard deviation is bisected until clipped noise has that length. For an attack of `norm` l0, as many random

@@ -1,4 +1,4 @@
-"""How far an autoencoder moves an image: large for what it has not learnt (Magnet, Meng and Chen 2017)."""
+"""Reconstruction error of an autoencoder: large for images unlike its training data (Magnet, Meng and Chen 2017)."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ class ReconstructionError(Detector):
     Raises ValueError for an autoencoder that was trained for another classifier.
 
     Args:
-        classifier: images -> logits; evaluate.py hands over the defended model. Only looked at to see that it fits.
+        classifier: images -> logits; evaluate.py hands over the defended model. Only checked against the denoiser.
         denoiser: the .ckpt file of a DAE, or a `networks.Denoiser`.
         p: 1 or 2.
     """

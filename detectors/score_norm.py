@@ -1,4 +1,4 @@
-"""Length of the score of the data: large where an image is unlikely (MALADE, Srinivasan et al. 2021; Magnet)."""
+"""Norm of the score of the data density: large for unlikely images (MALADE, Srinivasan et al. 2021; Magnet)."""
 
 from torch import Tensor, linalg, nn
 
@@ -9,13 +9,13 @@ from adversarial_lightning.networks import Denoiser
 
 
 class ScoreNorm(Denoising, Detector):
-    """||(r(x) - x) / sigma2||_2 at the image itself, before any purifier (Eqs. 12 and 13).
+    """Score norm ||(r(x) - x) / sigma2||_2 at the image itself, before any purifier (Eqs. 12 and 13).
 
     With an sDAE it is MALADE's detector, with a DAE Magnet's. The paper does not name the norm.
     Raises ValueError for an sDAE that was trained for another classifier.
 
     Args:
-        classifier: images -> logits; evaluate.py hands over the defended model. Only looked at to see that it fits.
+        classifier: images -> logits; evaluate.py hands over the defended model. Only checked against the denoiser.
         denoiser: the .ckpt file of a DAE or sDAE, or a `networks.Denoiser`.
     """
 

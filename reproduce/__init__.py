@@ -1,3 +1,3 @@
-"""What did the papers claim, and does it hold? Their figures, and the tools that record rows."""
+"""Programs that reproduce the papers' figures and tables, and record runs in results/."""
 
 __all__: list[str] = []

@@ -1,13 +1,14 @@
-"""Detectors by the protocol of the ER-Classifier paper: Tables 5-8 and 11-14, and the attack that knows the detector.
+"""Detectors by the protocol of the ER-Classifier paper (Tables 5-8 and 11-14), and under a detector-aware attack.
 
 python -m adversarial_lightning.reproduce.detector_tables --er CKPT [--er-minus CKPT] [--undefended CKPT]
     --output FILE.json [...]
 
-KD and LID sit on the undefended network, ER1 and ER2 on the ER-Classifier, ER1-minus and ER2-minus on ER-minus. A fifth
-of the test images (set I) fits a detector under one attack, the others (set II) judge it under every attack: familiar
-where both are the same (Table 5; 14 with ER-minus), cross elsewhere (6-8), and C&W at confidence kappa (11-13). Rates
-are at the detector's own threshold; nadv is over clean and noisy images, which stand beside it. `succeeded`: only
-images that were right before and wrong after. The joint attack aims at the threshold with 5 % false positives on set I.
+KD and LID use the undefended network, ER1 and ER2 the ER-Classifier, ER1-minus and ER2-minus ER-minus. A detector is
+fitted on a fifth of the test images (set I) under one attack and tested on the others (set II) under every attack:
+familiar where both are the same (Table 5; 14 with ER-minus), cross elsewhere (6-8), and C&W at confidence kappa
+(11-13). Rates are at the detector's own threshold; nadv is over clean and noisy images together, and each separately.
+`succeeded`: only images that are right before and wrong after the attack. The joint attack aims at the threshold with 5
+% false positives on set I.
 """
 
 import argparse
@@ -35,7 +36,9 @@ from adversarial_lightning.attacks import (
     Noise,
     Within,
 )
+from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.checkpoints.load import load_network
+from adversarial_lightning.checkpoints.old_names import ROBUST, ROBUST_WITHOUT_DETECTOR
 from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.detectors import (
     LID,
@@ -47,7 +50,7 @@ from adversarial_lightning.detectors import (
     test_split,
 )
 from adversarial_lightning.detectors.fitting import features, versions_of
-from adversarial_lightning.evaluation.outcomes.detection import auroc, criteria, flagged, score_images, threshold
+from adversarial_lightning.evaluation.outcomes.detection import auroc, criteria, score_images, threshold
 from adversarial_lightning.evaluation.outcomes.statistics import wilson
 from adversarial_lightning.networks.features import bends
 from adversarial_lightning.reproduce.record import record_benchmark
@@ -57,7 +60,7 @@ SEED = 0
 
 
 def attacks_of(options: Any) -> dict[str, Attack]:
-    """The attacks of section 5.2; C&W is judged at `cw_eps`."""
+    """Attacks of section 5.2 by name; C&W has the radius `cw_eps`."""
     cheap = {
         "steps": options.cw_steps,
         "search_steps": options.cw_consts,
@@ -73,21 +76,27 @@ def attacks_of(options: Any) -> dict[str, Attack]:
 
 
 def versions(network: nn.Module, images: Any, attack: Attack) -> Versions:
-    """Clean, noisy and adversarial `images` by number, and what the network makes of them."""
+    """Clean, noisy and adversarial versions of `images`, with sample numbers and correctness of the predictions."""
     x, noisy, z, found, index, std = versions_of(network, images, attack, seed=SEED, batch_size=100)
     length = (z - x).flatten(1).norm(dim=1)
     y = images.labels.to(index.device)
     with torch.no_grad():
         clean_right, right = (torch.cat([network(b).argmax(1) for b in v.split(200)]) == y for v in (x, z))
     return {
-        **{"clean": x, "noisy": noisy, "adversarial": z[found], "index": index, "found": found, "noise_std": std},
-        **{"right": right[found].numpy(), "clean_right": clean_right.numpy()},
-        **{"l2": float(length[found].mean()) if found.any() else None},
+        "clean": x,
+        "noisy": noisy,
+        "adversarial": z[found],
+        "index": index,
+        "found": found,
+        "noise_std": std,
+        "right": right[found].numpy(),
+        "clean_right": clean_right.numpy(),
+        "l2": float(length[found].mean()) if found.any() else None,
     }
 
 
 def features_of(detector: FittedDetector, v: Versions, paired: bool) -> dict[str, Tensor]:
-    """Features of the versions; `paired`: of Ma et al.'s code, where an image meets its clean self."""
+    """Features of the versions; `paired`: as in Ma et al.'s code, where the references contain the clean original."""
     numbers = {"clean": v["index"], "noisy": v["index"], "adversarial": v["index"][v["found"]]}
     if not paired:
         return {name: features(detector, v[name], index, SEED, 100) for name, index in numbers.items()}
@@ -105,12 +114,12 @@ def features_of(detector: FittedDetector, v: Versions, paired: bool) -> dict[str
 
 
 def odds(detector: FittedDetector, f: Tensor) -> Any:
-    """What the fitted regression says of features."""
+    """Log-odds of the fitted regression for features."""
     return (((f - detector.mean) / detector.std) @ detector.weight + detector.bias).cpu().numpy()
 
 
 def rates(detector: FittedDetector, f: dict[str, Tensor], v: Versions | None, theta: float) -> dict[str, Any]:
-    """Table 4's criteria at the detector's own threshold, and what the paper does not print."""
+    """Criteria of Table 4 at the detector's own threshold, and rates that the paper does not print."""
     scores = {name: odds(detector, part) for name, part in f.items()}
     flags = {name: flagged(s, detector.own_theta) for name, s in scores.items()}
     passed = np.concatenate([scores["clean"], scores["noisy"]])
@@ -118,13 +127,16 @@ def rates(detector: FittedDetector, f: dict[str, Tensor], v: Versions | None, th
         "n": len(scores["adversarial"]),
         "auroc": auroc(passed, scores["adversarial"]),
         "tpr_at_5": share(flagged(scores["adversarial"], threshold(passed, 0.05))),
-        **{f"nadv_{name}": float((~flags[name]).mean()) for name in ("clean", "noisy")},
     }
+    entry |= {f"nadv_{name}": float((~flags[name]).mean()) for name in ("clean", "noisy")}
     if v is not None:
         accepted = criteria(flags["adversarial"], v["right"], np.concatenate([flags["clean"], flags["noisy"]]))
-        fooled = v["clean_right"][v["found"].numpy()] & ~v["right"]
+        succeeded = v["clean_right"][v["found"].numpy()] & ~v["right"]
         entry |= accepted
-        entry["succeeded"] = {"n": int(fooled.sum()), "auroc": auroc(passed, scores["adversarial"][fooled])}
+        entry["succeeded"] = {
+            "n": int(succeeded.sum()),
+            "auroc": auroc(passed, scores["adversarial"][succeeded]),
+        }
         entry["clean_accuracy"] = float(v["clean_right"].mean())
         entry["clean_and_accepted"] = float((v["clean_right"] & ~flags["clean"]).mean())
         entry["fpr_set_two_at_5"] = float(flagged(scores["clean"], theta).mean())
@@ -132,7 +144,7 @@ def rates(detector: FittedDetector, f: dict[str, Tensor], v: Versions | None, th
 
 
 def guides(images: Any, path: Path, a_class: int = 3) -> str:
-    """A file with the first images of each class, whose codes an attack may imitate."""
+    """Write a file with the first images of each class, whose codes an attack may imitate; returns its path."""
     chosen = torch.cat([(images.labels == t).nonzero()[:a_class, 0] for t in images.labels.unique()])
     x, y, _ = images.__getitems__(chosen.tolist())
     save_file({"images": x, "labels": y}, path)
@@ -140,7 +152,7 @@ def guides(images: Any, path: Path, a_class: int = 3) -> str:
 
 
 def joint_attack(options: Any, layer: str, imitated: str) -> Joint:
-    """Both constraints by Auto-PGD, also towards the likeliest wrong classes; selective, orthogonal; others' codes."""
+    """Joint attack: Auto-PGD on both constraints, also targeted; selective and orthogonal PGD; codes of guides."""
     shared: dict[str, Any] = {"eps": options.eps, "steps": options.joint_steps, "random_start": True}
     aware: list[Attack] = [DetectorAwareAPGD(**shared, detector_weight=w) for w in options.weights]
     aware += [DetectorAwareAPGD(**shared, detector_weight=options.weights[0], targeted=True)]
@@ -150,12 +162,12 @@ def joint_attack(options: Any, layer: str, imitated: str) -> Joint:
 
 
 def joint(detector: FittedDetector, theta: float, images: Any, train: Any, options: Any) -> dict[str, Any]:
-    """Share of `images` where nothing gets past both: PGD, it and the joint attack, the latter in a large ball."""
+    """Share of `images` on which no attack evades classifier and detector: PGD, also joint, joint in a large ball."""
     x, y, index = images.__getitems__(list(range(min(options.joint_images, len(images)))))
     model = DetectorGuardedModel(detector.classifier, detector).eval()
     detector.theta = theta
     entry: dict[str, Any] = {"n": len(x), "theta": theta}
-    large = argparse.Namespace(**{**vars(options), "eps": 0.5, "joint_restarts": 1})
+    large = argparse.Namespace(**(vars(options) | {"eps": 0.5, "joint_restarts": 1}))
     layer = detector.encoder if isinstance(detector, ERDetector) else bends(detector.classifier)[-1]
     gone: dict[str, Any] = {}
     with TemporaryDirectory() as folder:
@@ -168,13 +180,13 @@ def joint(detector: FittedDetector, theta: float, images: Any, train: Any, optio
         for name, attack in attacks.items():
             z = attack(model, x, y, Noise.keyed(SEED, index).fork(name))
             with torch.no_grad():
-                wrong, silent = model(z).argmax(1) != y, model.detector.score(z) <= theta
-            gone[name] = {"wrong": wrong, "both": wrong & silent}
+                wrong, accepted = model(z).argmax(1) != y, ~flagged(model.detector.score(z), theta)
+            gone[name] = {"wrong": wrong, "both": wrong & accepted}
     for name, found in gone.items():
         both = found["both"] | (gone["pgd"]["both"] if name == "joint" else False)
         share = float(1 - both.double().mean())
-        entry[name] = {"stands": share, "interval": wilson(share, len(x))}
-        entry[name]["stands_without_detector"] = float(1 - found["wrong"].double().mean())
+        entry[name] = {ROBUST: share, "interval": wilson(share, len(x))}
+        entry[name][ROBUST_WITHOUT_DETECTOR] = float(1 - found["wrong"].double().mean())
     return entry
 
 
@@ -188,14 +200,14 @@ def table(title: str, detector: FittedDetector, network: nn.Module, data: Any, s
         rows["width"], rows["log_density_by_width"] = float(densities.width), densities.curve
     for paired in (False, True) if isinstance(detector, LID) else (False,):
         known = {name: features_of(detector, v, paired) for name, v in chosen["one"].items()}
-        asked = {name: features_of(detector, v, paired) for name, v in chosen["two"].items()}
+        tests = {name: features_of(detector, v, paired) for name, v in chosen["two"].items()}
         for trained, f in known.items():
             if not len(f["adversarial"]):
                 print(f"{title}: {trained} found nothing in set I, so nothing is fitted on it")
                 continue
             detector.fit_detector(f["clean"], f["noisy"], f["adversarial"])
             theta = threshold(odds(detector, f["clean"]), 0.05)
-            for tested, g in asked.items():
+            for tested, g in tests.items():
                 v = None if paired else chosen["two"][tested]
                 name = f"{trained} -> {tested}" + " (paired)" * paired
                 rows["rows"][name] = rates(detector, g, v, theta)
@@ -211,9 +223,9 @@ def table(title: str, detector: FittedDetector, network: nn.Module, data: Any, s
         else:
             print(f"  {name:22s} AUROC {words(r['auroc'])}")
     if "joint" in rows:
-        said = {k: (v["stands"], v["stands_without_detector"]) for k, v in rows["joint"].items() if isinstance(v, dict)}
+        said = {k: (v[ROBUST], v[ROBUST_WITHOUT_DETECTOR]) for k, v in rows["joint"].items() if isinstance(v, dict)}
         print(
-            f"  stands at 5 % false positives, with and without detector (n {rows['joint']['n']}): {said}", flush=True
+            f"  robust at 5 % false positives, with and without detector (n {rows['joint']['n']}): {said}", flush=True
         )
     return rows
 
@@ -280,7 +292,7 @@ def main() -> None:
             chosen["two"][name] = versions(network, few, attack)
             if name != "cw_confident":
                 chosen["one"][name] = versions(network, one, attack)
-        made = {k: {**{f: v[f] for f in ("l2", "noise_std")}, "n": len(v["right"])} for k, v in chosen["two"].items()}
+        made = {k: {"l2": v["l2"], "noise_std": v["noise_std"], "n": len(v["right"])} for k, v in chosen["two"].items()}
         print(f"{place}: {json.dumps(made)}", flush=True)
         figures[place] = {"adversarial": made}
         for title, make in detectors[place].items():

@@ -3,9 +3,9 @@
 python -m adversarial_lightning.reproduce.embeddings --checkpoints E-CLA=CKPT ER-minus=CKPT --output DIR [--joint]
     [--tensorboard DIR]
 
-A row a model, clean left and adversarial (PGD) right; colour: true class; triangle: misclassified, dot: not. Each panel
-is a fit of its own, so panels share no axes; --joint fits the two of a model together. Writes embeddings.csv (model,
-version, number, label, prediction, x, y, code) and embeddings.png; --tensorboard puts the picture there, too.
+One row for each model, clean left and adversarial (PGD) right; colour: true class; triangle: misclassified, dot: not.
+Each plot has its own fit, so axes are not shared; --joint fits both versions of a model together. Writes embeddings.csv
+(model, version, number, label, prediction, x, y, code) and embeddings.png; --tensorboard puts the picture there, too.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     add("--checkpoints", nargs="+", required=True, metavar="NAME=CKPT", help="networks with an encoder")
     add("--output", type=Path, required=True)
     add("--root", help="folder of the data, where it is not the checkpoint's")
-    add("--images", type=int, default=2000, help="the first so many test images")
+    add("--images", type=int, default=2000, help="number of first test images")
     add("--eps", type=float, default=0.3)
     add("--steps", type=int, default=40)
     add("--joint", action="store_true")

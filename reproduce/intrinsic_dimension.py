@@ -1,4 +1,4 @@
-"""How many dimensions a set of images has by the distances of nearest neighbours (Levina and Bickel 2005).
+"""Intrinsic dimension of a data set from distances to nearest neighbours (Levina and Bickel 2005).
 
 python -m adversarial_lightning.reproduce.intrinsic_dimension --data configs/data/mnist.yaml [--images 1000]
     [--estimator mackay] [--seed 0]
@@ -23,7 +23,7 @@ from adversarial_lightning.errors import UserError
 def intrinsic_dimension(
     x: Tensor, k1: int = 10, k2: int = 20, estimator: Literal["levina", "mackay"] = "levina"
 ) -> tuple[float, dict[int, float], int]:
-    """The estimate, that of every k from `k1` to `k2`, and how many rows of `x` (n, ...) were duplicates, left out.
+    """Estimate, estimates for every k from `k1` to `k2`, and number of duplicate rows of `x` (n, ...), left out.
 
     levina: mean over the images of m_k(x) = [sum_j log(T_k / T_j) / (k - 2)]^-1, j < k, then over k. mackay: the
     inverse of the mean of 1 / m_k with k - 1 (MacKay and Ghahramani 2005). T_j: distance to the j-th neighbour.

@@ -1,4 +1,4 @@
-"""What detectors cost: exact kernel densities against scikit-learn's, and LID features in a stream.
+"""Time and memory of detectors: exact kernel densities against scikit-learn's, and LID features in a stream.
 
 python -m adversarial_lightning.reproduce.kernel_density [--threads 2] [--queries 10000] [--points 60000] [--dim 32]
     [--images 10000]
@@ -21,7 +21,7 @@ from adversarial_lightning.networks import ERBaseline
 
 
 def peak() -> int:
-    """Largest memory of this process so far, in MiB."""
+    """Peak memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
@@ -42,7 +42,7 @@ def density(queries: int, points: int, dim: int) -> None:
 
 
 def stream(images: int) -> None:
-    """LID features of random images, 100 at a time: only the sums are kept."""
+    """Compute LID features of random images, 100 at a time; only the sums are kept."""
     torch.manual_seed(0)
     detector = LID(ERBaseline("mnist")).eval()
     detector.images = torch.rand(500, 1, 28, 28)

@@ -4,8 +4,8 @@ python -m adversarial_lightning.reproduce.loss_surface --checkpoints ER=CKPT Mad
     [--tensorboard DIR]
 
 CE(x + a sign(grad CE) + b r), r a Rademacher vector, the same for all models; a, b in [-radius, radius], not clipped.
-A smooth surface that rises along a is what gradients can be trusted on; a flat one with cliffs along b is a masked
-gradient. Writes loss_surface.json, then loss_surface.png: a row a model, a column an image.
+A smooth surface that rises along a agrees with the gradient; a flat one with cliffs along b indicates a masked
+gradient. Writes loss_surface.json, then loss_surface.png: models in rows, images in columns.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     add("--checkpoints", nargs="+", required=True, metavar="NAME=CKPT")
     add("--output", type=Path, required=True)
     add("--root", help="folder of the data, where it is not the checkpoint's")
-    add("--images", type=int, default=5, help="the first so many test images")
+    add("--images", type=int, default=5, help="number of first test images")
     add("--radius", type=float, default=0.06)
     add("--points", type=int, default=41, help="on each axis")
     add("--clip", action="store_true", help="clip the images to [0, 1]")

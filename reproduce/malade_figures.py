@@ -6,12 +6,12 @@ python -m adversarial_lightning.reproduce.malade_figures --checkpoint CNN --sdae
 Fig. 3: of one adversarial image, the probabilities of its class and of the best other after 0, 1, 10 and 25 steps.
 Fig. 5: accuracy over the linf radius under BPDA + EOT (bare models: PGD), and under the full gradient beside it, which
 the paper does not show. Fig. 6 is on ImageNet there; here its panels b to d on MNIST (panel a is Fig. 5): what a
-detector at three false positive rates adds, in the paper's accounting (a clean image that is turned away is a failure,
+detector at three false positive rates adds, in the paper's accounting (a clean image that is flagged is a failure,
 an adversarial one is a success) and in the strict one (both are failures), under the combined attack, for each image
 the best of its weights. Fig. 7: lengths of the score of clean and adversarial images, with AUROC. Figs. C.8 to C.14:
 adversarial images of seven attacks on CNN + MALADE; C.15 to C.18: three of them along the chain, with the classifier's
 decisions. Without a DAE there is no Magnet and no MALA. A robust classifier gets the DAE's chain unless there is an
-sDAE for it. Runs of more panels into one folder add up.
+sDAE for it. Runs of more --panels into one folder are merged.
 """
 
 import argparse
@@ -38,12 +38,13 @@ from adversarial_lightning.attacks import (
     noise_for,
 )
 from adversarial_lightning.attacks.core.norms import distances
+from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.attacks.corruptions import SaltAndPepper
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.defenses import MALA, MALADE, Magnet, Purified
 from adversarial_lightning.detectors import DetectorGuardedModel, ScoreNorm
-from adversarial_lightning.evaluation.outcomes.detection import auroc, flagged, score_images, threshold
+from adversarial_lightning.evaluation.outcomes.detection import auroc, score_images, threshold
 from adversarial_lightning.evaluation.outcomes.outcome import predict
 from adversarial_lightning.networks import Denoiser
 from adversarial_lightning.reproduce.malade_pictures import draw
@@ -55,7 +56,7 @@ PANELS = ["3", "5", "6", "7", "c8", "c15"]
 
 
 def per_step(model: Purified, x: Tensor, y: Tensor, noise: Noise) -> dict[str, list[Any]]:
-    """Fig. 3: predictions along one chain of the images `x` (B, C, H, W), which an attack on the bare net has made."""
+    """Fig. 3: predictions along one chain of images `x` (B, C, H, W), which were attacked on the bare network."""
     rows: dict[str, list[Any]] = {"steps": [0, 1, 10, 25], "true": [], "best_other": []}
     chain = type(model.purifier)(model.purifier.denoiser, steps=max(rows["steps"]), **CHAIN)
     with noise_for(chain, noise), torch.no_grad():
@@ -74,7 +75,7 @@ def stochastic(model: nn.Module) -> bool:
 
 
 def right(model: nn.Module, z: Tensor, y: Tensor, noise: Noise) -> Tensor:
-    """Whether `model` is right about `z` in each of the defender's draws, (draws, B)."""
+    """Mask (draws, B) of correct predictions of `model` for `z` in each of the defender's draws."""
     draws = [noise.fork("defender").fork(k) for k in range(5 if stochastic(model) else 1)]
     _, bits = predict(model, z, y, draws)
     return torch.stack([(bits >> k & 1).bool() for k in range(len(draws))])
@@ -125,8 +126,8 @@ def guarded_curve(
         tries = [seen(a(both, x, y, noise.fork("attacker"))) for a in attacks] or [seen(x)]
         for fpr, theta in thetas.items():
             flags = [flagged(score, theta) for _, score in tries]
-            accepted = [~turned & answers for turned, (answers, _) in zip(flags, tries, strict=True)]
-            defended = [turned | answers for turned, (answers, _) in zip(flags, tries, strict=True)]
+            accepted = [~flags_of_draw & answers for flags_of_draw, (answers, _) in zip(flags, tries, strict=True)]
+            defended = [flags_of_draw | answers for flags_of_draw, (answers, _) in zip(flags, tries, strict=True)]
             for name, each in (("paper", defended if eps else accepted), ("strict", accepted)):
                 # Mean over the defender's draws; the weight that is worst for the image; mean over images.
                 found[fpr][name].append(float(np.asarray(each, float).mean(1).min(0).mean()))
@@ -134,7 +135,7 @@ def guarded_curve(
 
 
 def crafted(model: Purified, x: Tensor, y: Tensor, index: Tensor, options: Any) -> dict[str, Tensor]:
-    """Figs. C.8 to C.14: what the attacks of Table 2 make of `x`, by name."""
+    """Figs. C.8 to C.14: adversarial images of `x` by the attacks of Table 2, by name."""
     noise, pgd = Noise.keyed(0, index).fork("attacker"), {"eps": 0.3, "steps": options.steps, "step_size": 0.02}
     attacks = {
         "C.8 PGD": PGD(**pgd),
@@ -151,13 +152,13 @@ def crafted(model: Purified, x: Tensor, y: Tensor, index: Tensor, options: Any) 
 
 
 def denoiser_of(model: nn.Module) -> Denoiser:
-    """The denoising network of a chain in front of a classifier."""
+    """Denoising network of a chain in front of a classifier."""
     denoiser: Denoiser = cast(Any, model).purifier.denoiser
     return denoiser
 
 
 def along(model: Purified, z: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-    """The images after the steps COLUMNS of one chain (K, B, C, H, W), and what the classifier calls them (K, B)."""
+    """Images (K, B, C, H, W) after the steps COLUMNS of one chain, and their predicted classes (K, B)."""
     chain: Any = model.purifier
     states, noise = [z], noise.fork("defender").fork(0)
     with torch.no_grad():
@@ -198,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--robust_sdae", help="its sDAE")
     add("--output", type=Path, required=True)
     add("--panels", nargs="+", choices=PANELS, default=PANELS)
-    add("--images", type=int, default=200, help="the first so many test images")
+    add("--images", type=int, default=200, help="number of first test images")
     add("--eps", type=float, nargs="+", default=[round(0.05 * i, 2) for i in range(11)])
     add("--radii", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4], help="rows of Figs. C.15 to C.18")
     add("--steps", type=int, default=100)

@@ -1,4 +1,4 @@
-"""Pictures of what malade_figures.py has measured.
+"""Pictures of the data that malade_figures.py wrote.
 
 python -m adversarial_lightning.reproduce.malade_pictures DIR
 """
@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 def three(rows: dict[str, Any], axes: Any) -> None:
     for name, row in rows.items():
-        axes.plot(row["steps"], [p[0] for p in row["true"]], "o-", label=f"{name}: its class")
-        axes.plot(row["steps"], [p[0] for p in row["best_other"]], "x--", label=f"{name}: best other")
+        axes.plot(row["steps"], [p[0] for p in row["true"]], "o-", label=f"{name}: true class")
+        axes.plot(row["steps"], [p[0] for p in row["best_other"]], "x--", label=f"{name}: best other class")
     axes.set(xlabel="steps", ylabel="probability", title="Fig. 3")
 
 
@@ -37,7 +37,7 @@ def seven(found: dict[str, Any], axes: Any) -> None:
 
 
 def six(found: dict[str, Any]) -> Figure:
-    """Panels b to d: the paper's accounting (solid) and the strict one (dashed)."""
+    """Figs. 6b to d: the paper's accounting (solid) and the strict one (dashed)."""
     rates = list(next(iter(found["theta"].values())))
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     for axes, letter, fpr in zip(figure.subplots(1, len(rates)), "bcd", rates, strict=True):
@@ -51,7 +51,7 @@ def six(found: dict[str, Any]) -> Figure:
 
 
 def grid(rows: list[Any], names: list[str], said: list[list[str]], colours: list[list[str]]) -> Figure:
-    """Rows of images with a name before and the decision in the upper right corner of each."""
+    """Draw rows of images, named on the left, with the predicted class in the upper right corner of each image."""
     wide = len(rows[0])
     figure = Figure(figsize=(0.6 * wide + 1.3, 0.6 * len(rows)))
     for i, axes in enumerate(figure.subplots(len(rows), wide, squeeze=False).flat):
@@ -66,7 +66,7 @@ def grid(rows: list[Any], names: list[str], said: list[list[str]], colours: list
 
 
 def draw(folder: Path) -> None:
-    """One picture for Figs. 3, 5 and 7, one for 6, one for C.8 to C.14 and one for C.15 to C.18; what there is."""
+    """Draw Figs. 3, 5 and 7 in one picture, 6, C.8 to C.14 and C.15 to C.18 in one each, where the data exist."""
     found = json.loads((folder / "figures.json").read_text())["figures"]
     arrays = np.load(folder / "pictures.npz")
     pictures: dict[str, Figure] = {}

@@ -1,17 +1,18 @@
-"""Do attacked images change for the eye? An ensemble of classifiers stands in for the people of Table 4.2.
+"""Labels of attacked images by an ensemble of classifiers, instead of the people of Table 4.2 (Matyasko 2020).
 
 python -m adversarial_lightning.reproduce.oracle_standin NAME=CKPT ... --output DIR [--images 1000]
     [--train-limit N] [--epochs 8]
     [--oracle FILE] [--data-root data]
 
-Matyasko (2020, Table 4.2) had annotators label attacked MNIST images. THIS IS NO HUMAN DATA: five classifiers that
-were never attacked label them, of five kinds so that attacks transfer badly (2 convolutional nets, 1 dense, nearest
+Matyasko (2020, Table 4.2) had annotators label attacked MNIST images. THIS IS NO HUMAN DATA: five classifiers that were
+never attacked label them, of five kinds so that attacks transfer badly (2 convolutional nets, 1 dense, nearest
 neighbours and an RBF machine on 50 principal components), trained on shifted, turned, scaled, bent, blurred and noisy
-digits so that small perturbations pass them by. Each image is shown with 8 draws of noise; probabilities are averaged;
-the oracle abstains below 0.5 or where fewer than 3 members agree. Four controls come with every table:
+digits so that small perturbations do not change their predictions. Each image is shown with 8 draws of noise;
+probabilities are averaged; the oracle abstains below 0.5 or where fewer than 3 members agree. Four controls come with
+every table:
 
-clean images; the attacks' norms as random noise; real images of the target; attacks on the first model, which is to be
-one without a defense. Where a control fails, the oracle is unfit and the table says so.
+clean images; the attacks' norms as random noise; real images of the target; attacks on the first model, which must be
+one without a defense. Where a control fails, the oracle is unreliable and the table says so.
 """
 
 import argparse
@@ -42,7 +43,7 @@ UNKNOWN = -1
 
 
 def augment(x: Tensor) -> Tensor:
-    """Another look at the same digits: `x` (B, 1, H, W) in [0, 1] -> alike. Draws from torch's global generator."""
+    """Augmented digits `x` (B, 1, H, W) in [0, 1]; draws from torch's global generator."""
     bend = v2.Compose([v2.RandomAffine(15, (0.1, 0.1), (0.85, 1.15)), v2.RandomApply([v2.ElasticTransform(30.0)], 0.3)])
     x = torch.cat([bend(part) for part in x.split(10)])
     x = torch.cat([v2.RandomApply([v2.GaussianBlur(3, (0.3, 1.2))], 0.3)(part) for part in x.split(10)])
@@ -67,7 +68,7 @@ def fit(network: nn.Module, x: Tensor, y: Tensor, epochs: int) -> nn.Module:
 
 
 class Oracle:
-    """Labels images, or abstains. `networks` are trained members; the others are fitted here on `x`, `y`."""
+    """Ensemble that labels images or abstains; `networks` are trained members, the others are fitted on `x`, `y`."""
 
     def __init__(self, networks: Sequence[nn.Module], x: Tensor, y: Tensor) -> None:
         self.networks = networks
@@ -79,7 +80,7 @@ class Oracle:
         self.machine = SVC(C=5.0).fit(both[: 2 * len(flat) : 2], labels[: 2 * len(flat) : 2])
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """Of each member, (5, B, 10)."""
+        """Probabilities of each member, (5, B, 10)."""
         with torch.no_grad():
             found = [network(x).softmax(1).double() for network in self.networks]
         low = self.pca.transform(x.flatten(1).numpy())
@@ -98,7 +99,7 @@ class Oracle:
 
 
 def shares(labels: Tensor, target: Tensor, y: Tensor) -> dict[str, Any]:
-    """Percent changed to `target`, unchanged from `y`, and other, with Wilson's 95 % intervals; they add to 100."""
+    """Per cent labelled `target`, labelled `y`, and other, with Wilson's 95 % intervals; they add up to 100."""
     n = len(labels)
     counts = {"change": int((labels == target).sum()), "no_change": int((labels == y).sum())}
     counts["other"] = n - sum(counts.values())
@@ -109,7 +110,7 @@ def shares(labels: Tensor, target: Tensor, y: Tensor) -> dict[str, Any]:
 
 
 def judge(oracle: Oracle, network: nn.Module, x: Tensor, y: Tensor, pool: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """The row of one model, and its controls of noise and of real images of the target (from `pool`)."""
+    """Row of one model, with its controls: noise, and real images of the target (from `pool`)."""
     with frozen_eval(network), torch.no_grad():
         correct = network(x).argmax(1) == y
     x, y, index = x[correct], y[correct], torch.arange(len(correct))[correct]
@@ -136,7 +137,7 @@ def judge(oracle: Oracle, network: nn.Module, x: Tensor, y: Tensor, pool: tuple[
 
 
 def trained(options: argparse.Namespace, x: Tensor, y: Tensor) -> list[nn.Module]:
-    """The networks of the oracle, from `--oracle` where that file exists."""
+    """Trained networks of the oracle, from `--oracle` where that file exists."""
     torch.manual_seed(SEED)
     networks: list[nn.Module] = [SmallCNN(), LeNet5(dropout=0.3), MLP(hidden=[800, 800], dropout=0.2)]
     file = options.oracle or options.output / "oracle.pt"
@@ -182,7 +183,7 @@ def main() -> None:
         ("attacks on the undefended model, no change", plain, 90.0),
     ]
     lines = [
-        "Labels by an ensemble of classifiers, a stand-in for Table 4.2 (Matyasko 2020). Not human data.",
+        "Labels by an ensemble of classifiers, instead of the people of Table 4.2 (Matyasko 2020). Not human data.",
         "",
         "| model | % change | % no change | % other | n | attack succeeded | mean relative norm |",
         "|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Keeping the figure of a benchmark: a file, and TensorBoard where it is asked for."""
+"""Writes figures of benchmarks to a file and, optionally, to TensorBoard."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Put a run on record: its configuration, figures, seed, machine and date go to results/TABLE/NAME.
+"""Records a run in results/TABLE/NAME: configuration, results, seed, machine and date.
 
 python -m adversarial_lightning.reproduce.record --training runs/x --evaluation DIR --table mnist_linf --name atent
     [--note TEXT]
@@ -22,7 +22,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def machine() -> str:
-    """The kind of machine: processor, cores in use, accelerator."""
+    """Kind of machine: processor, cores in use, accelerator."""
     names = {line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")}
     parts = [f"{os.cpu_count()} cores of {', '.join(sorted(names)) or platform.processor() or platform.machine()}"]
     parts += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -30,7 +30,7 @@ def machine() -> str:
 
 
 def about(note: str) -> dict[str, Any]:
-    """Date, machine, versions and a note: what stands beside every figure."""
+    """Date, machine, versions and a note, recorded with all results."""
     return {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
@@ -44,7 +44,7 @@ def _lines(path: str) -> list[str]:
 
 
 def without_arrays(results: Mapping[str, Any]) -> dict[str, Any]:
-    """`results` without the arrays that only pictures need: ROC curves, and robust accuracy at 41 radii.
+    """Results without the arrays that only pictures need: ROC curves, and robust accuracy at 41 radii.
 
     Every accuracy, interval and length stays. Of a minimum-norm attack's `curve` the first point stays, radius 0: the
     key says that lengths, not one radius, are the outcome.
@@ -65,14 +65,14 @@ def _without_arrays(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def written(content: Mapping[str, Any]) -> str:
-    """`content` as indented JSON, with lists of numbers on one line each."""
+    """Text of `content` as indented JSON, with lists of numbers on one line each."""
     text = json.dumps(content, indent=2)
     rows = re.compile(r"\[\n([^\[\]{}\"]*)\]")  # a string in JSON holds no line break
     return rows.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def record(training: Path, evaluation: Path, folder: Path, note: str) -> None:
-    """Copy what defines and what came out of a run, without the paths of this machine and without large arrays."""
+    """Copy the configuration and the results of a run, without paths of this machine and without large arrays."""
     folder.mkdir(parents=True, exist_ok=True)
     results = json.loads((evaluation / "results.json").read_text())
     checkpoint = torch.load(results["checkpoint"]["path"], weights_only=True, map_location="cpu")
@@ -111,6 +111,6 @@ if __name__ == "__main__":
     parser.add_argument("--evaluation", type=Path, required=True, help="--output of evaluate.py")
     parser.add_argument("--table", required=True, help="folder under results/")
     parser.add_argument("--name", required=True, help="row of the table; NAME/seed_1 is another training of NAME")
-    parser.add_argument("--note", default="", help="what a reader must know about this run")
+    parser.add_argument("--note", default="", help="remark for readers of this run")
     options = parser.parse_args()
     record(options.training, options.evaluation, RESULTS / options.table / options.name, options.note)

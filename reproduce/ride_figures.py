@@ -41,7 +41,7 @@ SWEEPS: dict[str, tuple[type[Purifier], list[float]]] = {
 
 
 def panels(settings: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """What each curve of each panel changes in the `settings` of RIDE; all curves take as many iterations."""
+    """Changes of RIDE's `settings` by curve and panel of Figs. 5 and 9; all curves have equally many iterations."""
     once = {"steps": settings["steps"] * settings["stages"], "stages": 1}
     prior = {"random_input": True, "noisy_target": False}
     kinds = {"DIP": once | prior, "I-DIP": prior, "DAE": once, "RIDE": {}}
@@ -66,13 +66,13 @@ def levels(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def confidences(classifier: nn.Module, x: Tensor) -> Tensor:
-    """Probabilities (B, K)."""
+    """Class probabilities (B, K)."""
     p: Tensor = classifier(x).softmax(1)
     return p
 
 
 def follow(classifier: nn.Module, ride: RIDE, z: Tensor, x: Tensor, noise: Noise, every: int) -> list[dict[str, Any]]:
-    """Along the fits to `z`, whose clean images are `x`: one row a look, from the images themselves at iteration 0.
+    """Record the fits to `z`, with clean images `x`, every few iterations; iteration 0 is the images themselves.
 
     Each has "iteration", "stage", and for all images "confidences" (B, K), "dist2gt" and "dist2adv" (B,).
     """
@@ -90,7 +90,7 @@ def follow(classifier: nn.Module, ride: RIDE, z: Tensor, x: Tensor, noise: Noise
 
 
 def curves(rows: list[dict[str, Any]], y: Tensor) -> dict[str, list[float]]:
-    """What `follow` saw as means over the images, by iteration: Figs. 4, 5 and 9."""
+    """Means over the images of the rows of `follow`, by iteration: Figs. 4, 5 and 9."""
     return {
         "iteration": [row["iteration"] for row in rows],
         "accuracy": [float((row["confidences"].argmax(1) == y.cpu()).float().mean()) for row in rows],
@@ -100,7 +100,7 @@ def curves(rows: list[dict[str, Any]], y: Tensor) -> dict[str, list[float]]:
 
 
 def white_box(model: Purified, x: Tensor, y: Tensor, index: Tensor, pgd: PGD, draws: int) -> dict[str, Any]:
-    """Fig. 7: PGD through the purifier, looked at in each step, and its end under the defender's own draws.
+    """Fig. 7: PGD through the purifier, recorded in each step, and its result under the defender's own draws.
 
     "adversarial" and "defended" are the accuracies of the bare classifier on the attacker's images, as they are and as
     the purifier made them in that step; the last of them are the end, in the first of the defender's draws.
@@ -127,7 +127,7 @@ def white_box(model: Purified, x: Tensor, y: Tensor, index: Tensor, pgd: PGD, dr
 
 
 def sweep(network: nn.Module, views: dict[str, Tensor], y: Tensor) -> list[dict[str, Any]]:
-    """Tables 4 to 6: accuracy behind every filter that fits the images, on each of the `views` of them."""
+    """Tables 4 to 6: accuracy with every filter no larger than the images, on each of their `views`."""
     rows = []
     for name, (kind, values) in SWEEPS.items():
         for value in values if kind is not Median else [v for v in values if v <= min(views["clean"].shape[2:])]:
@@ -138,7 +138,7 @@ def sweep(network: nn.Module, views: dict[str, Tensor], y: Tensor) -> list[dict[
 
 
 def gray_box(network: nn.Module, x: Tensor, y: Tensor, index: Tensor, radii: list[float]) -> dict[str, Tensor]:
-    """Clean images, and what FGSM and PGD-40 on the bare classifier make of them, by name."""
+    """Clean images, and their adversarial versions by FGSM and PGD-40 on the bare classifier, by name."""
     views, noise = {"clean": x}, Noise.keyed(0, index).fork("attacker")
     for eps in radii:
         attacks: dict[str, Attack] = {"fgsm": FGSM(eps=eps), "pgd": PGD(eps=eps, steps=40)}
@@ -147,7 +147,7 @@ def gray_box(network: nn.Module, x: Tensor, y: Tensor, index: Tensor, radii: lis
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Everything, into the folder of the output."""
+    """Compute all figures and write them into the output folder."""
     network, spec = load_network(options.checkpoint)
     data = build(spec, catalogue(datamodules))
     settings = yaml.safe_load(Path(options.defense).read_text())[0]["init_args"]["purifier"]["init_args"]
@@ -198,7 +198,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def write_trace(rows: list[dict[str, Any]], y: Tensor, path: Path) -> None:
-    """One line an image and look: Figs. 2 and 6."""
+    """Write one line for each image and recorded iteration: Figs. 2 and 6."""
     classes = rows[0]["confidences"].shape[1]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -217,13 +217,13 @@ def main(argv: list[str] | None = None) -> None:
     add("--checkpoint", required=True, help="the classifier")
     add("--output", type=Path, required=True)
     add("--defense", default=FOLDER / "defenses" / "ride_mnist_fast.yaml", help="YAML file with RIDE")
-    add("--images", type=int, default=50, help="the first so many test images")
+    add("--images", type=int, default=50, help="number of first test images")
     add("--eps", type=float, nargs="+", default=[0.1, 0.2], help="linf radii; the last is that of Figs. 2 to 6 and 9")
     add("--panels", nargs="*", default=["5a"], choices=["5a", "5b", "5c", "5d", "9"])
-    add("--every", type=int, default=20, help="iterations of the fit between looks")
-    add("--draws", type=int, default=5, help="fresh fits that judge the end of the white box")
+    add("--every", type=int, default=20, help="iterations of the fit between recorded ones")
+    add("--draws", type=int, default=5, help="new fits that judge the result of the white-box attack")
     add("--device", default="cpu")
-    add("--note", default="", help="what a reader must know about this run")
+    add("--note", default="", help="remark for readers of this run")
     options = parser.parse_args(argv)
     measure(options)
     draw(options.output)

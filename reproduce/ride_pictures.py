@@ -1,4 +1,4 @@
-"""Pictures of what ride_figures.py has measured.
+"""Pictures of the data that ride_figures.py wrote.
 
 python -m adversarial_lightning.reproduce.ride_pictures DIR
 """
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 
 def trace(folder: Path) -> Figure:
-    """Figs. 2 and 6, of the first image that the attack turns and the fit turns back, else of the first."""
+    """Figs. 2 and 6, of the first image that the attack breaks and the fit corrects, else of the first image."""
     rows = [
         {k: float(v) for k, v in row.items()} for row in csv.DictReader((folder / "trace.csv").read_text().splitlines())
     ]
@@ -38,8 +38,8 @@ def trace(folder: Path) -> Figure:
     for name in ("dist2gt", "dist2adv"):
         other.plot(x, [row[name] for row in shown], label=name)
     other.set(xlabel="iteration", ylabel="grey levels", title="Fig. 6")
-    for panel in (left, other):
-        panel.legend(fontsize=6)
+    for axes in (left, other):
+        axes.legend(fontsize=6)
     return figure
 
 
@@ -67,7 +67,7 @@ def white_box(runs: dict[str, Any]) -> Figure:
             axes.set(xlabel="grey levels", title=f"Fig. 7a: {name}, eps {eps}")
         for k, (defense, run) in enumerate(defenses.items()):
             row[3].plot(run["defended"], "-", color=f"C{k}", label=f"{defense}, defended")
-            row[3].plot(run["adversarial"], "--", color=f"C{k}", label=f"{defense}, as they are")
+            row[3].plot(run["adversarial"], "--", color=f"C{k}", label=f"{defense}, without the defense")
         row[3].set(xlabel="step of the attack", ylabel="accuracy", ylim=(0, 1.02), title=f"Fig. 7b, eps {eps}")
         for axes in (row[0], row[3]):
             axes.legend(fontsize=6)
@@ -89,7 +89,7 @@ def sweep(rows: list[dict[str, Any]]) -> Figure:
 
 
 def grid(folder: Path) -> Figure:
-    """Figs. 10 to 12: images and what the classifier says of them, red where it is wrong."""
+    """Figs. 10 to 12: images and their predicted classes, red where wrong."""
     content = np.load(folder / "grid.npz")
     names = [name for name in content.files if f"{name} class" in content.files]
     images = len(content["label"])
@@ -106,7 +106,7 @@ def grid(folder: Path) -> Figure:
 
 
 def draw(folder: Path) -> None:
-    """All pictures, beside their data."""
+    """Draw all pictures into the folder of their data."""
     found = json.loads((folder / "figures.json").read_text())["figures"]
     figures = {"trace": trace(folder), "fig7": white_box(found["white_box"]), "grid": grid(folder)}
     figures |= {f"fig{name}": panel(curves, name) for name, curves in found["panels"].items()}

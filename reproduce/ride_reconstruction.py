@@ -1,12 +1,12 @@
-"""What RIDE makes of real photographs, and in how many seconds: no classifier, no claim of robustness.
+"""Reconstruction quality and time of RIDE on photographs, without a classifier; says nothing of robustness.
 
 python -m adversarial_lightning.reproduce.ride_reconstruction --images FOLDER_OR_TAR [--limit 8] [--steps 75]
     [--stages 2] [--output FILE]
 
 Fits ImageNet's network (in pixels, sigma 0.1) to images of 224 x 224, as they are and with every value moved by linf
-eps up or down at random, which is no attack but as large as one. Prints PSNR to the untouched image before and after
-the fit, the same behind the median and the mean of 3 x 3 pixels, seconds an image, and what the paper's 10,000 steps
-would take at that rate (140 s on a Titan X there). Images: a folder of class folders, or an archive of one.
+eps up or down at random, which is as large as an attack, but is none. Prints PSNR to the untouched image before and
+after the fit, the same behind the median and the mean of 3 x 3 pixels, seconds an image, and what the paper's 10,000
+steps would take at that rate (140 s on a Titan X there). Images: a folder of class folders, or an archive of one.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Step size, length and noise of a MALADE (or MALA) chain, chosen on held-out images by the attacks made for it.
+"""Chooses step size, length and noise of a MALADE (or MALA) chain on held-out images under adaptive attacks.
 
 python -m adversarial_lightning.reproduce.select_malade --checkpoint CKPT --denoiser CKPT --output FILE.json
     [--images '[100, 300, 1000]']
@@ -6,10 +6,10 @@ python -m adversarial_lightning.reproduce.select_malade --config FILE.yaml   (th
     --print_config writes such a file)
 
 Every candidate is attacked by BPDA + EOT and by the full gradient through ITS chain; its score is the lower accuracy
-(scored by BPDA alone, chains that mask gradients win). A candidate whose clean accuracy falls more than --points below
-that of the bare classifier is out. The best third goes on to more images; ties go to the shorter chain, then to the
-smaller step. The table of all candidates is written, with how many images each was judged on; only images that the
-classifier's training held out (and chose its checkpoint by) are read, never test images.
+(scored by BPDA alone, chains that mask gradients win). A candidate whose clean accuracy is more than --points below
+that of the bare classifier is dropped. The best third is measured on more images; of equal ones the shorter chain wins,
+then the smaller step. The table of all candidates is written, with how many images each was judged on; only images that
+the classifier's training held out (and chose its checkpoint by) are read, never test images.
 """
 
 import itertools
@@ -35,7 +35,7 @@ from adversarial_lightning.reproduce.record import record_benchmark
 
 @dataclass(frozen=True)
 class Candidate:
-    """A chain: pull c = alpha / sigma2 of a step, steps N, noise delta / sqrt(2 alpha), annealing gamma."""
+    """Chain: pull c = alpha / sigma2 of a step, steps N, noise delta / sqrt(2 alpha), annealing gamma."""
 
     pull: float
     steps: int
@@ -54,7 +54,7 @@ class Score:
 
     @property
     def robust(self) -> float:
-        """What the stronger attack leaves; below 0 where there was no need to attack."""
+        """Accuracy under the stronger attack; below 0 where no attack was run."""
         return -1.0 if self.bpda is None or self.full is None else min(self.bpda, self.full)
 
 
@@ -64,7 +64,7 @@ Row = tuple[Candidate, Score]
 def halve(
     candidates: Sequence[Candidate], measure: Callable[[Candidate, int], Score], images: Sequence[int]
 ) -> list[Row]:
-    """Successive halving: all measurements in the order in which they were made, the winner's last."""
+    """Successive halving: all measurements in their order, the winner's last."""
     rows: list[Row] = []
     for i, n in enumerate(images):
         found = [(candidate, measure(candidate, n)) for candidate in candidates]
@@ -81,7 +81,7 @@ def halve(
 def measure(
     network: nn.Module, denoiser: Denoiser, images: tuple[Tensor, Tensor, Tensor], options: Any
 ) -> Callable[[Candidate, int], Score]:
-    """How a candidate is judged: deterministic, keyed by the image."""
+    """Function that scores a candidate: deterministic, keyed by the image."""
     x, y, index = images
     noise = Noise.keyed(options.seed, index)
 
@@ -117,7 +117,7 @@ def main() -> None:
     add("--denoiser", type=str, required=True, help="the .ckpt of its sDAE, or of a DAE")
     add("--output", type=Path, required=True, help="JSON file: the table of candidates")
     add("--images", type=list[int], default=[100, 300, 1000], help="held-out images of each round")
-    add("--clean", type=int, default=0, help="judge clean accuracy, which is cheap, on at least so many of them")
+    add("--clean", type=int, default=0, help="least number of images for clean accuracy")
     add("--pull", type=list[float], default=[0.02, 0.05, 0.1, 0.2, 0.5, 1.0], help="alpha / sigma2")
     add("--length", type=list[int], default=[1, 5, 10, 25, 50], help="N")
     add("--noise", type=list[float], default=[0.0, 0.1, 0.3, 1.0], help="delta / sqrt(2 alpha)")
@@ -126,10 +126,10 @@ def main() -> None:
     add("--steps", type=int, default=40, help="of the attacks")
     add("--samples", type=int, default=10, help="EOT")
     add("--draws", type=int, default=5, help="of the defender")
-    add("--points", type=float, default=2.0, help="clean accuracy that may be lost, in percent")
+    add("--points", type=float, default=2.0, help="largest allowed loss of clean accuracy, in per cent points")
     add("--batch", type=int, default=100)
     add("--seed", type=int, default=0)
-    add("--note", type=str, default="", help="what a reader of the table must know")
+    add("--note", type=str, default="", help="remark for readers of the table")
     options = parser.parse_args()
     network, spec = load_network(options.checkpoint)
     denoiser, _ = load_network(options.denoiser)

@@ -1,11 +1,11 @@
-"""Test error and rho against C (Matyasko 2020, Figs. 3.4 and 3.5): trains, measures, plots, and fills TensorBoard.
+"""Test error and rho against C (Matyasko 2020, Figs. 3.4 and 3.5): trains, measures, plots, writes to TensorBoard.
 
 python -m adversarial_lightning.reproduce.sweep_margin --output DIR [--network mlp|lenet]
     [--penalties 1 1e-1 ... 1e-6] [--seeds 3]
     [--epochs 100] [--train-limit N] [--images 1000] [--split val] [--data-root data]
 
-Every run's figures are kept in DIR/runs.json, settings and machine in DIR/sweep.json; the same command goes on where it
-was interrupted. Figures are of held-out training images by default, since a C may be chosen by them; --split test is
+Every run's figures are kept in DIR/runs.json, settings and machine in DIR/sweep.json; the same command continues after
+an interruption. Figures are of held-out training images by default, since a C may be chosen by them; --split test is
 for the figure itself.
 """
 
@@ -53,7 +53,7 @@ def train(network: nn.Module, penalty: float, q: int, epochs: int, data: MNIST) 
 
 
 def draw(runs: list[dict[str, float]], path: Path) -> None:
-    """Error and rho over C with bands of three standard deviations of the seeds."""
+    """Draw error and rho over C with bands of three standard deviations of the seeds."""
     penalties = sorted({run["C"] for run in runs})
     figure, left = plt.subplots(figsize=(6, 4))
     right = left.twinx()

@@ -4,7 +4,7 @@ python -m adversarial_lightning.reproduce.thesis_metrics NAME=CKPT ... --output 
     [--eps 0.2]
     [--space input|preprocessed] [--data-root DIR]
 
-evaluate.py is what robust accuracies come from. Here are the definitions that it does not share: FGSM without clipping,
+Robust accuracies come from evaluate.py. Here are definitions of the thesis that differ: FGSM without clipping,
 rho of perturbations that may leave [0, 1], its three averages, and attacks on images that were preprocessed beforehand
 (Table 3.2, whitened: --space preprocessed --eps 0.05). The images are those that the first checkpoint names.
 """
@@ -76,7 +76,7 @@ def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: i
 
 
 def whitened(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
-    """What is left of a network behind its whitening, and the whitened images. ValueError for one without."""
+    """Network without its whitening layer, and the whitened images. ValueError where there is no such layer."""
     layers = getattr(network, "layers", None)
     if not isinstance(layers, nn.Sequential) or not isinstance(layers[0], Whiten):
         raise UserError(f"{type(network).__name__} does not start with networks.Whiten: use --space input")
@@ -85,7 +85,7 @@ def whitened(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
 
 
 def examples(networks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
-    """Figs. 3.1 and 3.7, (3, H', W'): the images `x`, and below them what DeepFool makes of them for each network."""
+    """Figs. 3.1 and 3.7, (3, H', W'): images `x`, and below them adversarial ones by DeepFool for each network."""
     attack = DeepFool(steps=50, max_step=0.5)
     grid: Tensor = make_grid(torch.cat([x, *(attack(network, x, y) for network in networks)]), nrow=len(x))
     return grid

@@ -41,6 +41,7 @@ from adversarial_lightning.evaluation.audit.stored_rows import declared
 from adversarial_lightning.evaluation.audit.stronger_attacks import LEVELS
 from adversarial_lightning.evaluation.campaign.identity import claim_folder, suite_part
 from adversarial_lightning.evaluation.campaign.merge import merge
+from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus
 from adversarial_lightning.evaluation.outcomes.outcome import counting
 
 
@@ -70,10 +71,10 @@ def test_a_false_defense_looks_robust_and_is_flagged(name: str, tmp_path: Path) 
     model, (x, y) = false_defense(name), images("test")
     x, y = x[:120], y[:120]
     z = NAIVE["pgd"](model, x, y, Noise.keyed(0, torch.arange(120)))
-    stands = model(z).argmax(1) == y
+    robust = model(z).argmax(1) == y
     if hasattr(model, "detector"):  # turning an attack away is as good
-        stands |= model.detector.score(z) > model.detector.theta
-    assert (stands & (model(x).argmax(1) == y)).float().mean() > 0.5
+        robust |= model.detector.score(z) > model.detector.theta
+    assert (robust & (model(x).argmax(1) == y)).float().mean() > 0.5
     checks = checks_of(model, NAIVE, tmp_path)
     assert ids(checks) & FALSE[name][1], [check.sentence for check in checks]
 
@@ -117,12 +118,12 @@ def test_defenses_that_declare(case: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert found >= expected if expected else not found
 
 
-def test_what_stood_by_luck_is_not_held_against_a_stochastic_model(tmp_path: Path) -> None:
-    """One draw in the campaign: some of what stands falls to the suite's own attack, asked again in twenty."""
+def test_samples_that_are_robust_by_luck_are_left_out_for_a_stochastic_model(tmp_path: Path) -> None:
+    """One draw in the campaign: the suite's own attack breaks some robust samples when it is judged in twenty draws."""
     model = Purified(honest("PGD-AT"), RandomQuantizer(4, 0.3))
     audit_run = inquire(model, {"pgd": PGD(eps=EPS, steps=5, eot_samples=2)}, tmp_path, n=60)
     (threat_model,) = audit_run.audited_threat_models
-    samples = audit_run.standing(threat_model)
+    samples = audit_run.still_robust(threat_model)
     looked_at = len(audit_run.samples(threat_model.samples, threat_model.of))
     assert 0 < len(samples) < looked_at
     assert samples.of == pytest.approx(threat_model.of * len(samples) / looked_at)
@@ -175,7 +176,7 @@ def test_signs_of_the_model(case: str, tmp_path: Path) -> None:
     model, expected = INTERFACES[case]
     audit_run = inquire(model(), {"square": Square(eps=0.01, queries=2)}, tmp_path, n=40)
     checks = audit_run.checks()
-    assert ids([checks[key]() for key in ("F1", "F2", "F5", "C10 foretold")]) == expected
+    assert ids([checks[key]() for key in ("F1", "F2", "F5", "C10 predicted")]) == expected
 
 
 def inquire(model: nn.Module, suite: dict[str, Attack], folder: Path, n: int = 40) -> AuditRun:
@@ -201,8 +202,11 @@ def test_a_model_that_draws_behind_our_back_is_judged_alike_twice(tmp_path: Path
     model = RandomRipples(honest("standard"))
     campaign = evaluated(model, NAIVE, tmp_path, n=20)
     results, found = merge(campaign), []
-    known = dict.fromkeys(AuditRun(campaign, model, results, {}, "quick", 64).checks(), Check("", "", "pass", 0, 0, ""))
-    for key in ("F1", "C10 foretold", "C5 linf 0.2"):
+    known = dict.fromkeys(
+        AuditRun(campaign, model, results, {}, "quick", 64).checks(),
+        Check(id="", name="", verdict="pass", figure=0, limit=0, sentence=""),
+    )
+    for key in ("F1", "C10 predicted", "C5 linf 0.2"):
         del known[key]
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -228,13 +232,22 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> AuditRun:
     return audit_run
 
 
-def stand(audit_run: AuditRun, name: str, count: int) -> None:
-    """Let one attack have felled nothing but the first `count` samples."""
+def break_first(audit_run: AuditRun, name: str, count: int) -> None:
+    """Let one attack have broken only the first `count` samples."""
     rows = audit_run.tables[name, 0]
-    fell = np.arange(len(rows["index"])) < count
-    rows["adversarial"] = np.where(fell, (rows["label"] + 1) % 10, rows["label"])
-    rows["draws"] = (~fell).astype(np.int64)
-    rows["linf"] = np.full(len(fell), 0.05)
+    broken = np.arange(len(rows["index"])) < count
+    rows["adversarial"] = np.where(broken, (rows["label"] + 1) % 10, rows["label"])
+    rows["draws"] = (~broken).astype(np.int64)
+    rows["linf"] = np.full(len(broken), 0.05)
+
+
+def status_of(audit_run: AuditRun) -> SampleStatus:
+    """The status after the rows in memory."""
+    campaign = audit_run.campaign
+    status = campaign.blank_status(campaign.samples)
+    for run in (run for name in (CLEAN, *campaign.suite) for run in campaign.runs(name)):
+        status.record(run, audit_run.tables[run.name, run.restart])
+    return status
 
 
 def misreport(audit_run: AuditRun) -> None:
@@ -245,9 +258,9 @@ def rise(audit_run: AuditRun) -> None:
     audit_run.results["sweeps"][0]["robust_accuracy"][-1] = 1.0
 
 
-def fall_to(audit_run: AuditRun, **counts: int) -> None:
+def broken_by(audit_run: AuditRun, **counts: int) -> None:
     for name in ("fgsm", "pgd", "square"):
-        stand(audit_run, name, counts.get(name, 0))
+        break_first(audit_run, name, counts.get(name, 0))
 
 
 def lose_a_row(audit_run: AuditRun) -> None:
@@ -270,8 +283,8 @@ PLANTED: dict[str, tuple[Callable[[AuditRun], None], str]] = {
     "a sample without a clean row": (lose_a_row, "C2"),
     "a curve that rises": (rise, "C4 recorded"),
     "settings that are lost": (forget_settings, "C12"),
-    "one step beats many": (lambda audit_run: fall_to(audit_run, fgsm=30, square=0), "C3 recorded linf 0.05"),
-    "queries beat gradients": (lambda audit_run: fall_to(audit_run, pgd=1, square=20), "C6 recorded linf 0.05"),
+    "one step beats many": (lambda audit_run: broken_by(audit_run, fgsm=30, square=0), "C3 recorded linf 0.05"),
+    "queries beat gradients": (lambda audit_run: broken_by(audit_run, pgd=1, square=20), "C6 recorded linf 0.05"),
     "a headline that is too high": (misreport, "C9 linf 0.05"),
 }
 
@@ -285,13 +298,14 @@ def test_what_is_wrong_with_the_rows_is_seen(case: str, recorded: AuditRun) -> N
     }
     audit_run.campaign.folder.mkdir(exist_ok=True)
     plant(audit_run)
+    audit_run.__dict__["status"] = status_of(audit_run)
     checks = audit_run.checks()
     fails = {name for name in KEYS if checks[name]().verdict == "fail"}
     assert fails - ({"C9 linf 0.05"} if "beat" in case or "row" in case else set()) == ({key} if key else set())
 
 
 def test_attacks_in_a_smaller_ball_are_not_compared(tmp_path: Path) -> None:
-    """They count for the larger one, but what they leave standing there says nothing about gradients."""
+    """They count for the larger one, but what they leave robust there says nothing about gradients."""
     suite = {"fgsm": FGSM(eps=0.05), "square": Square(eps=0.05, queries=5), "pgd": PGD(eps=0.001, steps=5)}
     checks = inquire(honest("standard"), suite, tmp_path).checks()
     checks = [checks[f"{key} recorded linf 0.05"]() for key in ("C3", "C6")]
@@ -317,7 +331,7 @@ SUITES: dict[str, tuple[dict[str, Attack], set[str]]] = {
     "no radius": ({"jsma": JSMA()}, {"C1 threat models are complete and kept"}),
     "two radii": (
         {"near": FGSM(eps=0.01), "far": AutoAttack(eps=0.02)},
-        {"C4 accuracy falls with the radius", "C15 other objectives and step sizes find no more, linf 0.02"},
+        {"C4 accuracy decreases with the radius", "C15 other objectives and step sizes find no more, linf 0.02"},
     ),
 }
 
@@ -377,38 +391,41 @@ def test_an_audit_is_kept_and_goes_on_after_an_interruption(tmp_path: Path, monk
     monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=6, queries=20, imitation=2))
     model = honest("PGD-AT")
     campaign = evaluated(model, NAIVE, tmp_path / "a", n=40)
-    results, checks = merge(campaign), []
+    results, ran = merge(campaign), []
 
     def ask(**changes: Any) -> dict[str, Any]:
         return cached_audit(
-            campaign, model, results, **{"obligations": required_adaptations(model), "level": "quick", **changes}
+            campaign,
+            model,
+            results,
+            **{"required_adaptations": required_adaptations(model), "level": "quick", **changes},
         )
 
-    checks = AuditRun.checks
+    original = AuditRun.checks
 
     def counted(self: AuditRun) -> dict[str, Callable[[], Check]]:
         def count(key: str, answer: Callable[[], Check]) -> Check:
-            checks.append(key)
-            if len(checks) == stop_at:
+            ran.append(key)
+            if len(ran) == stop_at:
                 raise KeyboardInterrupt
             return answer()
 
-        return {key: (lambda key=key, answer=answer: count(key, answer)) for key, answer in checks(self).items()}
+        return {key: (lambda key=key, answer=answer: count(key, answer)) for key, answer in original(self).items()}
 
-    monkeypatch.setattr(AuditRun, "questions", counted)
+    monkeypatch.setattr(AuditRun, "checks", counted)
     stop_at = 12
     with pytest.raises(KeyboardInterrupt):
         ask()
     stop_at = 0
     found = ask()
-    assert len(checks) == len(found["checks"]) + 1 and checks.count(checks[11]) == 2
-    assert ask() == found and len(checks) == len(found["checks"]) + 1  # nothing is asked again
+    assert len(ran) == len(found["checks"]) + 1 and ran.count(ran[11]) == 2
+    assert ask() == found and len(ran) == len(found["checks"]) + 1  # no check runs again
     json.dumps(found)
     fresh = audit(campaign, model, results, required_adaptations=required_adaptations(model), rows=64)
-    assert [asdict(check) for check in fresh] == found["checks"]  # whenever it is asked, whatever was asked before
-    before = len(checks)
-    ask(required_adaptations={"bpda": True, "eot": False})  # another question
-    assert len(checks) == before + len(found["checks"])
+    assert [asdict(check) for check in fresh] == found["checks"]  # also after other checks
+    before = len(ran)
+    ask(required_adaptations={"bpda": True, "eot": False})  # other adaptations
+    assert len(ran) == before + len(found["checks"])
     (campaign.folder / "audit.json").write_text("{")
     assert ask() == found
 

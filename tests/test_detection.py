@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from adversarial_lightning import detectors
 from adversarial_lightning.attacks import FGSM, PGD, Attack, DetectorAwarePGD, Restarts
+from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.cli import evaluate
@@ -42,7 +43,6 @@ from adversarial_lightning.evaluation.outcomes.detection import (
     calibration,
     closest_calls,
     criteria,
-    flagged,
     malade,
     roc,
     threshold,
@@ -142,7 +142,7 @@ THRESHOLDS: dict[str, tuple[list[float], float, float, int]] = {
 def test_threshold(case: str) -> None:
     scores, fpr, theta, count = THRESHOLDS[case]
     assert threshold(scores, fpr) == theta
-    assert flagged(scores, theta).sum() == count <= fpr * len(scores) + 1e-9
+    assert flagged(np.asarray(scores, float), theta).sum() == count <= fpr * len(scores) + 1e-9
 
 
 def test_a_threshold_needs_scores_and_a_rate() -> None:
@@ -258,7 +258,7 @@ def test_every_run_sees_every_sample_and_mode_worst_case_is_refused(tmp_path: Pa
     model = DetectorGuardedModel(trained(), MaxProbability(trained()))
     calibration(tmp_path, lambda: np.linspace(0, 1, 50), {"detector": None, "aimed_fpr": 0.05})
     seen: list[tuple[str, int]] = []
-    run_campaign(c, model, on_progress=lambda name, done, fallen: seen.append((name, done)))
+    run_campaign(c, model, on_progress=lambda name, done, broken: seen.append((name, done)))
     counts = [len(c.table(run)["index"]) for name in suite for run in c.runs(name)]
     assert len(set(counts)) == 1 and counts[0] > 10
     assert sum(done for name, done in seen if name == "a") == 60

@@ -18,6 +18,7 @@ from test_evaluation import Threshold
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, noise_for
+from adversarial_lightning.checkpoints.old_names import ROBUST
 from adversarial_lightning.cli import evaluate, fit_detector, main
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.datamodules.images import TensorImages
@@ -30,7 +31,7 @@ from adversarial_lightning.detectors import (
     KernelDensity,
     calibration_split,
     fit,
-    test_split,
+    fitting,
 )
 from adversarial_lightning.detectors.density import ClassDensities, choose_sigma, log_density
 from adversarial_lightning.detectors.fitting import features, versions_of
@@ -192,7 +193,7 @@ def codes_of(*shape: int) -> Tensor:
         (lambda: ERDetector(Tiny(), fitted="nowhere"), "no fitted detector nowhere"),
         (lambda: calibration_split(range(2)), "leaves set I or set II empty"),
         (
-            lambda: test_split(TensorImages(torch.rand(2, 1, 2, 2), torch.zeros(2)), frozenset([0, 1])),
+            lambda: fitting.test_split(TensorImages(torch.rand(2, 1, 2, 2), torch.zeros(2)), frozenset([0, 1])),
             "all 2 test images",
         ),
         (lambda: Joint([]), "at least one attack"),
@@ -424,7 +425,7 @@ def test_set_one_is_a_fifth_whatever_the_detector_and_set_two_the_rest(fitted: d
     test = Digits(size=8).dataset("test")
     one = calibration_split(test)
     seen = frozenset(one.indices.tolist())
-    two = test_split(test, seen)
+    two = fitting.test_split(test, seen)
     assert len(one) == 72 and len(two) == 288 and not seen & set(two.indices.tolist())
     assert all(detector.seen == seen for detector in fitted.values())
     assert calibration_split(test, seed=1).indices.tolist() != one.indices.tolist()
@@ -665,4 +666,4 @@ def test_the_tables_are_made_and_recorded(tmp_path: Path, monkeypatch: pytest.Mo
         for r in rows.values():
             if r.get("acc_cla") is not None:
                 assert r["acc_com"] == pytest.approx(r["acc_adv"] + (1 - r["acc_adv"]) * r["acc_cla"])
-        assert figures[place][title]["joint"]["joint"]["stands"] <= figures[place][title]["joint"]["pgd"]["stands"]
+        assert figures[place][title]["joint"]["joint"][ROBUST] <= figures[place][title]["joint"]["pgd"][ROBUST]

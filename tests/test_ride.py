@@ -33,7 +33,7 @@ def purified(ride: RIDE, x: Tensor, index: list[int] | None = None, seed: int = 
 
 def by_the_book(ride: RIDE, x: Tensor, noise: Noise) -> Tensor:
     """Algorithm 2 for one image (1, C, H, W), with modules, autograd and Adam as they come."""
-    r, c = ride.recipe, x.shape[1]
+    r, c = ride.fit_settings, x.shape[1]
     mean, std = (x.new_tensor(v).view(-1, 1, 1) for v in (ride.mean, ride.std))
     target, run = (x - mean) / std, noise.split()
     weights, biases = run.fork("weights"), run.fork("biases")
@@ -89,7 +89,7 @@ SETTINGS = [{}, DIP, RELEASE, COLOUR, {"noisy_copies": 3, "dropout": 0.2}, {"sup
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_the_engine_is_the_algorithm(settings: dict[str, Any]) -> None:
     ride = RIDE(**{**SMALL, "learning_rate": 1e-3, **settings})
-    x = images(3, ride.recipe.channels[0])
+    x = images(3, ride.fit_settings.channels[0])
     alone = [by_the_book(ride, x[i : i + 1], Noise.keyed(0, torch.tensor([i]))) for i in range(3)]
     assert torch.allclose(purified(ride, x), torch.cat(alone), rtol=1e-8, atol=0)
 
@@ -97,7 +97,7 @@ def test_the_engine_is_the_algorithm(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("settings", [{}, STOP, DIP | STOP, COLOUR, RELEASE | STOP], ids=str)
 def test_together_is_alone_in_any_order(settings: dict[str, Any]) -> None:
     ride = RIDE(**{**SMALL, **settings})
-    x = images(7, ride.recipe.channels[0])
+    x = images(7, ride.fit_settings.channels[0])
     whole = purified(ride, x)
     for rows in ([3], [0, 6], [6, 2, 0, 1, 5, 4, 3]):
         assert torch.allclose(purified(ride, x[rows], rows), whole[rows], rtol=1e-8, atol=0)
@@ -167,14 +167,14 @@ def test_combine_by_hand() -> None:
 @pytest.mark.parametrize("ratio,share", [(0.0, 1.0), (0.9, 0.1)])
 def test_the_mask_keeps_whole_pixels(ratio: float, share: float) -> None:
     """A target's pixel counts in all channels or in none."""
-    recipe = RIDE(**{**SMALL, **COLOUR, **DIP, "mask_ratio": ratio}).recipe
+    fit_settings = RIDE(**{**SMALL, **COLOUR, **DIP, "mask_ratio": ratio}).fit_settings
     x, noise = images(1, 3), Noise.keyed(0, torch.arange(1))
-    loss = PerImageFit(recipe, noise.fork(0), x).step(x)
+    loss = PerImageFit(fit_settings, noise.fork(0), x).step(x)
     counts = torch.zeros(3, 9, 8, dtype=torch.bool)
     for place in torch.cartesian_prod(*map(torch.arange, counts.shape)).tolist():
         changed = x.clone()
         changed[0][tuple(place)] += 0.5
-        counts[tuple(place)] = PerImageFit(recipe, noise.fork(0), x).step(changed) != loss
+        counts[tuple(place)] = PerImageFit(fit_settings, noise.fork(0), x).step(changed) != loss
     assert (counts == counts[:1]).all() and abs(counts.double().mean() - (1 - (1 - share) ** 2)) < 0.08  # two samples
 
 
@@ -211,26 +211,26 @@ NETWORKS = [
 
 @pytest.mark.parametrize("channels,dropped,count", NETWORKS)
 def test_networks(channels: tuple[int, ...], dropped: tuple[int, ...], count: int) -> None:
-    recipe = RIDE(channels, dropped).recipe
+    fit_settings = RIDE(channels, dropped).fit_settings
     x = images(1, channels[0], torch.float32, (5, 7))
-    fit = PerImageFit(recipe, Noise.keyed(0, torch.arange(1)), x)
+    fit = PerImageFit(fit_settings, Noise.keyed(0, torch.arange(1)), x)
     asked: list[int] = []
     bernoulli = Noise.bernoulli
-    with patch.object(Noise, "coins", lambda n, like, p: asked.append(like[0].numel()) or bernoulli(n, like, p)):
+    with patch.object(Noise, "bernoulli", lambda n, like, p: asked.append(like[0].numel()) or bernoulli(n, like, p)):
         fit.step(x)
-    assert recipe.parameters() == sum(p.numel() for p in fit.parameters) == count
+    assert fit_settings.parameters() == sum(p.numel() for p in fit.parameters) == count
     assert fit.output.shape == x.shape and asked == [35 * channels[layer] for layer in dropped] + [35]
 
 
 def test_arithmetic_of_the_paper() -> None:
-    assert 2 * RIDE().recipe.multiplications(224, 224) == pytest.approx(5.72e9, rel=1e-3)
+    assert 2 * RIDE().fit_settings.multiplications(224, 224) == pytest.approx(5.72e9, rel=1e-3)
 
 
 def test_weight_decay_is_added_to_the_gradient() -> None:
     """A huge one decides the sign of Adam's first step; decoupled it would shrink weights in proportion."""
     x = images(2)
     fit = PerImageFit(
-        RIDE(**{**SMALL, "weight_decay": 1e9, "learning_rate": 0.01}).recipe, Noise.keyed(0, torch.arange(2)), x
+        RIDE(**{**SMALL, "weight_decay": 1e9, "learning_rate": 0.01}).fit_settings, Noise.keyed(0, torch.arange(2)), x
     )
     before = [p.detach().clone() for p in fit.parameters]
     fit.step(x)
@@ -317,7 +317,7 @@ UNROLLED = [{}, DIP, {"estimates": 0, "amsgrad": True}, {**COLOUR, "suppression"
 def test_unrolled_it_is_the_run_and_differentiable(settings: dict[str, Any]) -> None:
     """Its value is that of a run with the same draws; its gradient, image by image, that of central differences."""
     ride = RIDE(**{**SMALL, "steps": 4, "learning_rate": 1e-2, **settings})
-    x = 0.2 + 0.6 * images(3, ride.recipe.channels[0], size=(5, 4))
+    x = 0.2 + 0.6 * images(3, ride.fit_settings.channels[0], size=(5, 4))
     with noise_for(ride, Noise.keyed(0, torch.arange(3))):
         ride(x)
     *_, last = ride.run(x, Noise(torch.cat([fit.noise.fork("unrolled").key for fit in ride.fits])))
@@ -404,7 +404,7 @@ def test_bad_images_are_refused_before_any_work(settings: dict[str, Any], x: Ten
 
 def test_memory_bounds_the_images_in_one_pass() -> None:
     x = torch.rand(64, 1, 28, 28)
-    each = RIDE((1, 16, 16, 16, 1), (2, 3)).recipe.bytes_per_image(28, 28, 4)
+    each = RIDE((1, 16, 16, 16, 1), (2, 3)).fit_settings.bytes_per_image(28, 28, 4)
     for fits in (1, 5, 200):
         ride = RIDE((1, 16, 16, 16, 1), (2, 3), memory=(fits + 0.5) * each / 2**30)
         assert ride.images_per_pass(x) == min(fits, 64)

@@ -253,7 +253,7 @@ def test_adversarial_images_are_followed_through_the_purifier(tmp_path: Path, mo
     panels = draw(name, heading, examples, states, p).figure.axes
     assert len(panels) == 4 * len(examples)
     assert [float(v) for v in panels[3].lines[0].get_ydata()] == p[:, 0, examples[0].outcome.label].tolist()
-    shots = [Gallery("linf 0.3", "", {"fallen": examples})]
+    shots = [Gallery("linf 0.3", "", {"broken": examples})]
     assert steps_module.steps(c, net.classifier, shots, 1e3) == steps_module.steps(c, net, [], 1e3) == ([], [])
     assert steps_module.steps(c, net, shots, 0.0)[1] == ["The purifier's steps are left out: they would take too long."]
 

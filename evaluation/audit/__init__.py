@@ -1,9 +1,9 @@
-"""Whether a headline can be believed: machine-run checks of an evaluation, each a figure, a limit and a sentence.
+"""Audit of an evaluation: checks by machine, each with a figure, a limit and a sentence.
 
 The list of Carlini et al. 2019 ("On Evaluating Adversarial Robustness"), the flags of AutoAttack (Croce and Hein 2020)
 and the indicators of attack failure (Pintor et al. 2022), as experiments: on the rows that a campaign has stored, and
-on a few samples that are attacked again, otherwise and harder. A check fails where the samples show, with 99 %
-confidence, that its limit is exceeded.
+on a few samples that are attacked again, with other and stronger attacks. A check fails where the samples show, with
+99 % confidence, that its limit is exceeded.
 """
 
 from adversarial_lightning.evaluation.audit.cache import cached_audit

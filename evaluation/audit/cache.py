@@ -1,4 +1,4 @@
-"""The audit of a campaign in its folder: asked once, check by check, by whoever writes the report."""
+"""Runs the audit of a campaign and keeps each finished check in audit.json."""
 
 import hashlib
 import json
@@ -29,11 +29,11 @@ def cached_audit(
     level: Level,
     rows: int = 128,
 ) -> dict[str, Any]:
-    """What results.json holds under "audit": "level", and "checks", a dictionary each; see `audit`.
+    """Run the audit; returns the entry "audit" of results.json: "level", and "checks", a dictionary each.
 
-    Shows a bar on a terminal. Kept in ``audit.json`` of the campaign's folder, written after every check: who runs it
-    again repeats only what is missing. What was found by other code, of another campaign or on another level, is not
-    taken over. Raises OSError where the file cannot be written.
+    Shows a bar on a terminal. Checks are kept in ``audit.json`` of the campaign's folder, written after each, so a
+    second run repeats only those that are missing. Checks by other code, of another campaign or on another level are
+    not used. Raises OSError where the file cannot be written.
     """
     path = campaign.folder / "audit.json"
     about = {"identity": campaign.identity, "level": level, "obligations": dict(required_adaptations), "code": _code()}
@@ -53,7 +53,9 @@ def cached_audit(
 
         with bar:
             found = audit(
-                *(campaign, model, results),
+                campaign,
+                model,
+                results,
                 required_adaptations=required_adaptations,
                 level=level,
                 rows=rows,
@@ -66,7 +68,7 @@ def cached_audit(
 
 
 def _code() -> str:
-    """A digest of the code behind models and attacks, and of the audit's own."""
+    """Digest of the code of models, attacks and audit."""
     digest = hashlib.sha256(code().encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -74,7 +76,7 @@ def _code() -> str:
 
 
 def _read(path: Path, about: Mapping[str, Any]) -> dict[str, Check]:
-    """The checks that are known; none where the file is missing, damaged or about something else."""
+    """Stored checks by key; none where the file is missing, damaged or about something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checks = {key: Check(**check) for key, check in content["checks"].items()}

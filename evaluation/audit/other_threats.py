@@ -12,10 +12,10 @@ from adversarial_lightning.evaluation.audit.samples import AuditSamples
 
 
 def broader_threats(samples: AuditSamples) -> Check:
-    """C17: corruptions, rotations and shifts of the samples; informative, it never fails."""
+    """C17: accuracy under corruptions, rotations and shifts; informative, it never fails."""
     name = "other threats (informative)"
     if not len(samples):
-        return not_applicable("C17", name, None, "No sample is right without an attack.")
+        return not_applicable(id="C17", name=name, why="No sample is right without an attack.")
     corruptions: dict[str, Attack] = {
         "gaussian noise 0.1": GaussianNoise(0.1),
         "salt and pepper 0.1": SaltAndPepper(0.1),
@@ -27,17 +27,16 @@ def broader_threats(samples: AuditSamples) -> Check:
     shares = {label: 1 - float(rows.float().mean()) for label, rows in wrong.items()}
     said = ", ".join(f"{100 * share:.0f} % {label}" for label, share in shares.items())
     return Check(
-        "C17",
-        name,
-        "pass",
-        min(shares.values()),
-        None,
-        f"Of samples that are right without an attack stay right: {said}.",
+        id="C17",
+        name=name,
+        verdict="pass",
+        figure=min(shares.values()),
+        sentence=f"Of the samples that are right without an attack these stay right: {said}.",
     )
 
 
 def moved(x: Tensor, degrees: float, shift: float) -> Tensor:
-    """Images rotated about their centre and shifted right by a share of their width; black comes in."""
+    """Images rotated about their centre and shifted right by a share of their width, filled with black."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix = x.new_tensor([[c, -s, 2 * shift], [s, c, 0.0]]).expand(len(x), 2, 3)
     grid = F.affine_grid(matrix, list(x.shape), align_corners=False)

@@ -1,4 +1,4 @@
-"""All checks in their order, on the samples that they are asked of."""
+"""Runs all checks of the audit in their order, each on its samples."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.norms import NORMS
+from adversarial_lightning.defenses import Purified
 from adversarial_lightning.evaluation.audit import gradient_masking, sanity, stored_rows, stronger_attacks
 from adversarial_lightning.evaluation.audit.check import Check
 from adversarial_lightning.evaluation.audit.other_threats import broader_threats
@@ -35,33 +36,33 @@ def audit(
     known: Mapping[str, Check] | None = None,
     tell: Callable[[str, Check, int], None] = lambda key, check, total: None,
 ) -> list[Check]:
-    """Every check of a finished campaign of `model` whose merged numbers are `results` (schema 2).
+    """Run every check on a finished campaign of `model` whose merged numbers are `results` (schema 2).
 
     `required_adaptations` is what the defenses declare; `rows` are attacked at once. Checks that are `known` by their
-    key are not repeated; `tell` hears of every new one, and how many there are in all. Deterministic, given the
-    campaign's seed.
+    key are not repeated; `tell` is called with every new one and the number of all. Deterministic, given the seed of
+    the campaign.
 
-    quick looks at up to 64 samples that the suite left standing at each threat model, for up to 3,000 forwards and
-    1,500 backwards each; full looks at up to 512, for up to 30,000 and 5,000. Gradients of stochastic models are means
-    over 10 draws and cost ten times that, so a fourth of the samples is looked at. brief is for defenses that take a
-    good part of a second an image: up to 32 samples (8 of stochastic models, means over 3 draws) and a tenth of the
-    passes; it sees only gross failures.
+    quick attacks up to 64 robust samples of each threat model, with up to 3,000 forwards and 1,500 backwards each; full
+    attacks up to 512, with up to 30,000 and 5,000. Gradients of stochastic models are means
+    over 10 draws and cost ten times that, so only a fourth of the samples is attacked. brief is for defenses that take
+    a good part of a second for each image: up to 32 samples (8 of stochastic models, means over 3 draws) and a tenth
+    of the passes; it finds only gross failures.
     """
     found: dict[str, Check] = dict(known or {})
     audit_run = AuditRun(campaign, model, results, required_adaptations, level, rows)
     with undisturbed(audit_run.device):
         checks = audit_run.checks()
-        for key, ask in checks.items():
+        for key, check in checks.items():
             if key not in found:
-                torch.manual_seed(campaign.seed)  # for models that draw from torch's own generator: alike twice
-                found[key] = ask()
+                torch.manual_seed(campaign.seed)  # for models that draw from torch's own generator
+                found[key] = check()
                 tell(key, found[key], len(checks))
     return [found[key] for key in checks]
 
 
 @dataclass
 class AuditRun:
-    """What all checks share, computed when it is first needed."""
+    """Lazily computed inputs of the checks."""
 
     campaign: Campaign
     model: nn.Module
@@ -97,7 +98,7 @@ class AuditRun:
         return audited_threat_models(self.status, self.campaign.suite)
 
     def samples(self, samples: Any, of: float) -> AuditSamples:
-        """The first of these samples that the budget allows."""
+        """The first of these samples, as many as the budget allows."""
         count, averaged = (20, self.budget.averaged) if self.stochastic else (1, 1)
         most = self.budget.samples // (4 if self.stochastic else 1)  # each of them costs ten times as much
         chosen = self.campaign.batch(samples[:most], self.device)
@@ -110,7 +111,7 @@ class AuditRun:
         return self.samples(self.status.samples[shares >= 0.5], float(shares.mean()))
 
     def still_robust(self, threat_model: ThreatModel) -> AuditSamples:
-        """Samples that are robust at a threat model. Behind a stochastic defense, also when attacked once more."""
+        """Samples that are robust at a threat model; of a stochastic model, also when attacked once more."""
         samples = self.samples(threat_model.samples, threat_model.of)
         if not self.stochastic or not len(samples):
             return samples
@@ -121,30 +122,31 @@ class AuditRun:
 
     @cached_property
     def bare(self) -> nn.Module:
-        """The classifier without its purifiers and its detector; the model itself, where it has none."""
+        """The classifier without its purifiers and its detector; the model itself where it has none."""
         bare = self.model
-        while hasattr(bare, "classifier") and (hasattr(bare, "purifier") or hasattr(bare, "detector")):
-            bare = bare.classifier  # type: ignore[assignment]
+        while isinstance(bare, Purified) or (hasattr(bare, "classifier") and hasattr(bare, "detector")):
+            bare = bare.classifier  # type: ignore[assignment]  # a detector's module: evaluation knows no detectors
         return bare
 
     @cached_property
     def purifiers(self) -> list[nn.Module]:
-        return [m.purifier for m in self.model.modules() if hasattr(m, "purifier") and hasattr(m, "classifier")]  # type: ignore[misc]
+        return [m.purifier for m in self.model.modules() if isinstance(m, Purified)]
 
     @cached_property
     def classes(self) -> int:
         return int(self.right.logits(self.right.x).shape[1]) if len(self.right) else 0
 
     def substitutes(self, threat_model: ThreatModel) -> dict[str, nn.Module]:
-        """Networks whose examples may transfer: the undefended classifier, and an imitation of the model."""
+        """Surrogate networks for transfer: the undefended classifier, and an imitation of the model."""
         x, _, _ = self.campaign.batch(self.campaign.samples[: self.budget.imitated], self.device)
         imitation = imitate(
             self.model, x, eps=_radius(threat_model, x), steps=self.budget.imitation, seed=self.campaign.seed
         )
-        return {**({"the undefended network": self.bare} if self.purifiers else {}), "an imitation": imitation}
+        undefended = {"the undefended network": self.bare} if self.purifiers else {}
+        return undefended | {"an imitation": imitation}
 
     def checks(self) -> dict[str, Callable[[], Check]]:
-        """The checks by a key that tells them apart, in the order in which they are asked and reported."""
+        """Checks by a unique key, in the order in which they run and are reported."""
         campaign, declares_bpda = self.campaign, bool(self.required_adaptations.get("bpda"))
         checks: dict[str, Callable[[], Check]] = {
             "C1": lambda: stored_rows.threat_model(campaign.suite, self.tables),
@@ -161,11 +163,11 @@ class AuditRun:
             "F6": lambda: gradient_masking.targets(campaign.suite.values(), self.classes),
         }
         for threat_model in self.audited_threat_models:
-            checks |= {f"{key} {threat_model.title}": ask for key, ask in self.about(threat_model).items()}
+            checks |= {f"{key} {threat_model.title}": check for key, check in self.about(threat_model).items()}
         return checks
 
     def about(self, threat_model: ThreatModel) -> dict[str, Callable[[], Check]]:
-        """The checks of one threat model."""
+        """Checks of one threat model by key."""
         cache: list[AuditSamples] = []
 
         def samples() -> AuditSamples:
@@ -197,8 +199,8 @@ class AuditRun:
             "I3": lambda: gradient_masking.silent_success(samples(), threat_model, budget),
             "I4": lambda: gradient_masking.optimised(samples(), threat_model, budget),
         }
-        if threat_model.norm not in NORMS:  # such as l0: nothing of ours attacks in that ball
-            return {key: ask for key, ask in checks.items() if key.split()[-1] in ("recorded", "C9", "declared")}
+        if threat_model.norm not in NORMS:  # such as l0: the audit has no attack in that ball
+            return {key: check for key, check in checks.items() if key.split()[-1] in ("recorded", "C9", "declared")}
         if self.purifiers:
             checks["C10 past"] = lambda: stronger_attacks.around_purifiers(
                 samples(), threat_model, budget, self.purifiers
@@ -207,7 +209,7 @@ class AuditRun:
         return checks
 
     def repeated(self) -> Check:
-        """C16: the run of the suite that costs least, on some of its samples, once more."""
+        """C16: repeat the cheapest run of the suite on some of its samples."""
         campaign, tables = self.campaign, self.tables
         runs = [u for name in campaign.suite for u in campaign.runs(name) if len(tables[name, u.restart]["index"])]
         if not runs:
@@ -232,6 +234,6 @@ class AuditRun:
 
 
 def _radius(threat_model: ThreatModel, x: Tensor) -> float:
-    """The change of one value when all change alike on the surface of the ball."""
+    """Change of one value where all values change by the same amount, on the surface of the ball."""
     size = float(x.shape[1:].numel())
     return threat_model.eps / {"linf": 1.0, "l2": math.sqrt(size)}.get(threat_model.norm, size)

@@ -1,4 +1,4 @@
-"""The samples that are put before the model, attacked, and judged as everywhere: by a fresh forward."""
+"""Samples that the audit attacks; a separate forward pass verifies success."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 class Connected(nn.Module):
-    """`model` with outputs that depend on its input in autograd's eyes, also where its graph is interrupted.
+    """`model` with 0 * x added to its logits where they have no graph.
 
-    A gradient that does not exist is then zero, for attacks that would raise an error.
+    Autograd then returns a zero gradient instead of raising an error.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -31,10 +31,10 @@ class Connected(nn.Module):
 
 @dataclass(frozen=True)
 class AuditSamples:
-    """Images `x` (B, C, H, W) with labels `y` and numbers `index` (B,), and the model that is asked about them.
+    """Images `x` (B, C, H, W) with labels `y` and sample numbers `index` (B,), and the model under attack.
 
-    They stand for the share `of` of all samples. `draws` is the number of the defender's draws that judge,
-    `eot_samples` that of the gradients an attack averages: both 1 for deterministic models. `rows` at once.
+    They represent the share `of` of all samples. An image is judged in `draws` draws of the defender, an attack
+    averages `eot_samples` gradients: both 1 for deterministic models. `rows` samples are attacked at once.
     """
 
     model: nn.Module
@@ -54,7 +54,7 @@ class AuditSamples:
         return replace(self, x=self.x[rows], y=self.y[rows], index=self.index[rows])
 
     def parts(self) -> Iterator["AuditSamples"]:
-        """The panel in pieces of no more than `rows` samples."""
+        """The samples in batches of at most `rows`."""
         for start in range(0, len(self), self.rows):
             yield self[slice(start, start + self.rows)]
 
@@ -63,13 +63,13 @@ class AuditSamples:
         return Noise.keyed(self.seed, self.index).fork("audit").fork(name)
 
     def points(self, attack: Attack, name: str, model: nn.Module | None = None) -> Tensor:
-        """What `attack` makes of the samples; of another `model`, if one is given."""
+        """Images that `attack` returns, made on the model, or on another `model` (transfer)."""
         victim = Connected(self.model if model is None else model)
         found = [attack(victim, part.x, part.y, part.noise(name)) for part in self.parts()]
         return torch.cat(found) if found else self.x
 
     def deciding(self, x: Tensor, score: bool = True) -> Tensor:
-        """Logits (B, K) of one batch in eval mode and the defender's first draw; with a graph, where gradients are on.
+        """Logits (B, K) of one batch in eval mode and the defender's first draw; with a graph where gradients are on.
 
         A last column holds the `score` of a detector that the model carries.
         """
@@ -93,16 +93,16 @@ class AuditSamples:
         return replace(self, x=(self.x + NORMS[norm].random(self.x, eps, noise)).clamp(0, 1))
 
     def wrong(self, z: Tensor) -> Tensor:
-        """Whether each row of `z` is misclassified, by two thirds of the draws: (B,)."""
-        verdicts = []
+        """Mask (B,) of the rows of `z` that are misclassified in at least two thirds of the draws."""
+        misclassified = []
         for part, points in zip(self.parts(), z.split(self.rows), strict=False):
             _, right = predict(self.model, points, part.y, defender_noise(self.seed, part.index, self.draws))
             count = torch.stack([(right >> d) & 1 for d in range(self.draws)]).sum(0)
-            verdicts.append(3 * count <= self.draws)
-        return torch.cat(verdicts) if verdicts else self.y.bool()
+            misclassified.append(3 * count <= self.draws)
+        return torch.cat(misclassified) if misclassified else self.y.bool()
 
     def broken_by(self, attack: Attack, name: str, model: nn.Module | None = None) -> Tensor:
-        """Which samples `attack` fells, inside its ball: (B,)."""
+        """Mask (B,) of the samples that `attack` breaks, inside its ball."""
         z = self.points(attack, name, model)
         norm, eps = threat(attack)
         wrong = self.wrong(z)
@@ -115,7 +115,7 @@ class AuditSamples:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Computes like `evaluate_batch`, in exact float32; torch's global generators are put back afterwards."""
+    """Context that computes like `evaluate_batch`, in exact float32, and restores torch's global generators."""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.inference_mode(False))

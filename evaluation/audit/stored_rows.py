@@ -1,4 +1,4 @@
-"""What the stored rows of a campaign show by themselves, without asking the model again."""
+"""Checks on the stored rows of a campaign, without the model."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,11 +15,11 @@ from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Sampl
 from adversarial_lightning.evaluation.outcomes.types import Columns, Flags
 
 Tables = Mapping[tuple[str, int], Columns]  # the rows of every run: attack and restart
-_NEEDED = 20  # draws of the defender's noise that a mean over them should have
+_NEEDED = 20  # draws of the defender's noise for a mean
 
 
 def threat_model(suite: Mapping[str, Attack], tables: Tables) -> Check:
-    """C1: every attack on a ball names norm and radius, and stays inside: eps (1 + 1e-6) + 1e-7, finite lengths."""
+    """C1: every budget attack names norm and radius and stays inside: eps (1 + 1e-6) + 1e-7, finite lengths."""
     nameless = [n for n, attack in suite.items() if attack.kind == "budget" and None in threat(attack)]
     left = rows_seen = 0
     for (name, _), rows in tables.items():
@@ -28,96 +28,127 @@ def threat_model(suite: Mapping[str, Attack], tables: Tables) -> Check:
             left += int((far | ~np.isfinite(rows["linf"])).sum())
             rows_seen += len(rows["index"])
     if nameless:
-        sentence = f"No norm or radius is known of {', '.join(nameless)}: what they find counts for no threat model."
+        sentence = f"{', '.join(nameless)}: no norm or radius is known, so their successes count for no threat model."
     else:
         sentence = f"{left} of {rows_seen} recorded perturbations leave their ball or are not finite: " + (
-            "such attacks fail for a reason that no attacker has." if left else "the threat models are kept."
+            "they count as failures, which a real attacker would correct."
+            if left
+            else "all attacks keep to their balls."
         )
-    return Check("C1", "threat models are complete and kept", "fail" if nameless or left else "pass", left, 0, sentence)
+    return Check(
+        id="C1",
+        name="threat models are complete and kept",
+        verdict="fail" if nameless or left else "pass",
+        figure=left,
+        limit=0,
+        sentence=sentence,
+    )
 
 
 def clean_accuracy(status: SampleStatus, tables: Tables, results: Mapping[str, Any], rejects: bool) -> Check:
-    """C2: accuracy without an attack is known of the very samples that were attacked; of rejecting models the ROC."""
+    """C2: clean accuracy is known on the attacked samples, and the ROC curve of a detector."""
     lost = len(np.setdiff1d(status.samples, tables[CLEAN, 0]["index"]))
     roc = not rejects or bool(results.get("detection"))
     sentence = f"{lost} of {len(status.samples)} samples lack their outcome without an attack" + (
         "; the accuracy of the detector is not reported." if not roc else "; both accuracies are of the same samples."
     )
-    return Check("C2", "clean accuracy of the same samples", "fail" if lost or not roc else "pass", lost, 0, sentence)
+    return Check(
+        id="C2",
+        name="clean accuracy of the same samples",
+        verdict="fail" if lost or not roc else "pass",
+        figure=lost,
+        limit=0,
+        sentence=sentence,
+    )
 
 
-def beaten(status: SampleStatus, name: str, eps: float) -> Flags:
-    """The samples that the attack felled in more than half of the draws, of those that were right without it."""
-    alive = robust_share(status.bits[CLEAN], status.draws) >= 0.5
-    fallen: Flags = alive & (robust_share(status.bits_under(name, eps), status.draws) < 0.5)
-    return fallen
+def broken_by(status: SampleStatus, name: str, eps: float) -> Flags:
+    """Samples that were right without an attack and are broken by this one in more than half of the draws."""
+    right = robust_share(status.bits[CLEAN], status.draws) >= 0.5
+    broken: Flags = right & (robust_share(status.bits_under(name, eps), status.draws) < 0.5)
+    return broken
 
 
 def attacked(status: SampleStatus, name: str) -> Flags:
-    """The samples that the attack has seen."""
+    """Samples that the attack has run on."""
     union: Flags = np.any([seen for (attack, _), seen in status.seen.items() if attack == name], axis=0)
     return union
 
 
-def _split(status: SampleStatus, threat_model: ThreatModel, ours: list[str], theirs: list[str]) -> tuple[int, int]:
-    """How many samples only `ours` felled that `theirs` had seen too, and the reverse."""
+def _broken_only_by(
+    status: SampleStatus, threat_model: ThreatModel, ours: list[str], theirs: list[str]
+) -> tuple[int, int]:
+    """Samples run on by both lists of attacks that only `ours` broke, and that only `theirs` broke."""
 
     def union(names: list[str], what: Callable[[str], Flags]) -> Flags:
         any_of: Flags = np.any([what(name) for name in names], axis=0)
         return any_of
 
-    fell = [union(names, lambda name: beaten(status, name, threat_model.eps)) for names in (ours, theirs)]
+    broken = [union(names, lambda name: broken_by(status, name, threat_model.eps)) for names in (ours, theirs)]
     saw = union(ours, lambda name: attacked(status, name)) & union(theirs, lambda name: attacked(status, name))
-    return int((saw & fell[0] & ~fell[1]).sum()), int((saw & fell[1] & ~fell[0]).sum())
+    return int((saw & broken[0] & ~broken[1]).sum()), int((saw & broken[1] & ~broken[0]).sum())
 
 
-def _whole(threat_model: ThreatModel) -> dict[str, Attack]:
-    """The attacks that had the claim's whole ball: one that was kept to a smaller one is no match for them."""
+def _in_whole_ball(threat_model: ThreatModel) -> dict[str, Attack]:
+    """Attacks that were allowed the whole ball; those in a smaller ball cannot be compared with them."""
     return {
         name: attack for name, attack in threat_model.attacks.items() if threat(attack)[1] in (None, threat_model.eps)
     }
 
 
 def iterative_beats_single_step(status: SampleStatus, threat_model: ThreatModel) -> Check:
-    """C3: recorded iterative attacks fell no fewer samples than recorded single steps."""
-    whole = _whole(threat_model)
+    """C3: recorded iterative attacks break at least as many samples as recorded single steps."""
+    whole = _in_whole_ball(threat_model)
     steps = {name: [setting(leaf, "steps") for leaf in leaves(attack)] for name, attack in whole.items()}
     single = [n for n in steps if {type(leaf).__name__ for leaf in leaves(whole[n])} == {"FGSM"}]
     many = [n for n, counts in steps.items() if any(isinstance(c, int) and c > 1 for c in counts)]
     name = f"recorded iterative attacks beat single steps, {threat_model.title}"
     if not single or not many:
-        return not_applicable("C3", name, 0.005, "The suite does not hold both kinds.")
-    only_single, only_many = _split(status, threat_model, single, many)
+        return not_applicable(id="C3", name=name, limit=0.005, why="The suite does not have both kinds of attacks.")
+    only_single, only_many = _broken_only_by(status, threat_model, single, many)
     excess, n = only_single - only_many, len(status.samples)
     fails = excess > 0.005 * n and lower_confidence_bound(only_single, only_single + only_many) > 0.5
-    sentence = f"{only_single} samples fell only to {', '.join(single)}, {only_many} only to {', '.join(many)}: " + (
-        "gradients mislead beyond the first step." if fails else "more steps do more."
+    sentence = (
+        f"{only_single} samples were broken only by {', '.join(single)}, {only_many} only by {', '.join(many)}: "
+        + ("gradients mislead after the first step." if fails else "more steps break more samples.")
     )
-    return Check("C3", name, "fail" if fails else "pass", excess / n, 0.005, sentence)
+    return Check(
+        id="C3",
+        name=name,
+        verdict="fail" if fails else "pass",
+        figure=excess / n,
+        limit=0.005,
+        sentence=sentence,
+    )
 
 
 def gradients_beat_queries(status: SampleStatus, threat_model: ThreatModel) -> Check:
-    """C6: recorded attacks without gradients fell no sample that the gradient attacks saw and left standing."""
-    whole = _whole(threat_model)
+    """C6: recorded attacks without gradients break no sample that the gradient attacks left robust."""
+    whole = _in_whole_ball(threat_model)
     white = [n for n, attack in whole.items() if any(leaf.knowledge == "white-box" for leaf in leaves(attack))]
     black = [n for n in whole if n not in white]
     name = f"recorded gradient attacks beat queries, {threat_model.title}"
     if not black or not white:
-        return not_applicable("C6", name, 0.002, "The suite does not hold both kinds.")
-    only_black, _ = _split(status, threat_model, black, white)
+        return not_applicable(id="C6", name=name, limit=0.002, why="The suite does not have both kinds of attacks.")
+    only_black, _ = _broken_only_by(status, threat_model, black, white)
     return share_check(
-        *("C6", name, only_black, len(status.samples), 0.002),
-        f"{only_black} of {len(status.samples)} samples fell only to {', '.join(black)}, not to {', '.join(white)}",
-        bad="gradients are masked, and what queries did not reach may fall too",
-        good="gradients find what queries find",
+        id="C6",
+        name=name,
+        k=only_black,
+        n=len(status.samples),
+        limit=0.002,
+        sentence=f"{only_black} of {len(status.samples)} samples were broken only by {', '.join(black)}, not by "
+        f"{', '.join(white)}",
+        bad="gradients are masked, and samples that queries did not break may be broken too",
+        good="gradients break the samples that queries break",
     )
 
 
 def monotone(results: Mapping[str, Any], n: int) -> Check:
-    """C4: the same attack with a larger radius leaves no more samples standing."""
-    name, rise, where = "accuracy falls with the radius", 0.0, ""
+    """C4: the same attack with a larger radius leaves no more samples robust."""
+    name, rise, where = "accuracy decreases with the radius", 0.0, ""
     if not results.get("sweeps"):
-        return not_applicable("C4", name, 0.005, "No attack of the suite comes at several radii.")
+        return not_applicable(id="C4", name=name, limit=0.005, why="No attack of the suite has several radii.")
     for sweep in results["sweeps"]:
         pairs = zip(sweep["robust_accuracy"], sweep["robust_accuracy"][1:], sweep["eps"][1:], strict=False)
         for before, after, eps in pairs:
@@ -125,14 +156,14 @@ def monotone(results: Mapping[str, Any], n: int) -> Check:
                 rise, where = after - before, f" ({sweep['attack']} at {sweep['norm']} {eps:g})"
     fails = lower_confidence_bound(round(rise * n), n) > 0.005
     sentence = (
-        f"The largest rise of accuracy from a radius to the next larger one is {100 * rise:.1f} points{where}: "
-        + ("attacks lose their way in larger balls." if fails else "larger balls hold more.")
+        f"The largest increase of accuracy from a radius to the next larger one is {100 * rise:.1f} points{where}: "
+        + ("attacks are weaker in larger balls." if fails else "larger balls contain more adversarial examples.")
     )
-    return Check("C4", name, "fail" if fails else "pass", rise, 0.005, sentence)
+    return Check(id="C4", name=name, verdict="fail" if fails else "pass", figure=rise, limit=0.005, sentence=sentence)
 
 
 def worst_case(status: SampleStatus, threat_model: ThreatModel, tables: Tables, results: Mapping[str, Any]) -> Check:
-    """C9: the reported number is the mean over samples of the worst case, counted here again from the rows."""
+    """C9: the reported number is the mean over samples of the worst case, computed again from the rows."""
     bits = dict(zip(tables[CLEAN, 0]["index"].tolist(), tables[CLEAN, 0]["draws"].tolist(), strict=True))
     for (attack, _restart), rows in tables.items():
         if attack in threat_model.attacks:
@@ -149,47 +180,56 @@ def worst_case(status: SampleStatus, threat_model: ThreatModel, tables: Tables, 
     )
     counted = sum(right.bit_count() for right in bits.values()) / (len(bits) * status.draws)
     fails = reported > counted + 1e-9
-    sentence = f"Reported are {100 * reported:.2f} %, the rows say {100 * counted:.2f} %: " + (
+    sentence = f"The report has {100 * reported:.2f} %, the rows give {100 * counted:.2f} %: " + (
         "the report is not the worst case of each sample." if fails else "the report is the worst case of each sample."
     )
     name = f"the worst case of each sample, {threat_model.title}"
-    return Check("C9", name, "fail" if fails else "pass", reported - counted, 0.0, sentence)
+    return Check(
+        id="C9",
+        name=name,
+        verdict="fail" if fails else "pass",
+        figure=reported - counted,
+        limit=0.0,
+        sentence=sentence,
+    )
 
 
 def declared(threat_model: ThreatModel, required_adaptations: Mapping[str, bool], detects: bool) -> Check:
-    """C10: the suite does what an honest attacker of this defense must do: BPDA, EOT, and look at the detector."""
-    name = f"what the defense demands is done, {threat_model.title}"
+    """C10: the suite makes the adaptations that the defense requires: BPDA, EOT, and evading the detector."""
+    name = f"the suite adapts to the defense, {threat_model.title}"
     if not any(required_adaptations.values()) and not detects:
-        return not_applicable("C10", name, None, "The model demands nothing special of its attackers.")
+        return not_applicable(id="C10", name=name, why="The model requires no adaptation of its attackers.")
     averaged = max(eot_samples_of(attack) for attack in threat_model.attacks.values())
     knowing = DetectorAwarePGD, DetectorAwareAPGD
     aware = any(isinstance(leaf, knowing) for attack in threat_model.attacks.values() for leaf in leaves(attack))
     lacks: list[str] = []
-    done = ["gradients go through the declared stand-in (BPDA)"] if required_adaptations.get("bpda") else []
+    done = ["gradients go through the declared surrogate (BPDA)"] if required_adaptations.get("bpda") else []
     if required_adaptations.get("eot"):
         (done if averaged > 1 else lacks).append(f"gradients are means over {averaged} draws (EOT)")
     if detects:
-        (done if aware else lacks).append("an attack hides from the detector")
+        (done if aware else lacks).append("an attack evades the detector")
     sentence = (
-        f"Not done, though the defense demands it: {' and '.join(lacks)}." if lacks else f"Done: {' and '.join(done)}."
+        f"Missing, though the defense requires it: {' and '.join(lacks)}." if lacks else f"Done: {' and '.join(done)}."
     )
-    return Check("C10", name, "fail" if lacks else "pass", None, None, sentence)
+    return Check(id="C10", name=name, verdict="fail" if lacks else "pass", sentence=sentence)
 
 
 def several_draws(count: int, stochastic: bool) -> Check:
-    """C11: what a stochastic defense is worth is a mean over draws."""
+    """C11: the accuracy of a stochastic defense is a mean over several draws."""
     name = "a random defense is judged in several draws"
     if not stochastic:
-        return not_applicable("C11", name, _NEEDED, "The model declares no randomness.")
+        return not_applicable(id="C11", name=name, limit=_NEEDED, why="The model declares no randomness.")
     fails = count < _NEEDED
     sentence = f"Every image was judged in {count} draws of the defender's noise: " + (
-        f"take --draws {_NEEDED} or more, one draw says little." if fails else "its interval over draws is known."
+        f"use --draws {_NEEDED} or more, since few draws say little." if fails else "its interval over draws is known."
     )
-    return Check("C11", name, "fail" if fails else "pass", count, _NEEDED, sentence)
+    return Check(
+        id="C11", name=name, verdict="fail" if fails else "pass", figure=count, limit=_NEEDED, sentence=sentence
+    )
 
 
 def settings_stored(results: Mapping[str, Any], folder: Path) -> Check:
-    """C12: all hyper-parameters of all attacks are in the results and in campaign.json."""
+    """C12: all hyper-parameters of all attacks are stored, in the results and in campaign.json."""
     name = "hyper-parameters are stored"
     without = [a["name"] for a in results["attacks"] if not (a.get("settings") or {}).get("init_args")]
     try:
@@ -197,7 +237,9 @@ def settings_stored(results: Mapping[str, Any], folder: Path) -> Check:
         without += [a["name"] for a in results["attacks"] if suite.get(a["name"]) != a["settings"]]
     except (OSError, ValueError, KeyError, TypeError):
         without += ["campaign.json"]
-    sentence = f"Not all settings are stored of {', '.join(dict.fromkeys(without))}: nobody can repeat it."
+    sentence = f"Settings are missing of {', '.join(dict.fromkeys(without))}: the evaluation cannot be repeated."
     if not without:
         sentence = f"All settings of {len(results['attacks'])} attacks are stored."
-    return Check("C12", name, "fail" if without else "pass", len(without), 0, sentence)
+    return Check(
+        id="C12", name=name, verdict="fail" if without else "pass", figure=len(without), limit=0, sentence=sentence
+    )

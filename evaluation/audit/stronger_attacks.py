@@ -1,4 +1,4 @@
-"""Stronger or other attacks than the suite's, on the samples that it left standing: what they fell, it has missed."""
+"""Checks with stronger and other attacks than the suite's, on the samples that it left robust."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks import APGD, FGSM, PGD, Attack, HopSkipJump, Noise, RayS, Square, Targeted, Within
 from adversarial_lightning.attacks.core.bpda import straight_through
 from adversarial_lightning.attacks.core.norms import NORMS
-from adversarial_lightning.evaluation.audit.check import Check, share_check
+from adversarial_lightning.evaluation.audit.check import NO_SAMPLES, Check, not_applicable, share_check
 from adversarial_lightning.evaluation.audit.samples import AuditSamples
 from adversarial_lightning.evaluation.audit.threat_models import ThreatModel
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the audit may spend: samples of a threat model, and what one attack may do to one of them.
+    """Budget of the audit: samples of a threat model, and steps, queries and points of one attack on one of them.
 
     `draws` are random points; `averaged` are the draws of a stochastic model whose gradients are averaged in a step.
     The substitute learns from `imitated` images, in `imitation` steps. `repeated` outcomes are computed again.
@@ -43,33 +43,33 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class RandomPoints(Attack):
-    """`n` random points, of the ball and of its surface in turn: the first that fools, else the last."""
+    """`n` random points, in turn inside the ball and on its surface: the first misclassified one, else the last."""
 
     norm: Any
     eps: float
     n: int
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        norm, z, fooled = NORMS[self.norm], x, torch.zeros_like(y, dtype=torch.bool)
+        norm, z, found = NORMS[self.norm], x, torch.zeros_like(y, dtype=torch.bool)
         for i in range(self.n):
             d = norm.random(x, self.eps, noise)
-            if i % 2:
+            if i % 2:  # push the point to the surface: projecting a much longer vector keeps its direction (in l2)
                 d = self.eps * d.sign() if self.norm == "linf" else norm.project(1e3 * d, self.eps)
-            z = torch.where(fooled.view(-1, *[1] * (x.ndim - 1)), z, (x + d).clamp(0, 1))
+            z = torch.where(found.view(-1, *[1] * (x.ndim - 1)), z, (x + d).clamp(0, 1))
             with torch.no_grad():
-                fooled |= model(z).argmax(1) != y
+                found |= model(z).argmax(1) != y
         return z
 
 
 def ascent(samples: AuditSamples, threat_model: ThreatModel, steps: int, **settings: Any) -> PGD:
-    """PGD in the ball of the claim, with EOT where the model is stochastic."""
+    """PGD in the ball of the threat model, with EOT where the model is stochastic."""
     return PGD(threat_model.norm, threat_model.eps, steps, eot_samples=samples.eot_samples, **settings)
 
 
 def strongest_gradient_attack(
     samples: AuditSamples, threat_model: ThreatModel, budget: Budget, among: tuple[type, ...] = (Attack,)
 ) -> Attack:
-    """The suite's strongest gradient attack, of some classes, that may be repeated here; ours where it has none."""
+    """The suite's strongest gradient attack among some classes; PGD with the audit's budget where it has none."""
     own = [attack for attack in threat_model.gradient_attacks() if isinstance(attack, among)]
     if not own:
         return ascent(samples, threat_model, budget.steps)
@@ -78,6 +78,7 @@ def strongest_gradient_attack(
 
 
 def no_new_adversarials(
+    *,
     id: str,
     name: str,
     samples: AuditSamples,
@@ -86,40 +87,61 @@ def no_new_adversarials(
     limit: float,
     made_on: Mapping[str, nn.Module] | None = None,
 ) -> Check:
-    """A check that none of `attacks` fells what the suite left standing; `made_on` names other victims of theirs."""
+    """A check that no attack breaks samples that the suite left robust; `made_on`: surrogate networks by attack."""
     if not len(samples):
-        return share_check(id, f"{name}, {threat_model.title}", 0, 0, limit, "", bad="", good="")
+        return not_applicable(id=id, name=f"{name}, {threat_model.title}", limit=limit, why=NO_SAMPLES)
     made_on = made_on or {}
-    fell = {label: samples.broken_by(attack, f"{id} {label}", made_on.get(label)) for label, attack in attacks.items()}
-    k = int(torch.stack(list(fell.values())).any(0).sum())
-    counts = "; ".join(f"{label}: {int(rows.sum())}" for label, rows in fell.items())
+    broken = {
+        label: samples.broken_by(attack, f"{id} {label}", made_on.get(label)) for label, attack in attacks.items()
+    }
+    k = int(torch.stack(list(broken.values())).any(0).sum())
+    counts = "; ".join(f"{label}: {int(rows.sum())}" for label, rows in broken.items())
     return share_check(
-        *(id, f"{name}, {threat_model.title}", k, len(samples), limit),
-        f"{k} of {len(samples)} samples that the suite left standing at {threat_model.title} fell ({counts})",
+        id=id,
+        name=f"{name}, {threat_model.title}",
+        k=k,
+        n=len(samples),
+        limit=limit,
+        sentence=f"{k} of {len(samples)} samples that the suite left robust at {threat_model.title} were broken "
+        f"({counts})",
         of=threat_model.of,
         bad=f"the robust accuracy is too high by about {100 * threat_model.of * k / len(samples):.1f} points",
-        good="the suite had found what is found like this",
+        good="such attacks break no more samples than the suite",
     )
 
 
 def single_step(samples: AuditSamples, threat_model: ThreatModel) -> Check:
-    """C3: one gradient step is no better than the suite's many."""
+    """C3: one gradient step breaks no more samples than the suite."""
     attacks = {
         f"FGSM {loss}": FGSM(threat_model.norm, threat_model.eps, loss, eot_samples=samples.eot_samples)
         for loss in ("ce", "margin")
     }
-    return no_new_adversarials("C3", "one step finds no more than many", samples, threat_model, attacks, 0.005)
+    return no_new_adversarials(
+        id="C3",
+        name="one step finds no more than many",
+        samples=samples,
+        threat_model=threat_model,
+        attacks=attacks,
+        limit=0.005,
+    )
 
 
 def converged(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) -> Check:
-    """C5: twice the steps and one more start of the suite's leading attack find no more."""
+    """C5: the suite's strongest attack with twice the steps or another start breaks no more samples."""
     attack: Any = strongest_gradient_attack(samples, threat_model, budget)
     attacks = {"twice the steps": replace(attack, steps=2 * attack.steps), "another start": attack}
-    return no_new_adversarials("C5", "more steps and starts find no more", samples, threat_model, attacks, 0.005)
+    return no_new_adversarials(
+        id="C5",
+        name="more steps and starts find no more",
+        samples=samples,
+        threat_model=threat_model,
+        attacks=attacks,
+        limit=0.005,
+    )
 
 
 def gradient_free(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) -> Check:
-    """C6, AutoAttack's square_sr: queries for logits and for labels find no more than gradients, sample by sample."""
+    """C6, AutoAttack's square_sr: attacks that query logits or labels break no sample that gradients did not."""
     attacks: dict[str, Attack] = {"Square": Square(threat_model.norm, threat_model.eps, budget.queries)}
     votes = 1 if samples.draws == 1 else 5
     if threat_model.norm == "linf":
@@ -127,42 +149,67 @@ def gradient_free(samples: AuditSamples, threat_model: ThreatModel, budget: Budg
     elif threat_model.norm == "l2":
         jumps = HopSkipJump(queries=budget.queries * votes, votes=votes, starts=10, probes=30)
         attacks["HopSkipJump"] = Within(jumps, threat_model.eps)
-    return no_new_adversarials("C6", "attacks without gradients find no more", samples, threat_model, attacks, 0.002)
+    return no_new_adversarials(
+        id="C6",
+        name="attacks without gradients find no more",
+        samples=samples,
+        threat_model=threat_model,
+        attacks=attacks,
+        limit=0.002,
+    )
 
 
 def random_points(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) -> Check:
-    """C7: random perturbations find no more."""
+    """C7: random points of the ball break no more samples."""
     attacks = {f"{budget.draws} draws": RandomPoints(threat_model.norm, threat_model.eps, budget.draws)}
-    return no_new_adversarials("C7", "random noise finds no more", samples, threat_model, attacks, 0.002)
+    return no_new_adversarials(
+        id="C7",
+        name="random noise finds no more",
+        samples=samples,
+        threat_model=threat_model,
+        attacks=attacks,
+        limit=0.002,
+    )
 
 
 def transferred(
     samples: AuditSamples, threat_model: ThreatModel, budget: Budget, substitutes: Mapping[str, nn.Module]
 ) -> Check:
-    """C8, transfer failure: examples made on networks with honest gradients find no more."""
+    """C8, transfer failure: adversarial examples of networks without masked gradients break no more samples."""
     attacks = {
         label: ascent(samples, threat_model, budget.steps, loss="margin", momentum=0.75) for label in substitutes
     }
     return no_new_adversarials(
-        "C8", "examples of other networks find no more", samples, threat_model, attacks, 0.002, substitutes
+        id="C8",
+        name="examples of other networks find no more",
+        samples=samples,
+        threat_model=threat_model,
+        attacks=attacks,
+        limit=0.002,
+        made_on=substitutes,
     )
 
 
 def around_purifiers(
     samples: AuditSamples, threat_model: ThreatModel, budget: Budget, purifiers: list[nn.Module]
 ) -> Check:
-    """C10: gradients that pass by the purifiers (BPDA with the identity) find no more than the suite's."""
+    """C10: gradients that leave out the purifiers (BPDA with the identity) break no more samples."""
     with ExitStack() as stack:
         for purifier in purifiers:
             stack.enter_context(straight_through(purifier))
         attacks = {f"PGD {loss}": ascent(samples, threat_model, budget.steps, loss=loss) for loss in ("ce", "margin")}
         return no_new_adversarials(
-            "C10", "gradients past the defense find no more", samples, threat_model, attacks, 0.005
+            id="C10",
+            name="gradients past the defense find no more",
+            samples=samples,
+            threat_model=threat_model,
+            attacks=attacks,
+            limit=0.005,
         )
 
 
 def tuned(samples: AuditSamples, threat_model: ThreatModel, budget: Budget, classes: int, level: str) -> Check:
-    """C15: other step sizes and objectives than the suite's find no more."""
+    """C15: other step sizes and objectives than the suite's break no more samples."""
     steps, loss = budget.steps, threat_model.losses()[0]
     attacks: dict[str, Attack] = {
         f"PGD {loss}, steps of {share:g} eps": ascent(
@@ -181,5 +228,10 @@ def tuned(samples: AuditSamples, threat_model: ThreatModel, budget: Budget, clas
             APGD(threat_model.norm, threat_model.eps, steps, aim, targeted=True, eot_samples=samples.eot_samples)
         )
     return no_new_adversarials(
-        "C15", "other objectives and step sizes find no more", samples, threat_model, attacks, 0.01
+        id="C15",
+        name="other objectives and step sizes find no more",
+        samples=samples,
+        threat_model=threat_model,
+        attacks=attacks,
+        limit=0.01,
     )

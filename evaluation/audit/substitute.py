@@ -1,4 +1,4 @@
-"""A network that imitates the model, for attacks that transfer (Papernot et al. 2017): its gradients are not masked."""
+"""Substitute network without masked gradients, for transfer attacks (Papernot et al. 2017)."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ _SIDE = 64  # larger images are averaged down to this side
 
 
 def network(shape: tuple[int, ...], classes: int, noise: Noise) -> nn.Sequential:
-    """A small convolutional network for images of `shape` (C, H, W), with weights from `noise` (one row)."""
+    """Small convolutional network for images of `shape` (C, H, W), with weights drawn from `noise` (one row)."""
     side, stride = min(_SIDE, *shape[1:]), 2 if min(_SIDE, *shape[1:]) > 16 else 1
     layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(side)] if max(shape[1:]) > side else []
     layers += [nn.Conv2d(shape[0], 16, 3, stride, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, padding=1), nn.ReLU()]
@@ -25,9 +25,10 @@ def network(shape: tuple[int, ...], classes: int, noise: Noise) -> nn.Sequential
 
 
 def imitate(model: nn.Module, x: Tensor, *, eps: float, steps: int, seed: int, rows: int = 64) -> nn.Module:
-    """A network trained for `steps` steps to predict what `model` predicts on `x` (N, C, H, W) and on noisy copies.
+    """Train a substitute for `steps` steps on the predictions of `model` for `x` (N, C, H, W) and noisy copies.
 
-    The noise is uniform in [-eps, eps]. Costs one forward of `model` an image and step's row; no gradients of `model`.
+    The noise is uniform in [-eps, eps]. It costs one forward pass of `model` for each image of `x` and each row of a
+    step, and no gradients of `model`.
     """
     order = Noise.keyed(seed, torch.zeros(1, dtype=torch.int64)).fork("substitute")
     with torch.inference_mode(False), torch.enable_grad():

@@ -1,4 +1,4 @@
-"""What the audit is about: for each threat model the samples that the suite left standing, and how it attacked."""
+"""Threat models under audit: their robust samples, and the attacks of the suite."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,31 +10,31 @@ from numpy.typing import NDArray
 from adversarial_lightning.attacks import Attack, AutoAttack, members
 from adversarial_lightning.evaluation.campaign.sample_status import SampleStatus, robust_share, threat_models
 
-_LONGEST = 200  # gradient steps of an attack that the audit is ready to double
+_LONGEST = 200  # most gradient steps of an attack that the audit repeats with twice the steps
 
 
 def parts_of(attack: Attack) -> Iterator[Attack]:
-    """`attack` and all that it is made of; of AutoAttack, its ensemble for ten classes."""
+    """Yield `attack` and the attacks inside it; of AutoAttack, its ensemble for ten classes."""
     yield attack
     for part in attack.ensemble(10) if isinstance(attack, AutoAttack) else members(attack):
         yield from parts_of(part)
 
 
 def leaves(attack: Attack) -> list[Attack]:
-    """The plain attacks that `attack` is made of."""
+    """Attacks inside `attack` that contain no others."""
     return [part for part in parts_of(attack) if not members(part) and not isinstance(part, AutoAttack)]
 
 
 def setting(attack: Attack, name: str) -> Any:
-    """A setting of the attack, None where it has no such."""
+    """Setting `name` of the attack; None where it has none of that name."""
     return getattr(attack, name, None)
 
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """That the share `of` of all samples is robust at (norm, eps), said by `attacks` (by name), each with its accuracy.
+    """Threat model (norm, eps) with its attacks by name, their accuracies, and the share `of` of robust samples.
 
-    `samples` are the numbers of those that stand in at least half of the defender's draws, ascending.
+    `samples` are the numbers of the samples that are robust in at least half of the defender's draws, ascending.
     """
 
     norm: Any  # a NormName, or l0
@@ -49,7 +49,7 @@ class ThreatModel:
         return f"{self.norm} {self.eps:.4g}"
 
     def gradient_attacks(self) -> list[Attack]:
-        """Plain untargeted gradient attacks on the ball in several steps, those of the strongest attack first."""
+        """Untargeted iterative gradient attacks in the ball, those of the strongest entry of the suite first."""
         names = sorted(self.attacks, key=lambda name: self.accuracies[name])
         plain = [leaf for name in names for leaf in leaves(self.attacks[name])]
         return [
@@ -64,7 +64,7 @@ class ThreatModel:
         ]
 
     def losses(self) -> list[Any]:
-        """The objectives whose gradients the suite follows; of attacks that name none, the usual one of their kind."""
+        """Objectives of the suite's gradient attacks; for an attack that names none, the usual one of its kind."""
         plain = [leaf for attack in self.attacks.values() for leaf in leaves(attack)]
         usual = {"budget": "ce", "minimum-norm": "margin"}
         named = {setting(leaf, "loss") or usual.get(leaf.kind) for leaf in plain if leaf.knowledge == "white-box"}
@@ -72,7 +72,7 @@ class ThreatModel:
 
 
 def audited_threat_models(status: SampleStatus, suite: Mapping[str, Attack]) -> list[ThreatModel]:
-    """One claim for each threat model of the suite."""
+    """One `ThreatModel` for each threat model of the suite."""
     found = []
     for (norm, eps), names in threat_models(suite).items():
         shares = robust_share(status.worst_case(norm, eps), status.draws)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from adversarial_lightning.attacks import Attack, members, threat
+from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.identity import suite_part
 from adversarial_lightning.evaluation.campaign.ledger import run_costs
@@ -23,7 +24,6 @@ from adversarial_lightning.evaluation.outcomes.detection import (
     account,
     calibrated,
     closest_calls,
-    flagged,
     threshold,
 )
 from adversarial_lightning.evaluation.outcomes.outcome import PROBABILITIES

@@ -1,7 +1,7 @@
 """Detection figures: ROC, thresholds at false positive rates, and the accountings of two papers.
 
-Scores are float64, higher = more suspicious; one that is not a number counts as infinite. An image is flagged where its
-score lies strictly above the threshold. Li et al. 2021 (ER-Classifier), Table 4: ACC-ADV, ACC-NADV, ACC-CLA, ACC-COM.
+Scores are float64, higher = more suspicious; one that is not a number counts as infinite. The threshold rule is in
+`attacks.core.threshold`. Li et al. 2021 (ER-Classifier), Table 4: ACC-ADV, ACC-NADV, ACC-CLA, ACC-COM.
 Srinivasan et al. 2021 (MALADE): accuracy with a flagged clean image as a failure and a flagged adversarial one as a
 success, and four ways to see it otherwise.
 """
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
+from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.checkpoints.files import write_whole
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.outcomes.outcome import defender_noise, detector_scores
@@ -42,12 +43,6 @@ def threshold(clean: ArrayLike, fpr: float) -> float:
         return math.inf
     rank = math.ceil(round((1 - fpr) * len(scores), 9))  # rounded, so that 0.9 x 10 is 9
     return float(scores[rank - 1]) if rank else -math.inf
-
-
-def flagged(scores: ArrayLike, theta: float) -> Flags:
-    """Flags of images whose score exceeds `theta`; none where `theta` is infinite."""
-    over: Flags = _numbers(scores) > theta
-    return over
 
 
 def auroc(clean: ArrayLike, adversarial: ArrayLike) -> float | None:

@@ -1,4 +1,4 @@
-"""How results are told: results.json, report.md, report.html, TensorBoard, and several evaluations side by side."""
+"""Reports: results.json, report.md, report.html and TensorBoard, and comparisons of several evaluations."""
 
 from adversarial_lightning.evaluation.report.markdown import headlines
 from adversarial_lightning.evaluation.report.write import write_comparison, write_report

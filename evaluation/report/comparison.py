@@ -1,4 +1,4 @@
-"""Several evaluations side by side: attacks down, models across, worst cases a threat model, the best in bold."""
+"""Comparison of several evaluations: a table with attacks in rows and models in columns, and curves."""
 
 import json
 import math
@@ -17,7 +17,7 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of one model (more is better) and its bounds; `refused`: the suite is not what the defense needs."""
+    """One number of one model (higher is better) and its bounds; `refused`: the suite lacks required adaptations."""
 
     value: float
     text: str
@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: `cells` by model, where there is one."""
+    """One line of the table: `cells` by model; a model without the attack has none."""
 
     label: str
     cells: Mapping[str, Cell]
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one threat model; `shape` is its title with the symbols of norms."""
+    """Rows of one threat model; `shape` is its title with the symbols of norms."""
 
     title: str
     shape: str
@@ -46,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared: results by name of the model, in the order given, the table, and what makes it unfair."""
+    """Results by name of the model, in the given order, their table, its curves, and reasons why it is unfair."""
 
     models: Mapping[str, Results]
     groups: Sequence[Group]
@@ -55,12 +55,12 @@ class Comparison:
 
     @property
     def refused(self) -> bool:
-        """Whether a cell has no headline."""
+        """True where a cell has no headline number."""
         return any(cell.refused for group in self.groups for row in group.rows for cell in row.cells.values())
 
 
 def read_results(folder: Path) -> Results:
-    """The results.json of an evaluation, in today's schema; ValueError where there is none that can be read."""
+    """Read the results.json of an evaluation, in today's schema; ValueError where that fails."""
     try:
         return upgraded(json.loads((folder / "results.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -68,7 +68,7 @@ def read_results(folder: Path) -> Results:
 
 
 def upgraded(results: Mapping[str, Any]) -> Results:
-    """Results of schema 1 with what can be said of them in schema 2: intervals, and the audit that was not run."""
+    """Results of schema 1 with the entries of schema 2 that follow from them, such as intervals."""
     n = results["n"]
     whole: Results = {"mode": "full", "audit": None, "warnings": [], "cost": None, "sweeps": [], **results}
     whole.setdefault("clean_interval", wilson(results["clean_accuracy"], n))
@@ -87,7 +87,7 @@ def upgraded(results: Mapping[str, Any]) -> Results:
 
 
 def compare(folders: Sequence[Path]) -> Comparison:
-    """The evaluations in `folders`, named by the folders. Raises ValueError as `read_results`."""
+    """Compare the evaluations in `folders`, named by the folders. Raises ValueError as `read_results`."""
     models = dict(zip(_names(folders), map(read_results, folders), strict=True))
     clean = {name: _share(r["clean_accuracy"], r["clean_interval"], r["n"]) for name, r in models.items()}
     groups = [Group("", "", [_row("clean", clean)])]
@@ -109,14 +109,14 @@ def compare(folders: Sequence[Path]) -> Comparison:
 
 
 def rank(model: tuple[str | None, float | None]) -> tuple[int, int, float]:
-    """Where a threat model stands in a table: norms, radii ascending, then lengths, corruptions at the end."""
+    """Sort key of threat models in a table: norms, radii ascending, then lengths, corruptions at the end."""
     norm, eps = model
     norms = [*formatting.SYMBOLS, norm]
     return (2 if norm is None else 1 if eps is None else 0, norms.index(norm), eps or 0.0)
 
 
 def any_radius(attack: Results) -> bool:
-    """Whether an attack has no ball: what counts is the length of what it finds."""
+    """True for an attack without a radius, judged by the length of its perturbations."""
     return attack["eps"] is None and attack.get("curve") is not None
 
 
@@ -129,14 +129,14 @@ def _share(share: float, bounds: Sequence[float], n: int, refused: bool = False)
 
 
 def _length(attack: Results) -> Cell:
-    """The median length; infinite where less than half were found."""
+    """Cell with the median length; infinite where fewer than half were found."""
     median = attack["median_norm"]
     found = f"{formatting.count(attack['found'])} of {formatting.count(attack['attacked'])} found"
     return Cell(math.inf, "∞", found) if median is None else Cell(median, formatting.number(median), found)
 
 
 def title(norm: str | None, eps: float | None, symbols: bool = False) -> str:
-    """The heading of a group of attacks."""
+    """Heading of a group of attacks."""
     if norm is None:
         return "corruptions"
     return (
@@ -147,14 +147,14 @@ def title(norm: str | None, eps: float | None, symbols: bool = False) -> str:
 
 
 def _row(label: str, cells: Mapping[str, Cell], worst: bool = False) -> Row:
-    """The row with its best cells marked: all that are equally good, unless all are."""
+    """Row with its best cells marked, also several equal ones; none where all cells are equal."""
     allowed = {cell.value for cell in cells.values() if not cell.refused}
     top = max(allowed) if len(allowed) > 1 else None
     return Row(label, {m: replace(c, best=c.value == top and not c.refused) for m, c in cells.items()}, worst)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """What tells the folders apart: their paths without the end that all share, as short as that allows."""
+    """Shortest names that distinguish the folders: ends of their paths, without a common end."""
     parts = [folder.resolve().parts for folder in folders]
     if len(set(parts)) < len(parts):
         raise UserError("a folder is named twice: compare different evaluations")
@@ -168,7 +168,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _differences(models: Mapping[str, Results]) -> list[str]:
-    """What makes a comparison of these evaluations unfair, a sentence each."""
+    """Reasons why a comparison of these evaluations is unfair, a phrase each."""
     found = []
     images = [r["data"].get("fingerprint") or json.dumps(r["data"], sort_keys=True) for r in models.values()]
     if len(set(images)) > 1:
@@ -201,7 +201,10 @@ def _differences(models: Mapping[str, Results]) -> list[str]:
 
 
 def _drawings(models: Mapping[str, Results]) -> list[ReportFigure]:
-    """Robust accuracy over the radius, a line a model: worst cases at several radii, then each minimum-norm attack."""
+    """Robust accuracy over the radius, one line for each model: of worst cases, and of each minimum-norm attack.
+
+    Recorded rows hold a minimum-norm curve of one point, which is no line and is left out.
+    """
     lines: dict[tuple[str, str], list[Series]] = {}
     for name, r in models.items():
         for norm in dict.fromkeys(c["norm"] for c in r["worst_case"]):
@@ -211,7 +214,7 @@ def _drawings(models: Mapping[str, Results]) -> list[ReportFigure]:
                 line = Series(name, xs, ys, bounds=[c["interval"] for c in cases])
                 lines.setdefault((norm, "worst case"), []).append(line)
         for a in r["attacks"]:
-            if a.get("curve"):
+            if a.get("curve") and len(a["curve"]["eps"]) > 1:
                 line = Series(name, a["curve"]["eps"], a["curve"]["robust_accuracy"], step=True)
                 lines.setdefault((a["norm"], a["name"]), []).append(line)
     drawn = []
@@ -225,7 +228,7 @@ def _drawings(models: Mapping[str, Results]) -> list[ReportFigure]:
 
 
 def side_by_side(comparison: Comparison) -> str:
-    """The comparison as a table to read as text."""
+    """The comparison as a markdown table, aligned for reading as text."""
     models = list(comparison.models)
     body: list[list[str]] = []
     for group in comparison.groups:
@@ -239,9 +242,12 @@ def side_by_side(comparison: Comparison) -> str:
         "Best of a row in bold; in brackets 95 % intervals; worst case: mean over samples of the minimum over attacks.",
     ]
     if comparison.refused:
-        lines += ["", "†: no headline, the suite does not do what the defense declares; never the best of a row."]
+        lines += [
+            "",
+            "†: no headline number: the suite lacks adaptations that the defense requires; never the best.",
+        ]
     if comparison.unfair_because:
-        lines += ["", f"Careful, these evaluations are not alike: {'; '.join(comparison.unfair_because)}."]
+        lines += ["", f"This comparison is unfair: {'; '.join(comparison.unfair_because)}."]
     return "\n".join(lines) + "\n"
 
 

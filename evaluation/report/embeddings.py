@@ -1,6 +1,6 @@
-"""What a network makes of images, clean and attacked: embeddings, codes against a prior, loss surfaces.
+"""Pictures of a network's embeddings, of its codes beside a prior, and of its loss surfaces.
 
-Drawn once, for reports, for TensorBoard during training and for benchmarks.
+The same functions draw them for reports, for TensorBoard during training and in `reproduce`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ _MOST_CODES = 20  # coordinates drawn
 
 
 def encode(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes (n, k) of images `x` (n, C, H, W) by the encoder of `network`, and predicted classes (n,).
+    """Codes (n, k) of images `x` (n, C, H, W) from the encoder of `network`, and predicted classes (n,).
 
     Raises ValueError for a network without a part called encoder.
     """
@@ -50,7 +50,7 @@ def encode(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def flatten(codes: Sequence[Tensor], joint: bool) -> list[Array]:
-    """t-SNE (perplexity 30) of groups of `codes` (n, k) to points (n, 2): a fit each, or one for all if `joint`.
+    """Points (n, 2) by t-SNE (perplexity 30) of groups of `codes` (n, k), each with its own fit or `joint` in one.
 
     Rows that are not finite become points that are not.
     """
@@ -70,33 +70,33 @@ def flatten(codes: Sequence[Tensor], joint: bool) -> list[Array]:
 
 
 def draw_embeddings(rows: Sequence[Sequence[tuple[str, Array, Tensor, Tensor]]]) -> Figure:
-    """Panels of points in rows: title, points (n, 2), labels (n,) as colours, predictions (n,): triangles are wrong."""
+    """Draw rows of plots: title, points (n, 2), labels (n,) as colours, predictions (n,): triangles are wrong."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * len(rows[0]), 3.4 * len(rows)), dpi=120, layout="constrained")
-        panels = figure.subplots(len(rows), len(rows[0]), squeeze=False)
-        for panel, (title, points, label, prediction) in zip(
-            panels.flat, (p for row in rows for p in row), strict=True
+        subplots = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+        for plot, (title, points, label, prediction) in zip(
+            subplots.flat, (p for row in rows for p in row), strict=True
         ):
             for wrong, marker in ((False, "."), (True, "v")):
                 chosen = ((prediction != label) == wrong).cpu().numpy()
                 colours = label.cpu().numpy()[chosen] % 10
-                panel.scatter(*points[chosen].T, c=colours, marker=marker, s=7, cmap="tab10", vmin=0, vmax=9)
-            panel.set(title=title, xticks=[], yticks=[])
+                plot.scatter(*points[chosen].T, c=colours, marker=marker, s=7, cmap="tab10", vmin=0, vmax=9)
+            plot.set(title=title, xticks=[], yticks=[])
     _clear(figure)
     return figure
 
 
 def draw_codes(versions: Mapping[str, Tensor]) -> Figure:
-    """Histograms of each coordinate of `versions` of codes (n, k), the last of which is a prior, of any number."""
+    """Draw histograms of each coordinate of `versions` of codes (n, k); the last version are draws of a prior."""
     drawn = {name: codes.cpu().numpy() for name, codes in versions.items()}
     *ours, _ = drawn.values()
     k = min(ours[0].shape[1], _MOST_CODES)
     with mpl.rc_context(STYLE):
         columns = min(k, 4)
         figure = Figure(figsize=(2.0 * columns + 1, 1.5 * -(-k // columns) + 0.5), dpi=120, layout="constrained")
-        panels = figure.subplots(-(-k // columns), columns, squeeze=False).flat
-        for j, panel in enumerate(panels):
-            panel.set_visible(j < k)
+        subplots = figure.subplots(-(-k // columns), columns, squeeze=False).flat
+        for j, plot in enumerate(subplots):
+            plot.set_visible(j < k)
             if j >= k:
                 continue
             bounds = np.concatenate([codes[:, j][np.isfinite(codes[:, j])] for codes in ours] + [np.array([-3.0, 3.0])])
@@ -104,10 +104,10 @@ def draw_codes(versions: Mapping[str, Tensor]) -> Figure:
             for i, (name, codes) in enumerate(drawn.items()):
                 counts = np.histogram(codes[:, j], edges)[0] / len(codes)
                 style: Any = {"color": MUTED if i == len(ours) else LINES[i], "ls": STYLES[i % len(STYLES)], "lw": 1.2}
-                panel.stairs(100 * counts, edges, label=name, **style)
-            panel.set_title(f"coordinate {j + 1}", fontsize=7)
-            panel.tick_params(labelsize=6)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+                plot.stairs(100 * counts, edges, label=name, **style)
+            plot.set_title(f"coordinate {j + 1}", fontsize=7)
+            plot.tick_params(labelsize=6)
+        figure.legend(*subplots[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     _clear(figure)
     return figure
 
@@ -115,11 +115,11 @@ def draw_codes(versions: Mapping[str, Tensor]) -> Figure:
 def surface(model: nn.Module, x: Tensor, y: Tensor, r: Tensor, steps: Tensor, clip: bool = False) -> Tensor:
     """Cross-entropy (B, n, n) at ``x + a sign(gradient) + b r`` for a (first) and b (second) in `steps` (n,)."""
     with frozen_eval(model):
-        slope = input_gradient(model, x, y, ce)[0].sign()
+        sign = input_gradient(model, x, y, ce)[0].sign()
         with torch.no_grad():
             rows = []
             for a in steps:
-                points = x[None] + a * slope[None] + steps.view(-1, *[1] * x.ndim) * r[None]
+                points = x[None] + a * sign[None] + steps.view(-1, *[1] * x.ndim) * r[None]
                 points = points.clamp(0, 1) if clip else points
                 losses = ce(model(points.flatten(0, 1)), y.repeat(len(steps)))
                 rows.append(losses.view(len(steps), len(x)).T)
@@ -127,24 +127,24 @@ def surface(model: nn.Module, x: Tensor, y: Tensor, r: Tensor, steps: Tensor, cl
 
 
 def rademacher(x: Tensor, noise: Noise) -> Tensor:
-    """A random sign for every value of `x`."""
+    """Random sign for every value of `x`."""
     return torch.where(noise.fork("surface").uniform(x) < 0.5, -1.0, 1.0)
 
 
 def draw_surfaces(steps: Tensor, rows: Mapping[str, Sequence[Any]], titles: Sequence[str]) -> Figure:
-    """Surfaces (n, n) over `steps` (n,) along the gradient's sign and the random signs; a row a name, a column each."""
+    """Draw surfaces (n, n) over `steps` (n,) along the gradient's sign and random signs, one row for each name."""
     a, b = torch.meshgrid(steps.cpu(), steps.cpu(), indexing="ij")
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3 * len(titles), 3 * len(rows)), dpi=100)
         for i, (name, surfaces) in enumerate(rows.items()):
             for j, (title, values) in enumerate(zip(titles, surfaces, strict=True)):
-                panel: Any = figure.add_subplot(len(rows), len(titles), i * len(titles) + j + 1, projection="3d")
+                plot: Any = figure.add_subplot(len(rows), len(titles), i * len(titles) + j + 1, projection="3d")
                 heights = np.asarray(values)
-                panel.plot_surface(a.numpy(), b.numpy(), heights, cmap="viridis", rasterized=True)
-                panel.set_title(f"{name}, {title}" if name else title, fontsize=8)
-                panel.set_xlabel("gradient's sign", fontsize=6)
-                panel.set_ylabel("random signs", fontsize=6)
-                panel.tick_params(labelsize=5)
+                plot.plot_surface(a.numpy(), b.numpy(), heights, cmap="viridis", rasterized=True)
+                plot.set_title(f"{name}, {title}" if name else title, fontsize=8)
+                plot.set_xlabel("gradient's sign", fontsize=6)
+                plot.set_ylabel("random signs", fontsize=6)
+                plot.tick_params(labelsize=5)
     _clear(figure)
     return figure
 
@@ -159,11 +159,11 @@ def views(
     prior: Prior = Noise.normal,
     prior_name: str = "N(0, 1)",
 ) -> list[ReportFigure]:
-    """Pictures of what `model` makes of images `x` (n, C, H, W), `y` (n,) on its device, clean and under `attack`.
+    """Draw embeddings and loss surfaces of `model` for images `x` (n, C, H, W), `y` (n,), clean and under `attack`.
 
-    Loss surfaces of the first three, as far as signs reach in the ball of the attack (linf, l2 or l1; ValueError for
-    another); of a model with a part called encoder also the t-SNE of the codes and their histograms beside draws of the
-    `prior`.
+    Loss surfaces are of the first three images, with steps along signs up to the radius of the attack (linf, l2 or l1;
+    ValueError for another norm). A model with an encoder also gets the t-SNE of its codes, and their histograms beside
+    draws of the `prior`.
     """
     norm, eps = threat(attack)
     values = x[0].numel()
@@ -204,10 +204,10 @@ def views(
 
 
 def network_figures(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[ReportFigure], list[str]]:
-    """The `views` of a finished campaign: its first images under PGD at its first linf, l2 or l1 threat model.
+    """Draw the `views` of a finished campaign: its first images under PGD at its first linf, l2 or l1 threat model.
 
-    As many images as `allowance` seconds are enough for, by what the ledgers say of a forward pass; sentences on what
-    is missing.
+    The number of images follows from `allowance` seconds and the recorded time of a forward pass; sentences say what is
+    missing.
     """
     model_of_threat = next(((norm, eps) for norm, eps in threat_models(campaign.suite) if norm in NORMS and eps), None)
     if model_of_threat is None:
@@ -223,12 +223,12 @@ def network_figures(campaign: Campaign, model: nn.Module, allowance: float) -> t
     attack = PGD(norm=norm, eps=eps, steps=_ATTACK_STEPS)  # type: ignore[arg-type]
     try:
         return views(model, x, y, noise, attack), []
-    except RuntimeError as error:  # a model without gradients may well be attacked by others
+    except RuntimeError as error:  # other attacks may work on a model without gradients
         return [], [f"Embeddings and loss surfaces are left out: {str(error).splitlines()[0]}"]
 
 
 def _clear(figure: Figure) -> None:
-    """No ground of its own: the page's shows."""
+    """Make the background transparent."""
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)

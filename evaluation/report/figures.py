@@ -1,4 +1,4 @@
-"""The figures of a report, drawn once: SVG for light and dark pages, pixels for TensorBoard."""
+"""Figures of a report: SVG for light and dark pages, pixels for TensorBoard."""
 
 import base64
 import io
@@ -23,11 +23,19 @@ Array = NDArray[Any]
 
 INK, MUTED, GRID = "#24292f", "#6a737d", "#d9dee4"
 LINES = ("#0b63b0", "#b3540a", "#1c7c4d", "#7a4cb3", "#b0264a", "#6b6206", "#0f7a85", "#57606b")
-# Each colour of a light page, and the one that takes its place on a dark page.
+# Colours of a light page, each with its replacement on a dark page.
 DARK = {
-    **{INK: "#d8dde3", MUTED: "#98a2ad", GRID: "#353c45"},
-    **{LINES[0]: "#6fb2f5", LINES[1]: "#eb9d55", LINES[2]: "#5cca94", LINES[3]: "#bd9cf0"},
-    **{LINES[4]: "#f58ba6", LINES[5]: "#d3c54f", LINES[6]: "#5cc7d3", LINES[7]: "#aab4bf"},
+    INK: "#d8dde3",
+    MUTED: "#98a2ad",
+    GRID: "#353c45",
+    LINES[0]: "#6fb2f5",
+    LINES[1]: "#eb9d55",
+    LINES[2]: "#5cca94",
+    LINES[3]: "#bd9cf0",
+    LINES[4]: "#f58ba6",
+    LINES[5]: "#d3c54f",
+    LINES[6]: "#5cc7d3",
+    LINES[7]: "#aab4bf",
 }
 STYLES = ("-", "--", "-.", ":")
 MOST_CLASSES = 20  # a confusion matrix with more cannot be read
@@ -55,7 +63,7 @@ _MATH = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$", "l0": r
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure with its name (a tag for TensorBoard), what it shows in a sentence, and the same for who cannot see."""
+    """A figure with its name (a tag for TensorBoard), caption and alt text."""
 
     name: str
     figure: Figure
@@ -63,7 +71,7 @@ class ReportFigure:
     alt: str
 
     def svg(self) -> str:
-        """The figure for a light page."""
+        """SVG for a light page."""
         file = io.BytesIO()
         with mpl.rc_context(STYLE):
             FigureCanvasSVG(self.figure).print_svg(file, metadata={"Date": None, "Creator": None})
@@ -77,7 +85,7 @@ class ReportFigure:
         return uri(light.encode(), "svg+xml"), uri(dark.encode(), "svg+xml")
 
     def pixels(self) -> Array:
-        """The figure on white, uint8 (H, W, 3)."""
+        """Pixels on a white background, uint8 (H, W, 3)."""
         canvas = FigureCanvasAgg(self.figure)
         with mpl.rc_context(STYLE):
             canvas.draw()
@@ -88,14 +96,15 @@ class ReportFigure:
 
 
 def uri(content: bytes, kind: str) -> str:
-    """The bytes of an image as a data URI."""
+    """Data URI of the bytes of an image."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def curves(results: Results) -> list[ReportFigure]:
-    """Robust accuracy over the radius, a figure a norm: minimum-norm attacks, sweeps of budget attacks, worst cases.
+    """Draw robust accuracy over the radius, one figure for each norm.
 
-    A norm with nothing but one radius is a number, not a curve, and gets no figure.
+    The lines are minimum-norm attacks, sweeps of budget attacks and worst cases. A norm with a single radius gets no
+    figure.
     """
     drawn = []
     attacks = [a for a in results["attacks"] if a.get("curve")]
@@ -108,7 +117,7 @@ def curves(results: Results) -> list[ReportFigure]:
         ]
         if not series and len(cases) < 2:
             continue
-        said = [f"{s.name} falls to {percent(min(s.y), results['n'])} at {max(s.x):.4g}" for s in series]
+        said = [f"{s.name} decreases to {percent(min(s.y), results['n'])} at {max(s.x):.4g}" for s in series]
         series += [
             Series(f"{sweep['attack'].rpartition('.')[2]} at radii", sweep["eps"], sweep["robust_accuracy"])
             for sweep in results["sweeps"]
@@ -126,7 +135,7 @@ def curves(results: Results) -> list[ReportFigure]:
 
 @dataclass(frozen=True)
 class Series:
-    """One line over the radius: as `step`, from one run of a minimum-norm attack; else points with `bounds`."""
+    """One line over the radius: a `step` function of a minimum-norm attack, or points with `bounds`."""
 
     name: str
     x: Sequence[float]
@@ -136,7 +145,7 @@ class Series:
 
 
 def over_radius(norm: str, series: Sequence[Series], clean: float | None = None) -> Figure:
-    """Accuracy in per cent over the radius; `clean` marks the accuracy without an attack."""
+    """Draw accuracy in per cent over the radius; `clean` marks the accuracy without an attack."""
     figure, axes = _blank()
     for i, line in enumerate(series):
         colour = LINES[i % len(LINES)]
@@ -150,10 +159,14 @@ def over_radius(norm: str, series: Sequence[Series], clean: float | None = None)
     if clean is not None:
         axes.axhline(100 * clean, color=MUTED, lw=0.8, ls=(0, (1, 3)))
         axes.annotate(
-            *("clean", (1, 100 * clean), (0, 2 if clean < 0.9 else -8)),
+            "clean",
+            (1, 100 * clean),
+            (0, 2 if clean < 0.9 else -8),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
-            **{"ha": "right", "fontsize": 7, "color": MUTED},  # type: ignore[arg-type]
+            ha="right",
+            fontsize=7,
+            color=MUTED,
         )
     axes.set(xlabel=f"{_MATH.get(norm, norm)} radius", ylabel="robust accuracy, %", ylim=(-2, 102))
     axes.set_xlim(left=0)
@@ -162,7 +175,7 @@ def over_radius(norm: str, series: Sequence[Series], clean: float | None = None)
 
 
 def lengths(norm: str, found: Mapping[str, Array], radii: Sequence[float]) -> ReportFigure:
-    """How long the shortest perturbations are, by attack; `radii` are those of the threat models of this norm."""
+    """Draw histograms of the shortest perturbations, by attack; `radii` are those of this norm's threat models."""
     figure, axes = _blank()
     longest = max((float(v.max()) for v in found.values() if len(v)), default=1.0)
     edges = np.linspace(0, longest or 1.0, 41)
@@ -186,7 +199,7 @@ def lengths(norm: str, found: Mapping[str, Array], radii: Sequence[float]) -> Re
 
 
 def scores(found: Mapping[str, Array]) -> list[ReportFigure]:
-    """What a detector says of clean images and, by attack, of attacked ones; nothing without a detector."""
+    """Draw histograms of a detector's scores of clean and, by attack, of attacked images; none without a detector."""
     finite = {name: values[np.isfinite(values)] for name, values in found.items()}
     finite = {name: values for name, values in finite.items() if len(values)}
     if not finite:
@@ -201,13 +214,13 @@ def scores(found: Mapping[str, Array]) -> list[ReportFigure]:
     axes.set(xlabel="score of the detector", ylabel="images, %")
     axes.set_ylim(bottom=0)
     _legend(axes)
-    caption = "Detector scores of clean and attacked images; images with a score above the threshold are turned away."
+    caption = "Detector scores of clean and attacked images; images with a score above the threshold are flagged."
     middle = [f"{name}: median {float(np.median(values)):.4g}" for name, values in found.items()]
     return [ReportFigure("detector/scores", figure, caption, f"{caption} {'; '.join(middle)}.")]
 
 
 def roc(results: Results) -> list[ReportFigure]:
-    """True over false positive rates of the detector, a line an attack; nothing without a detector."""
+    """Draw the ROC curve of the detector, one line for each attack; none without a detector."""
     judged = [(a["name"], a["detection"]) for a in results["attacks"] if a.get("detection", {}).get("roc")]
     if not judged:
         return []
@@ -216,7 +229,7 @@ def roc(results: Results) -> list[ReportFigure]:
         style: Any = {"color": LINES[i % len(LINES)], "lw": 1.4, "ls": STYLES[i % len(STYLES)]}
         axes.plot([100 * v for v in d["roc"]["fpr"]], [100 * v for v in d["roc"]["tpr"]], label=name, **style)
     axes.plot([0, 100], [0, 100], color=MUTED, lw=0.8, ls=(0, (1, 3)))
-    axes.set(xlabel="clean images turned away, %", ylabel="attacked images turned away, %", ylim=(-2, 102))
+    axes.set(xlabel="clean images flagged, %", ylabel="attacked images flagged, %", ylim=(-2, 102))
     _legend(axes)
     caption = "Receiver operating characteristic of the detector; dotted: chance."
     said = "; ".join(f"{name}: area {number(d['auroc'])}" for name, d in judged)
@@ -224,15 +237,15 @@ def roc(results: Results) -> list[ReportFigure]:
 
 
 def confusion(title: str, heading: str, label: Array, adversarial: Array) -> ReportFigure | None:
-    """Which classes are taken for which under attack: counts of samples, rows true classes; None where nobody fell.
+    """Draw the confusion matrix under attack, with true classes in rows; None where no sample is broken.
 
-    `label` and `adversarial` (m,) are classes of the samples that the model knew; -1 stands for logits that are not
+    `label` and `adversarial` (m,) are classes of the samples that are right without an attack; -1: logits that are not
     finite. More than `MOST_CLASSES` classes are shown as the most frequent pairs.
     """
-    fell = label != adversarial
-    if not fell.any():
+    broken = label != adversarial
+    if not broken.any():
         return None
-    pairs, counts = np.unique(np.stack([label[fell], adversarial[fell]]), axis=1, return_counts=True)
+    pairs, counts = np.unique(np.stack([label[broken], adversarial[broken]]), axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     frequent = [(_class(pairs[0, i]), _class(pairs[1, i]), int(counts[i])) for i in order[:10]]
     said = ", ".join(f"{a} as {b} ({count})" for a, b, count in frequent[:5])
@@ -244,7 +257,7 @@ def confusion(title: str, heading: str, label: Array, adversarial: Array) -> Rep
         axes.barh([f"{a} as {b}" for a, b, _ in frequent], [c for *_, c in frequent], color=LINES[0], height=0.6)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set(xlabel="samples", ylabel="class taken for")
+        axes.set(xlabel="samples", ylabel="true class as predicted class")
     caption = f"{heading}: most often {said}."
     return ReportFigure(f"confusion/{title}", figure, caption, f"Confusions, {caption}")
 
@@ -254,7 +267,7 @@ def _class(number: int) -> str:
 
 
 def _matrix(classes: Array, label: Array, adversarial: Array) -> Figure:
-    """Cells shaded by their share of the row; the diagonal, samples that stand, is only outlined."""
+    """Draw cells shaded by their share of the row; the diagonal, robust samples, is only outlined."""
     k = len(classes)
     counts = np.zeros((k, k), int)
     np.add.at(counts, (np.searchsorted(classes, label), np.searchsorted(classes, adversarial)), 1)

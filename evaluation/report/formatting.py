@@ -1,4 +1,4 @@
-"""How numbers are written for people: shares, intervals, radii, threat models, durations, and what the audit said."""
+"""Text of numbers in reports: shares, intervals, radii, threat models, durations, and the state of the audit."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -10,18 +10,18 @@ SYMBOLS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁", "l0": "ℓ₀"}
 
 
 def percent(share: float, n: int) -> str:
-    """A share of `n` samples with as many decimals as one sample is worth, at least one."""
+    """Share of `n` samples in per cent, with as many decimals as one sample is worth, at least one."""
     return f"{100 * share:.{1 if n <= 1000 else 2}f} %"
 
 
 def interval(bounds: Sequence[float], n: int) -> str:
-    """A 95 % interval of shares, outer bounds in brackets."""
+    """Interval of shares in per cent, in brackets."""
     low, high = (percent(bound, n)[:-2] for bound in bounds)
     return f"[{low}, {high}]"
 
 
 def radius(eps: float | None) -> str:
-    """A radius as people name it: ``8/255`` where it is one and decimals would be long, else decimals."""
+    """Radius as ``8/255`` where it is such a fraction and decimals would be long, else in decimals."""
     if eps is None:
         return ""
     steps = eps * 255
@@ -31,7 +31,7 @@ def radius(eps: float | None) -> str:
 
 
 def threat(norm: str | None, eps: float | None, symbols: bool = False) -> str:
-    """A threat model in words, ``linf 0.3``; with `symbols`, ``ℓ∞ ≤ 0.3``. Empty for corruptions."""
+    """Threat model in words, ``linf 0.3``; with `symbols`, ``ℓ∞ ≤ 0.3``. Empty for corruptions."""
     if norm is None:
         return ""
     if symbols:
@@ -40,7 +40,7 @@ def threat(norm: str | None, eps: float | None, symbols: bool = False) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``0.8 s``, ``41 s``, ``12 min 05 s`` or ``3 h 20 min``."""
+    """Duration in words: ``0.8 s``, ``41 s``, ``12 min 05 s`` or ``3 h 20 min``."""
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -50,19 +50,19 @@ def duration(seconds: float) -> str:
 
 
 def audit_state(audit: Mapping[str, Any] | None) -> str:
-    """``passed``, ``failed`` or ``not audited``."""
+    """State of the audit: ``passed``, ``failed`` or ``not audited``."""
     if not audit or not audit.get("checks"):
         return "not audited"
     return "failed" if any(check["verdict"] == "fail" for check in audit["checks"]) else "passed"
 
 
 def audit_words(audit: Mapping[str, Any] | None) -> str:
-    """One phrase beside a headline: whether an audit was run, and which checks failed."""
+    """Phrase on the audit beside a headline number, with the failed checks."""
     if audit_state(audit) == "not audited" or audit is None:
         return "not audited"
-    verdicts = [check["verdict"] for check in audit["checks"]]
+    outcomes = [check["verdict"] for check in audit["checks"]]
     if audit_state(audit) == "passed":
-        passed, idle = verdicts.count("pass"), verdicts.count("not applicable")
+        passed, idle = outcomes.count("pass"), outcomes.count("not applicable")
         also = f", {idle} not applicable" if idle else ""
         return f"audit passed ({audit['level']}, {passed} check{'s' * (passed != 1)}{also})"
     failed = "; ".join(f"{check['id']} {check['name']}" for check in audit["checks"] if check["verdict"] == "fail")
@@ -70,19 +70,19 @@ def audit_words(audit: Mapping[str, Any] | None) -> str:
 
 
 def count(value: float) -> str:
-    """A number of things, thousands apart; a fraction where it is small and none."""
+    """Count with separated thousands; three digits where it is small and not whole."""
     return f"{value:,.0f}" if value >= 100 or float(value).is_integer() else f"{value:.3g}"
 
 
 def number(value: Any) -> str:
-    """A figure of any kind, four digits; empty for none."""
+    """Number with four digits; empty for None."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def settings(spec: Any) -> str:
-    """A spec of class_path and init_args as in Python, ``PGD(eps=0.3, steps=40)``; what is None is left out."""
+    """Spec of class_path and init_args as in Python, ``PGD(eps=0.3, steps=40)``; without arguments that are None."""
     if isinstance(spec, Mapping) and "class_path" in spec:
         given = {name: value for name, value in (spec.get("init_args") or {}).items() if value is not None}
         arguments = ", ".join(f"{name}={settings(value)}" for name, value in given.items())
@@ -95,19 +95,19 @@ def settings(spec: Any) -> str:
 
 
 def place(checkpoint: str) -> str:
-    """The end of a checkpoint's path that tells one run from another: ``run/best.ckpt``."""
+    """End of a checkpoint's path, which names the run: ``run/best.ckpt``."""
     parts = [part for part in checkpoint.replace("\\", "/").split("/") if part not in ("", ".", "..", "checkpoints")]
     return "/".join(parts[-2:])
 
 
 def subject(results: Mapping[str, Any]) -> str:
-    """What was evaluated, in a line: data, defenses, samples, seed."""
+    """Subject of the evaluation in one line: data, defenses, samples, seed."""
     defenses = " and ".join(settings(entry) for entry in results["defenses"]) or "no defense"
     return f"{settings(results['data'])}, {defenses}, first {results['n']:,} test images, seed {results['seed']}"
 
 
 def facts(results: Mapping[str, Any]) -> dict[str, str]:
-    """What pins an evaluation down: files by checksum, and everything that was chosen."""
+    """Identity of an evaluation: files with checksums, and all choices."""
     checkpoint, data = results["checkpoint"], results["data"]
     found = {
         "checkpoint": f"{checkpoint['path']}",
@@ -122,7 +122,7 @@ def facts(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def facts_of_cost(results: Mapping[str, Any]) -> dict[str, str]:
-    """What the whole evaluation cost; empty where nothing was recorded."""
+    """Cost of the whole evaluation; empty where none was recorded."""
     cost = results["cost"]
     if not cost:
         return {}
@@ -144,16 +144,16 @@ def facts_of_cost(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def too_weak(case: Mapping[str, Any]) -> str:
-    """Why attacks in low precision give no headline."""
+    """Reason why attacks in low precision give no headline number."""
     low, full = (percent(case[key], case["n"]) for key in (LOW_PRECISION, "exact"))
     return (
-        f"on {case['n']} samples attacks in low precision leave {low} robust and exact ones {full}: they are too weak; "
-        "leave out --precision and --compile"
+        f"on {case['n']} samples attacks in low precision leave {low} robust, those in float32 {full}: "
+        "they are too weak; leave out --precision and --compile"
     )
 
 
 def half(x: Sequence[float], y: Sequence[float]) -> str:
-    """The first x where y is at most half of its first value."""
+    """First x where y is at most half of its first value."""
     return next((f"{a:.3g}" for a, b in zip(x, y, strict=True) if b <= y[0] / 2), f"beyond {x[-1]:.3g}")
 
 

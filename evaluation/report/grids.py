@@ -1,4 +1,4 @@
-"""What targeted attacks turn images into: every class into every other, and with rising confidence (Matyasko 2020)."""
+"""Pictures of targeted attacks: every class towards every other, and with rising confidence (Matyasko 2020)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,14 +22,14 @@ _LEAST, _MOST = 2, 10  # sources, and classes
 
 
 def caption(text: str, width: int, height: int = 12) -> Tensor:
-    """A strip (3, height, width) in [0, 1] with `text` in small white letters on black."""
+    """Strip (3, height, width) in [0, 1] with `text` in small white letters on black."""
     image = Image.new("L", (width, height))
     ImageDraw.Draw(image).text((1, 0), text, fill=255)
     return torch.from_numpy(np.array(image)).float().div(255).expand(3, -1, -1)
 
 
 def target_grid(network: nn.Module, attack: Attack, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
-    """A picture (3, H', W'): image i of `x` (N, C, H, W) in row i, attacked towards class j in column j.
+    """Picture (3, H', W'): image i of `x` (N, C, H, W) in row i, attacked towards class j in column j.
 
     As Fig. 4.2, which shows C&W's images. `attack` is targeted. Under the class y_i the image is shown as it is; an
     attack that failed leaves a blank.
@@ -50,7 +50,7 @@ def target_grid(network: nn.Module, attack: Attack, x: Tensor, y: Tensor, seed: 
 def confidence_grid(
     network: nn.Module, attack: HighConfidence, x: Tensor, y: Tensor, confidences: Sequence[float]
 ) -> Tensor:
-    """A picture (3, H', W'): a column for each of `x` (N, C, H, W), below it attacks of rising confidence.
+    """Picture (3, H', W'): images `x` (N, C, H, W) in columns, below each attacks of rising confidence.
 
     As Fig. 4.4, which shows C&W's images.
     The number below each row is the mean confidence of its predictions. The target is that of `attack` at the image.
@@ -69,10 +69,10 @@ def confidence_grid(
 
 
 def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[ReportFigure], list[str]]:
-    """Both pictures for a finished campaign whose suite has the high-confidence attack; sentences on what is missing.
+    """Draw both pictures for a campaign whose suite has the high-confidence attack; sentences say what is missing.
 
-    The first image of each class is the source, of as many classes as `allowance` seconds are enough for, by what the
-    ledgers say of that attack.
+    The first image of each class is attacked, for as many classes as fit into `allowance` seconds by the recorded time
+    of that attack.
     """
     named = next(((n, a) for n, a in campaign.suite.items() if isinstance(a, HighConfidence)), None)
     if named is None:
@@ -85,7 +85,7 @@ def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[
     with frozen_eval(model), torch.no_grad():
         classes = model(x[:1]).shape[1]
     spent = campaign.table(campaign.runs(name)[0])["seconds"]
-    if not len(spent):  # the model is right about nothing, and nothing was attacked
+    if not len(spent):  # every sample is wrong without an attack, so none was attacked
         return [], []
     each = float(np.mean(spent))
     n = min(len(known), int(allowance / ((classes + len(CONFIDENCES)) * each + 1e-12)))
@@ -94,11 +94,9 @@ def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[
     x, y = x[:n], y[:n]
     confidences = [c for c in CONFIDENCES if c > 1 / classes]
     targeted = replace(attack, confidence=0.95, targeted=True)
-    towards = "Images of one class a row, attacked until the model is 95 % sure of the class of the column; "
-    towards += "as they are under their own class, black where the attack failed."
-    rising = (
-        "Images, and below them the same attacked until the model is as sure of the nearest class as each row says."
-    )
+    towards = "Images of one class in each row, attacked until the model is 95 % sure of the class of the column; "
+    towards += "under its own class an image is shown unchanged, and a failed attack is black."
+    rising = "Images, and below them the same images attacked to the confidence that each row states."
     return [
         _drawn("targets", target_grid(model, targeted, x, y, campaign.seed), towards),
         _drawn("confidence", confidence_grid(model, replace(attack, targeted=False), x, y, confidences), rising),
@@ -106,7 +104,7 @@ def grids(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[
 
 
 def _drawn(name: str, picture: Tensor, said: str) -> ReportFigure:
-    """A picture (3, H, W) in [0, 1] as a figure, a pixel a pixel."""
+    """Figure of a picture (3, H, W) in [0, 1] at its own size."""
     height, width = picture.shape[1:]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width / 100, height / 100), dpi=100)

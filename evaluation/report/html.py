@@ -1,4 +1,4 @@
-"""Pages that are whole in one file: results and figures poured into the templates of ``evaluation/report/pages``."""
+"""HTML pages in a single file, from results, figures and the templates in ``evaluation/report/pages``."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -53,7 +53,7 @@ def report_page(
     galleries: Sequence[Gallery] = (),
     omitted: Sequence[str] = (),
 ) -> str:
-    """The report of one evaluation as HTML.
+    """Report of one evaluation as HTML.
 
     `results` as in results.json; `drawn` are figures by section (curves, lengths, scores, steps, grids, confusions,
     views); `omitted` says which pictures are missing.
@@ -63,14 +63,14 @@ def report_page(
     sections = {
         "attacks": "attacks",
         "draws": "defender’s draws" if draws(results) else "",
-        "curves": "over the radius" if drawn["curves"] else "",
+        "curves": "robust accuracy over the radius" if drawn["curves"] else "",
         "lengths": "shortest perturbations" if shortest else "",
         "detector": "detector" if detector else "",
         "examples": "examples" if galleries or omitted else "",
-        "steps": "through the purifier" if drawn["steps"] else "",
-        "grids": "into other classes" if drawn["grids"] else "",
+        "steps": "steps of the purifier" if drawn["steps"] else "",
+        "grids": "targeted attacks" if drawn["grids"] else "",
         "confusion": "confusions" if drawn["confusions"] else "",
-        "views": "what the network sees" if drawn["views"] else "",
+        "views": "embeddings and loss surfaces" if drawn["views"] else "",
         "audit": "audit",
         "cost": "cost",
         "repeat": "how to repeat it",
@@ -93,17 +93,19 @@ def report_page(
         areas={a["name"]: a["detection"]["auroc"] for a in results["attacks"]} if detector else {},
         facts=formatting.facts(results),
         facts_of_cost=formatting.facts_of_cost(results),
-        **{"drawn": drawn, "galleries": galleries, "omitted": omitted},
+        drawn=drawn,
+        galleries=galleries,
+        omitted=omitted,
     )
 
 
 def compare_page(comparison: Comparison) -> str:
-    """Several evaluations side by side as HTML."""
-    return _page("compare.html", c=comparison, title="Robustness side by side")
+    """Comparison of several evaluations as HTML."""
+    return _page("compare.html", c=comparison, title="Comparison of robustness")
 
 
 def cards(results: Results) -> dict[str, list[Results]]:
-    """The worst cases by norm, small radii first."""
+    """Worst cases by norm, small radii first."""
     found: dict[str, list[Results]] = {}
     for case in sorted(results["worst_case"], key=lambda case: rank((case["norm"], case["eps"]))):
         found.setdefault(case["norm"], []).append(case)
@@ -111,7 +113,7 @@ def cards(results: Results) -> dict[str, list[Results]]:
 
 
 def groups(results: Results) -> list[dict[str, Any]]:
-    """The attacks in groups of one threat model, with its worst case where it has one."""
+    """Attacks grouped by threat model, with its worst case where it has one."""
     cases = {(c["norm"], c["eps"]): c for c in results["worst_case"]}
     models = [*cases, *((a["norm"], a["eps"]) for a in results["attacks"])]
     return [
@@ -125,7 +127,7 @@ def groups(results: Results) -> list[dict[str, Any]]:
 
 
 def draws(results: Results) -> list[tuple[str, dict[str, Any]]]:
-    """What was measured over the defender's draws, attacks and worst cases."""
+    """Accuracies over the defender's draws: without an attack, of attacks, of worst cases."""
     found = [("no attack", results["clean_draws"])] if results.get("clean_draws") else []
     found += [(a["name"], a["draws"]) for a in results["attacks"] if a.get("draws")]
     cases = [c for c in results["worst_case"] if c.get("draws")]
@@ -133,9 +135,9 @@ def draws(results: Results) -> list[tuple[str, dict[str, Any]]]:
 
 
 def levels(results: Results) -> list[dict[str, Any]]:
-    """What stands behind the detector at each false positive rate: the level and, by attack and worst case, figures."""
+    """Numbers of the detector at each false positive rate, by attack and worst case."""
     cases = {f"worst case, {formatting.threat(c['norm'], c['eps'], symbols=True)}": c for c in results["worst_case"]}
-    judged = {**{a["name"]: a for a in results["attacks"]}, **cases}
+    judged = {a["name"]: a for a in results["attacks"]} | cases
     return [
         {**level, "rows": {name: entry["detection"]["levels"][i] for name, entry in judged.items()}}
         for i, level in enumerate(results["detection"]["clean"]["levels"])

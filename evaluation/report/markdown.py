@@ -1,4 +1,4 @@
-"""The report to read as text: one sentence a threat model, and tables that are aligned."""
+"""Report in markdown: one sentence for each threat model, and aligned tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ Results = dict[str, Any]
 
 
 def headlines(results: Results) -> list[str]:
-    """One sentence for each threat model that may have one, with its interval and what the audit says."""
+    """Sentence for each threat model with a headline number: its interval, its attacks and the state of the audit."""
     n, said = results["n"], []
     for case in results["worst_case"]:
         if not case.get("refused"):
@@ -69,15 +69,18 @@ def _attacks(results: Results) -> list[str]:
             accuracy = _share(case["robust_accuracy"], case["interval"], n)
             label = "**worst case**" + " †" * bool(case.get("refused"))
             rows.append([label, threat(case["norm"], case["eps"]), *accuracy, "", "", "", ""])
-    head = ["attack", "threat", "robust accuracy", "95 % interval", "felled", "runs"]
+    head = ["attack", "threat", "robust accuracy", "95 % interval", "broken by", "runs"]
     lines = ["## Attacks", "", *table([*head, "forward / backward passes", "time"], rows), ""]
-    lines += ["A sample counts as robust where the model is right without the attack and after every run of it."]
+    lines += ["A sample is robust where the model is right without the attack and after every run of it."]
     lines += ["Worst case: the mean over samples of the minimum over the attacks of a threat model.", ""]
     if any(case.get("refused") for case in results["worst_case"]):
-        lines += ["†: no headline, the suite does not do what an honest attacker of this defense must do.", ""]
+        lines += [
+            "†: no headline number: the suite lacks adaptations that this defense requires.",
+            "",
+        ]
     if results["mode"] == "worst_case":
-        lines += ["A later attack saw only what the earlier ones of its threat model had left: its row is what is left"]
-        lines += ["after all of them.", ""]
+        lines += ["A later attack ran only on samples that the earlier ones of its threat model left robust: its row"]
+        lines += ["counts the samples that are robust after all of them.", ""]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a few samples, easily broken, hardly broken and robust, attacked again as in the campaign."""
+"""Pictures of a few samples, easy to break, hard to break and robust, attacked again as in the campaign."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ _SMALL = 64  # pixels of smaller images are shown as squares
 
 @dataclass(frozen=True)
 class Example:
-    """One sample: what was shown to the model (C, H, W) in [0, 1], clean and attacked, and how it ended.
+    """One sample: its clean and its attacked image (C, H, W) in [0, 1], and the outcome.
 
-    `eps` is the radius of the ball that it is an example for, None without one.
+    `eps` is the radius of the threat model that it illustrates, None without one.
     """
 
     clean: Tensor
@@ -40,23 +40,23 @@ class Example:
 
     @property
     def said(self) -> str:
-        """What the model takes the attacked image for."""
+        """Predicted class of the attacked image."""
         return str(self.outcome.adversarial) if self.outcome.adversarial >= 0 else "not finite"
 
     @property
     def size(self) -> str:
-        """The length of the perturbation in the norm of the attack."""
+        """Length of the perturbation in the norm of the attack."""
         length = f"{SYMBOLS[self.norm]} {getattr(self.outcome, self.norm):.3g}"
         return f"{length}, outside the ball" if self.outside else length
 
     @property
     def outside(self) -> bool:
-        """Whether the attacked image lies outside the ball: what a minimum-norm attack finds of a robust sample."""
+        """True where the attacked image lies outside the ball, as for a robust sample under a minimum-norm attack."""
         return outside(self.outcome, self.norm, self.eps, self.kind)
 
     @property
     def stretch(self) -> float:
-        """What the perturbation is multiplied with to be seen."""
+        """Factor by which the perturbation is multiplied in the picture."""
         return 0.5 / max(float((self.attacked - self.clean).abs().max()), 1e-12)
 
     @property
@@ -64,10 +64,10 @@ class Example:
         return max(self.clean.shape[-2:]) < _SMALL
 
     def alt(self, what: str) -> str:
-        """One of the `images` in words."""
+        """Alt text of one of the `images`."""
         o = self.outcome
-        ends = {"clean": f"class {o.label}", "adversarial": f"taken for {self.said}", "perturbation": self.size}
-        return f"sample {o.index}, {what}: {ends[what]}"
+        texts = {"clean": f"class {o.label}", "adversarial": f"predicted class {self.said}", "perturbation": self.size}
+        return f"sample {o.index}, {what}: {texts[what]}"
 
     def images(self) -> dict[str, Image.Image]:
         """Clean image, adversarial image and perturbation around grey."""
@@ -75,7 +75,7 @@ class Example:
         return {"clean": _image(self.clean), "adversarial": _image(self.attacked), "perturbation": _image(shown)}
 
     def sources(self) -> dict[str, str]:
-        """The same as data URIs."""
+        """Data URIs of the `images`."""
         return {what: uri(_png(image), "png") for what, image in self.images().items()}
 
 
@@ -88,7 +88,7 @@ class Gallery:
     rows: Mapping[str, Sequence[Example]]
 
     def pixels(self) -> Array:
-        """All examples in one picture, uint8 (H, W, 3), a column each; captions: true class > what the model says."""
+        """All examples in one picture, uint8 (H, W, 3), one column each; captions: true class > predicted class."""
         columns = []
         for example in (e for examples in self.rows.values() for e in examples):
             images = example.images().values()
@@ -101,7 +101,7 @@ class Gallery:
 
 
 def pick(case: Successes) -> dict[str, list[int]]:
-    """Positions in `case` of the samples to show: easiest and hardest of the broken ones, none twice, and robust ones."""
+    """Positions in `case` of samples to show: the broken ones that were easiest and hardest, and robust ones."""
     down = np.flatnonzero(case.run >= 0)
     down = down[np.argsort(case.cost[down], kind="stable")]
     robust = np.flatnonzero(case.run < 0)[: EACH if case.eps is not None else 0]  # else there is nothing to show
@@ -116,10 +116,10 @@ def pick(case: Successes) -> dict[str, list[int]]:
 def galleries(
     campaign: Campaign, model: nn.Module, cases: Sequence[Successes], allowance: float
 ) -> tuple[list[Gallery], list[str]]:
-    """Attack the picked samples of all `cases` again, one batch a run; also sentences on what is missing or differs.
+    """Attack the picked samples of all `cases` again, in one batch for each run; sentences say what is missing.
 
-    `model` is that of the campaign, on any device. Runs that would take more than `allowance` seconds together, by
-    what the ledgers say of them, are left out, the dearest first.
+    `model` is that of the campaign, on any device. Where the runs together would take more than `allowance` seconds by
+    their recorded times, the most expensive ones are left out.
     """
     rows = [pick(case) for case in cases]
     wanted: dict[tuple[str, int], dict[int, AttackRun]] = {}
@@ -151,12 +151,14 @@ def galleries(
         if gallery:
             found.append(Gallery(case.title, case.heading, gallery))
     if differs:
-        notes.append(f"{differs} of these images ended otherwise than recorded: rounding differs between batch shapes.")
+        notes.append(
+            f"{differs} of these images differ from the recorded outcome: rounding depends on the batch's shape."
+        )
     return found, notes
 
 
 def _again(campaign: Campaign, model: nn.Module, runs: Mapping[int, AttackRun]) -> dict[int, Example]:
-    """The samples attacked as the campaign did, by number."""
+    """Attack the samples as the campaign did; examples by sample number."""
     numbers = sorted(runs)
     run = runs[numbers[0]]
     x, y, index = campaign.batch(numbers, device_of(model))
@@ -178,7 +180,7 @@ def _again(campaign: Campaign, model: nn.Module, runs: Mapping[int, AttackRun]) 
 
 
 def _image(x: Tensor) -> Image.Image:
-    """An image (C, H, W) in [0, 1]; channels that are neither one nor three are averaged."""
+    """Pillow image of (C, H, W) in [0, 1]; channels are averaged unless they are one or three."""
     x = x if x.shape[0] in (1, 3) else x.mean(0, keepdim=True)
     pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -1,4 +1,4 @@
-"""Which run of which attack felled which sample, and how: what pictures, histograms and confusions are made of."""
+"""First attack run that broke each sample: the data of pictures, histograms and confusions."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +17,13 @@ Array = NDArray[Any]
 
 @dataclass
 class Successes:
-    """What the attacks of one threat model did to the samples that the model knew (arrays of one entry a sample).
+    """Successes of one threat model's attacks on samples that are right without one (arrays over samples).
 
     `eps` None: no ball, but the nearest adversarial point that minimum-norm attacks of `norm` found. `sample` are
-    numbers in the source, ascending; `adversarial` is the predicted class under the run that felled the sample, the
-    label where it stands; `run` is the position of that run in `runs`, -1 where it stands. `cost` orders the fallen
-    from easy to hard: runs withstood or, without a ball, length. `seconds` is what a sample costs in each run.
+    sample numbers, ascending; `adversarial` is the predicted class under the run that broke the sample, the label for
+    a robust one; `run` is the position of that run in `runs`, -1 for a robust one. `cost` orders broken samples from
+    easy to hard: number of runs that failed before or, without a ball, length. `seconds` is the mean time of a sample
+    in each run.
     """
 
     norm: str
@@ -42,21 +43,21 @@ class Successes:
 
     @property
     def heading(self) -> str:
-        """The title as a page shows it."""
+        """Title with the symbols of norms."""
         shape = formatting.threat(self.norm, self.eps, symbols=True)
         return shape if self.eps is not None else f"{shape}, nearest adversarial points"
 
     def record(self, run: AttackRun, rows: Columns) -> None:
-        """Take note of one run; of a threat model first runs count, without a ball the shortest perturbations."""
+        """Add one run: the first success of a sample counts or, without a ball, the shortest perturbation."""
         rows = {key: column[np.isin(rows["index"], self.sample)] for key, column in rows.items()}
         at = np.searchsorted(self.sample, rows["index"])
-        down = rows["adversarial"] != rows["label"]
+        broken = rows["adversarial"] != rows["label"]
         if self.eps is not None:
-            down &= ~outside(rows, self.norm, self.eps, run.attack.kind if run.attack else "budget")
-            self.cost[at] += ~down & (self.run[at] < 0)
-            better = down & (self.run[at] < 0)
+            broken &= ~outside(rows, self.norm, self.eps, run.attack.kind if run.attack else "budget")
+            self.cost[at] += ~broken & (self.run[at] < 0)
+            better = broken & (self.run[at] < 0)
         else:
-            better = down & ((self.run[at] < 0) | (rows[self.norm] < self.cost[at]))
+            better = broken & ((self.run[at] < 0) | (rows[self.norm] < self.cost[at]))
             self.cost[at[better]] = rows[self.norm][better]
         self.run[at[better]] = len(self.runs)
         self.adversarial[at[better]] = rows["adversarial"][better]
@@ -64,19 +65,17 @@ class Successes:
         self.seconds.append(float(rows["seconds"].mean()) if len(at) else 0.0)
 
     def shown(self, position: int) -> int:
-        """The run to look at: the one that felled the sample; for one that stands, the budget run that felled most."""
+        """Run to show for a sample: the one that broke it; for a robust one, the budget run that broke the most."""
         if self.run[position] >= 0:
             return int(self.run[position])
         broken_by = np.bincount(self.run[self.run >= 0], minlength=len(self.runs))
         budget = [run.attack is not None and run.attack.kind == "budget" for run in self.runs]
-        return int(
-            np.where(budget, broken_by + len(self.run), broken_by).argmax()
-        )  # what stays inside the ball comes first
+        return int(np.where(budget, broken_by + len(self.run), broken_by).argmax())  # budget attacks come first
 
 
 @dataclass
 class Records:
-    """Of all ledgers: `cases`, `lengths` of what minimum-norm attacks found, by norm and attack, and detector `scores`.
+    """Data of all ledgers: `cases`, `lengths` found by minimum-norm attacks, by norm and attack, detector `scores`.
 
     `scores` are those of clean images and, by attack, of the attacked ones (the last run of each); empty without a
     detector.
@@ -88,7 +87,7 @@ class Records:
 
 
 def gather(campaign: Campaign) -> Records:
-    """Read every ledger once. There are cases for the first threat model of each norm, and for the nearest points."""
+    """Read every ledger once: cases are the first threat model of each norm, and the nearest points."""
     clean = campaign.table(campaign.runs(CLEAN)[0])
     right = clean["clean"] == clean["label"]
     known: tuple[Array, Array] = clean["index"][right], clean["label"][right]

@@ -25,7 +25,7 @@ from adversarial_lightning.evaluation.report.pictures import Gallery, galleries
 from adversarial_lightning.evaluation.report.purifier_steps import steps
 from adversarial_lightning.evaluation.report.successes import gather
 
-_ALLOWANCE = 5.0, 0.1  # pictures may take so many seconds, or this share of what the evaluation took
+_ALLOWANCE = 5.0, 0.1  # seconds for pictures, or this share of the evaluation's time
 
 
 def write_report(
@@ -84,7 +84,7 @@ def write_report(
         drawn["steps"], left_out = steps(campaign, model, shots, allowance)
         omitted += left_out
         for name, draw in (("grids", grids), ("views", network_figures)):
-            if not any(required_adaptations.values()):  # plain gradients say what they seem to say
+            if not any(required_adaptations.values()):  # else plain gradients mislead
                 drawn[name], left_out = draw(campaign, model, allowance)
                 omitted += left_out
     page = report_page(shown, command, drawn, galleries=shots, omitted=omitted)
@@ -96,7 +96,7 @@ def write_report(
 
 
 def write_comparison(folders: Sequence[Path], output: Path | None) -> str:
-    """Several evaluations side by side as a markdown table, also written to `output`.
+    """Compare several evaluations in a markdown table, also written to `output`.
 
     `output` is a .md or .html file, or a folder that gets compare.md and compare.html. Raises ValueError for another
     kind of file, and for a folder without a results.json that can be read.
@@ -115,7 +115,7 @@ def write_comparison(folders: Sequence[Path], output: Path | None) -> str:
 
 
 def scalars(results: Results) -> dict[str, float]:
-    """The numbers of the report by tag."""
+    """Numbers of the report by tag."""
     numbers = {"accuracy/clean": results["clean_accuracy"]}
     numbers |= {f"robust_accuracy/{a['name']}": a["robust_accuracy"] for a in results["attacks"]}
     cases = [
