@@ -2,7 +2,6 @@
 
 import pickle
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -36,7 +35,6 @@ class ArchiveDataset(ImageData):
     md5: ClassVar[str]
     urls: ClassVar[tuple[str, ...]]
     margin: ClassVar[int]
-    write_synthetic: ClassVar[Callable[[Path], None]]
 
     root: str = "data"
     download: bool = False
@@ -46,6 +44,11 @@ class ArchiveDataset(ImageData):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.padding = self.margin if self.augment else 0
+
+    @staticmethod
+    @abstractmethod
+    def write_synthetic(folder: Path) -> None:
+        """Write a synthetic copy of the data set to `folder`."""
 
     @abstractmethod
     def files(self, folder: Path, part: Part) -> dict[Path, str | None]:
