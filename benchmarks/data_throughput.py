@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from timing import ratios
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_convert
 from torchvision import datasets
 from torchvision.transforms import v2
 
@@ -25,7 +25,7 @@ from adversarial_lightning.datamodules import ImageNet
 from adversarial_lightning.datamodules.augment import crop_and_flip
 from adversarial_lightning.datamodules.cache import cached
 from adversarial_lightning.datamodules.imagenet import wnids
-from adversarial_lightning.datamodules.images import TensorImages, as_float, ready
+from adversarial_lightning.datamodules.images import TensorImages, as_float
 from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader
 from adversarial_lightning.networks import SmallCNN
 
@@ -38,7 +38,7 @@ def memory() -> float:
 
 
 def loader(data: TensorImages) -> ResumableLoader:
-    return ResumableLoader(data.stored(), batch_size=BATCH, sampler=EpochShuffle(data), collate_fn=ready)
+    return ResumableLoader(data.stored(), batch_size=BATCH, sampler=EpochShuffle(data), collate_fn=default_convert)
 
 
 def against_training(rounds: int) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.lightning_modules import AdversaryCritic, MarginMaximization
+from adversarial_lightning.lightning_modules.critic_settings import AttackSettings
 from adversarial_lightning.lightning_modules.margin_maximization import multiclass_hinge
 from adversarial_lightning.networks import Critic, LeNet5
 from adversarial_lightning.reproduce.record import record_benchmark
@@ -100,7 +101,7 @@ def main() -> None:
         figures.setdefault("margin_kept_mib", {})[classes] = {"full": round(full), "two_pass": round(two)}
 
     torch.manual_seed(0)
-    module = AdversaryCritic(LeNet5(), Critic(hidden=[200, 200]), confidence=0.99)
+    module = AdversaryCritic(LeNet5(), Critic(hidden=[200, 200]), attack_settings=AttackSettings(confidence=0.99))
     net, (x, y) = module.network, data(batch)
     noise = Noise.keyed(0, torch.arange(batch))
 

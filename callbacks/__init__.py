@@ -1,4 +1,4 @@
-"""What happens around the loop. This file is the catalogue."""
+"""Callbacks of training and evaluation loops. This file is the catalogue."""
 
 from adversarial_lightning.callbacks.adversarial_images import AdversarialImages
 from adversarial_lightning.callbacks.attack_evaluation import AttackEvaluation

@@ -1,4 +1,4 @@
-"""What the attack does, to look at: clean image, adversarial image and perturbation in TensorBoard."""
+"""Pictures of an attack in TensorBoard: clean image, adversarial image and perturbation."""
 
 from typing import Any, cast
 
@@ -11,14 +11,16 @@ from torchvision.utils import make_grid
 from adversarial_lightning.attacks import Attack, Noise
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.report.grids import caption
-from adversarial_lightning.lightning_modules.base import Batch, Classifier, global_seed
+from adversarial_lightning.lightning_modules.base import Classifier
+from adversarial_lightning.lightning_modules.training_method import Batch
 from adversarial_lightning.networks.eval_mode import frozen_eval
+from adversarial_lightning.seed import global_seed
 
 
 def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """A grid (3, H', W'): a column for each sample, rows clean, adversarial, perturbation, and a caption.
+    """Grid (3, H', W') with a column for each sample; rows: clean, adversarial, perturbation, caption.
 
-    The perturbation is shown around grey, scaled to its own largest value.
+    The perturbation is drawn around grey and scaled to its own largest value.
     """
     d = z - x
     shown = 0.5 + 0.5 * d / d.abs().amax().clamp_min(1e-12)
@@ -32,12 +34,14 @@ def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> T
 
 
 class AdversarialImages(pl.Callback):
-    """Logs a grid of attacked validation images; captions read ``label: clean prediction > adversarial prediction``.
+    """Logs a grid of attacked validation images.
+
+    Captions read ``label: clean prediction > adversarial prediction``.
 
     Args:
         attack: makes the adversarial images.
-        n: number of images (the first of the validation set).
-        every_n_epochs: epochs from one grid to the next.
+        n: number of images, the first of the validation set.
+        every_n_epochs: number of epochs between two grids.
     """
 
     def __init__(self, attack: Attack, n: int = 8, every_n_epochs: int = 1) -> None:

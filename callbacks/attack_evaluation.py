@@ -1,4 +1,4 @@
-"""Robust accuracy inside the loop: the same per-sample evaluation as evaluate.py's, on any number of processes."""
+"""Robust accuracy during training, by the same per-sample evaluation as in evaluate.py, on any number of processes."""
 
 from typing import Any, Literal, cast
 
@@ -9,11 +9,13 @@ import torch.distributed as dist
 from adversarial_lightning.attacks import Attack, expanded, threat
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome, evaluate_batch, robust
-from adversarial_lightning.lightning_modules.base import Batch, Classifier, global_seed
+from adversarial_lightning.lightning_modules.base import Classifier
+from adversarial_lightning.lightning_modules.training_method import Batch
+from adversarial_lightning.seed import global_seed
 
 
 def gather(outcomes: list[Outcome]) -> list[Outcome]:
-    """The outcomes of all processes, sorted by sample; every sample exactly once."""
+    """Gather the outcomes of all processes, sorted by sample. Raises ValueError if a sample occurs twice."""
     if dist.is_available() and dist.is_initialized():
         parts: list[list[Outcome]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(parts, outcomes)
@@ -30,11 +32,12 @@ class AttackEvaluation(pl.Callback):
     """Attacks the first `limit` samples of the validation or test set and logs ``val/robust_acc/<name>``.
 
     Noise is keyed by sample, so values are comparable between epochs and independent of batch size and number of
-    processes. In the epochs between, the last value is logged again, so that a checkpoint can be chosen by it.
+    processes. In epochs without an evaluation the last value is logged again, because ModelCheckpoint needs one.
 
     Args:
-        attacks: what to evaluate, by name; a `Sweep` is expanded.
-        every_n_epochs: epochs from one evaluation during training to the next; the first and last always are evaluated.
+        attacks: attacks by name; a `Sweep` is expanded.
+        every_n_epochs: number of epochs between two evaluations in training; the first and the last are always
+            evaluated.
         limit: attack only the first samples of the set; none for all.
     """
 
@@ -80,7 +83,7 @@ class AttackEvaluation(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        """One for each set of attacks, so that several of these callbacks can work side by side."""
+        """Key with the attacks' names, so that a Trainer may have several of these callbacks."""
         return f"AttackEvaluation[{', '.join(sorted(self.attacks))}]"
 
     def state_dict(self) -> dict[str, Any]:

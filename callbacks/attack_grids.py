@@ -1,4 +1,4 @@
-"""What targeted attacks turn images into: every class into every other, and with rising confidence (Matyasko 2020)."""
+"""Pictures of targeted attacks: every class into every other, and with rising confidence (Matyasko 2020)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +12,19 @@ from adversarial_lightning.attacks.core.checks import between
 from adversarial_lightning.callbacks.should_run import should_run
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
-from adversarial_lightning.lightning_modules.base import Classifier, global_seed
+from adversarial_lightning.lightning_modules.base import Classifier
+from adversarial_lightning.seed import global_seed
 
 
 class AttackGrids(pl.Callback):
     """Logs both pictures of held-out images, the first of each class, after validation.
 
     Args:
-        targeted: makes the pictures of every class turned into every other; none: HighConfidence to 0.95 (the thesis
-            has C&W's).
-        rising: makes those of rising confidence; none: HighConfidence as it is.
-        confidences: of these, ascending, in (1/K, 1); the lowest is about the class boundary.
-        every_n_epochs: epochs from one set of pictures to the next.
+        targeted: attack for the pictures of every class turned into every other; none: HighConfidence to 0.95 (the
+            thesis uses C&W).
+        rising: attack for the pictures of rising confidence; none: HighConfidence with its defaults.
+        confidences: confidences of the second picture, ascending, in (1/K, 1); the lowest is near the class boundary.
+        every_n_epochs: number of epochs between two sets of pictures.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Stops a training run that has died: accuracy at chance, or a loss that is no number."""
+"""Guard against collapsed training: accuracy at chance, or a loss that is not finite."""
 
 from typing import Any
 
@@ -6,22 +6,22 @@ import pytorch_lightning as pl
 import torch
 
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.lightning_modules.base import Batch
+from adversarial_lightning.lightning_modules.training_method import Batch
 
 
 class TrainingCollapsed(RuntimeError):
-    """Training will not recover; the message says why and what to change."""
+    """Error for training that will not recover; the message says why and what to change."""
 
 
 class CollapseGuard(pl.Callback):
-    """Raises `TrainingCollapsed` when validation accuracy sits at chance, or as soon as a loss is not finite.
+    """Raises `TrainingCollapsed` if validation accuracy stays at chance or a training loss is not finite.
 
-    Adversarial training with a large radius from the start ends at chance; nothing that follows is worth its time.
+    Adversarial training that starts with a large radius often ends at chance and does not recover.
 
     Args:
         patience: number of validation epochs in a row at chance.
         factor: accuracy counts as chance up to factor / num_classes.
-        check_every_n_batches: how often the loss is looked at (each look waits for the device).
+        check_every_n_batches: number of batches between two checks of the loss; each check waits for the device.
     """
 
     def __init__(self, patience: int = 5, factor: float = 1.5, check_every_n_batches: int = 10) -> None:

@@ -1,4 +1,4 @@
-"""Whether codes look like draws of their prior: histograms and distances of held-out images, in TensorBoard."""
+"""Comparison of codes with their prior: histograms and distances of held-out images in TensorBoard."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.callbacks.should_run import should_run
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.lightning_modules.base import global_seed
 from adversarial_lightning.lightning_modules.er_classifier import sliced_w1
 from adversarial_lightning.networks.eval_mode import frozen_eval
+from adversarial_lightning.seed import global_seed
 
 
 @runtime_checkable
 class Regularised(Protocol):
-    """A module whose `network.encoder` makes codes that are drawn to a `prior`, by a `critic` with `clip` or without.
+    """Protocol of a module that regularises the codes of `network.encoder` towards a `prior`.
 
-    The prior takes random numbers and codes (B, k), and gives draws in their shape.
+    The prior is a function of noise and codes (B, k) that returns draws of their shape. The critic, if there is one,
+    has weights in [-clip, clip].
     """
 
     network: Any
@@ -30,11 +31,11 @@ class Regularised(Protocol):
 
 
 def distances(module: Regularised, codes: Tensor, z: Tensor) -> dict[str, float]:
-    """How far `codes` (B, k) are from draws `z` (B, k) of the prior.
+    """Distances between `codes` (B, k) and draws `z` (B, k) of the prior, with the codes' mean and standard deviation.
 
-    ``sliced_w1`` needs no critic (128 directions). With one, ``w1_hat`` is its estimate, W1 up to an unknown factor,
-    ``critic_gradient`` the mean length of its gradient at the codes, and ``critic_at_clip`` the share of its weights
-    that lie on the bound.
+    ``sliced_w1`` uses 128 directions and needs no critic. With a critic, ``w1_hat`` is its estimate of W1 up to an
+    unknown factor, ``critic_gradient`` the mean length of its gradient at the codes, and ``critic_at_clip`` the share
+    of its weights that are clipped.
     """
     directions = Noise.keyed(0, torch.arange(128, device=codes.device)).normal(codes.new_zeros(128, codes.shape[1]))
     found = {
@@ -56,11 +57,11 @@ def distances(module: Regularised, codes: Tensor, z: Tensor) -> dict[str, float]
 
 
 class EmbeddingPrior(pl.Callback):
-    """Logs, after validation, histograms of each coordinate of the codes and of the prior, and `distances` over time.
+    """Logs histograms of the codes' coordinates and of the prior, and their `distances`, after validation.
 
     Args:
-        limit: of the held-out images, the first so many.
-        every_n_epochs: epochs from one time to the next.
+        limit: number of held-out images, the first of their set.
+        every_n_epochs: number of epochs between two logs.
     """
 
     def __init__(self, limit: int = 1000, every_n_epochs: int = 1) -> None:
@@ -73,8 +74,8 @@ class EmbeddingPrior(pl.Callback):
             return
         if not isinstance(pl_module, Regularised):
             raise UserError(
-                "EmbeddingPrior looks at codes drawn to a prior, such as those of lightning_modules.ERClassifier, "
-                f"not of {type(pl_module).__name__}"
+                "EmbeddingPrior needs codes that are regularised towards a prior, such as those of "
+                f"lightning_modules.ERClassifier; {type(pl_module).__name__} has none"
             )
         images = trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
         rows = torch.arange(min(self.limit, len(images))).split(256)

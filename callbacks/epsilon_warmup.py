@@ -1,21 +1,21 @@
-"""A radius that grows during training: adversarial training on MNIST stays at chance without it."""
+"""Warm-up of the training radius, without which adversarial training on MNIST stays at chance."""
 
 import pytorch_lightning as pl
 
 from adversarial_lightning.attacks import Attack, scale_eps
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.lightning_modules.base import Batch
+from adversarial_lightning.lightning_modules.training_method import Batch
 
 
 class EpsilonWarmup(pl.Callback):
     """Raises the radius of the module's training attack linearly to its full value, batch by batch.
 
-    Every attribute of the module that is an attack is scaled, also the attacks inside combinations; step sizes stay.
-    Evaluation attacks live in callbacks and keep their radius.
+    It scales every attribute of the module that is an attack, including attacks inside combinations. Step sizes and the
+    attacks of other callbacks do not change.
 
     Args:
-        share: share of training (in batches) until the full radius, in (0, 1].
-        start: multiplier at the first batch, in [0, 1].
+        share: share of training, in batches, after which the radius is full, in (0, 1].
+        start: multiplier of the radius at the first batch, in [0, 1].
     """
 
     def __init__(self, share: float = 0.4, start: float = 0.0) -> None:

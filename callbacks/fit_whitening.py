@@ -1,4 +1,4 @@
-"""Statistics of the training images for a network that whitens its input."""
+"""Fit of whitening layers to the training images."""
 
 from typing import cast
 
@@ -10,10 +10,10 @@ from adversarial_lightning.networks import Whiten
 
 
 class FitWhitening(pl.Callback):
-    """Fits each `networks.Whiten` of the network on the training images when training starts, unless a checkpoint did.
+    """Fits each `networks.Whiten` layer to the training images when training starts, unless it is already fitted.
 
     Args:
-        limit: use only the first so many training images; none for all.
+        limit: number of training images to use, the first ones; none: all.
     """
 
     def __init__(self, limit: int | None = None) -> None:

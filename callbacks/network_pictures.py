@@ -1,4 +1,4 @@
-"""What the network makes of held-out images, in TensorBoard: embeddings, codes beside their prior, loss surfaces."""
+"""Pictures of a network on held-out images in TensorBoard: embeddings, codes with their prior, loss surfaces."""
 
 import pytorch_lightning as pl
 import torch
@@ -8,19 +8,19 @@ from adversarial_lightning.attacks import Attack, Noise
 from adversarial_lightning.callbacks.should_run import should_run
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.report.embeddings import views
-from adversarial_lightning.lightning_modules.base import Classifier, global_seed
+from adversarial_lightning.lightning_modules.base import Classifier
+from adversarial_lightning.seed import global_seed
 
 
 class NetworkPictures(pl.Callback):
-    """Logs, after validation, the pictures of `evaluation.report.views` of the first held-out images.
+    """Logs the pictures of `evaluation.report.embeddings.views` for the first held-out images, after validation.
 
-    Of a network without a part called encoder there are loss surfaces only. The prior is that of a module that has one,
-    else N(0, 1).
+    A network without a submodule called encoder has loss surfaces only. The prior is the module's, or N(0, 1).
 
     Args:
         attack: makes the attacked images, in a ball of linf, l2 or l1.
-        limit: of the held-out images, the first so many; t-SNE takes about 3 s for 300, clean and attacked.
-        every_n_epochs: epochs from one time to the next.
+        limit: number of held-out images, the first of their set; t-SNE takes about 3 s for 300, clean and attacked.
+        every_n_epochs: number of epochs between two sets of pictures.
     """
 
     def __init__(self, attack: Attack, limit: int = 300, every_n_epochs: int = 10) -> None:

@@ -1,4 +1,4 @@
-"""What the network says, on disk."""
+"""Predictions on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +10,10 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 
 
 class Predictions(BasePredictionWriter):
-    """Writes what ``lightning predict`` computed: one file a process, ``{"index": (N,), "logits": (N, K)}``.
+    """Writes the result of ``lightning predict``, one file a process: ``{"index": (N,), "logits": (N, K)}``.
 
     Args:
-        folder: where; the files are called rank0.pt, rank1.pt, ...
+        folder: folder of the files rank0.pt, rank1.pt, ...
     """
 
     def __init__(self, folder: str = "predictions") -> None:

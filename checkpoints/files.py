@@ -1,4 +1,4 @@
-"""Files that are written whole, and digests of files and weights."""
+"""Digests of files and weights, and files that are written whole."""
 
 import hashlib
 import uuid
@@ -30,7 +30,7 @@ def digest_weights(network: nn.Module) -> str:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """The operating system's refusals to write, with what they mean here."""
+    """Context that explains the operating system's refusals to write into `folder`. Raises OSError."""
     try:
         yield
     except OSError as error:
@@ -43,7 +43,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever sees half of it. Raises OSError, and leaves what was there, where it cannot."""
+    """Write a file in one step, so that no process sees half of it. Raises OSError and then keeps the old file."""
     half = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # several processes may write the same report
     with writing(path.parent):
         try:

@@ -1,4 +1,4 @@
-"""Networks out of checkpoints: tensors and plain values only, classes of the catalogue only."""
+"""Loading of networks from checkpoints: tensors and plain values only, classes of the catalogue only."""
 
 import pickle
 from dataclasses import replace
@@ -17,16 +17,16 @@ from adversarial_lightning.networks.foreign_weights import Report, load_weights
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The checkpoint's content: tensors and plain values only.
+    """Load the content of a checkpoint: tensors and plain values only.
 
-    Raises FileNotFoundError where there is none, ValueError where it is damaged or holds anything else, such as code.
+    Raises FileNotFoundError if there is no such file, ValueError if it is damaged or holds anything else, such as code.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}: give --checkpoint the .ckpt file of a training run")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)  # explicit: wins over environment and default
-    except Exception as error:  # torch raises half a dozen kinds, all of them mean that this file is of no use
+    except Exception as error:  # torch raises half a dozen kinds; all mean that this file cannot be used
         code = isinstance(error, pickle.UnpicklingError) and ("Unsupported" in str(error) or "GLOBAL" in str(error))
         reason = (
             "it holds objects besides tensors and plain values; loading those can run code, so nothing was loaded"
@@ -40,9 +40,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn.Module, Spec | None]:
-    """The network of a checkpoint in eval mode, and the spec of the data it was trained on (None where not recorded).
+    """Load the network of a checkpoint, in eval mode, with the spec of its training data (None if not recorded).
 
-    With a `network`, made from a reviewed configuration, only tensors are taken from the file, into that network.
+    A given `network`, made from a reviewed configuration, receives the tensors of the file, and nothing else is read.
     Raises FileNotFoundError or ValueError, naming the file, for checkpoints that are missing, damaged, unsafe, or that
     name anything outside the catalogue of networks.
     """
@@ -71,7 +71,7 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn
 
 
 def _without_weights(spec: Any) -> Any:
-    """`spec` without files and downloads for pretrained networks: a checkpoint brings its own tensors, all of them."""
+    """Copy of `spec` without the weights of pretrained networks: the checkpoint holds all tensors itself."""
     if not isinstance(spec, dict):
         return spec
     return {name: None if name == "weights" else _without_weights(value) for name, value in spec.items()}
@@ -99,10 +99,12 @@ def check_fit(network: nn.Module, data: Any) -> None:
 def open_network(
     checkpoint: str | None, weights: str | None, network: nn.Module | None
 ) -> tuple[nn.Module, Spec | None, Report | None]:
-    """The network of a checkpoint of ours or, with a report, one with foreign weights; its data's spec where recorded.
+    """Load the network of a `checkpoint` of this project, or foreign `weights` into a given network.
 
-    `network`, made from a reviewed configuration, is what the tensors of a foreign file go into. Raises ValueError for
-    both files or none, for weights without a network or with a tensor that has no partner; FileNotFoundError.
+    Returns the network in eval mode, the spec of its data (None if not recorded), and for foreign weights the report of
+    which tensor went where. `network`, made from a reviewed configuration, receives the foreign tensors. Raises
+    ValueError for both files or none, for weights without a network, and for tensors without a partner;
+    FileNotFoundError.
     """
     if checkpoint is not None and weights is None:
         return *load_network(checkpoint, network), None

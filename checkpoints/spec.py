@@ -1,9 +1,9 @@
-"""Networks out of checkpoints that nobody has reviewed: only catalogue classes are built, nothing is ever imported.
+"""Specs: descriptions of objects that are rebuilt from catalogue classes only, without an import.
 
 A checkpoint records `catalogue: {"network": spec, "data": spec or None}`. A spec is a dict of `class_path`, such as
-"networks.SmallCNN", and `init_args`: plain values and nested specs. jsonargparse and Lightning would import whatever
-such a file names, also bare strings in class- or Callable-typed fields; here a name is looked up among given classes,
-or refused.
+"networks.SmallCNN", and `init_args`: plain values and nested specs. Nobody has reviewed a checkpoint from elsewhere,
+and jsonargparse and Lightning would import whatever it names, even bare strings in class- or Callable-typed fields.
+Here a name is looked up among given classes, or refused.
 """
 
 import inspect
@@ -19,14 +19,14 @@ PACKAGE = "adversarial_lightning"
 
 
 def catalogue(room: ModuleType) -> list[type]:
-    """The classes that a room lists in its ``__all__``."""
+    """Classes that a room lists in its ``__all__``."""
     return [value for name in room.__all__ if inspect.isclass(value := getattr(room, name))]
 
 
 def plain(value: Any) -> Any:
-    """`value` in plain types, ready for JSON and for weights-only loading; objects become specs.
+    """Convert `value` to plain types, fit for JSON and weights-only loading; objects become specs.
 
-    Raises ValueError for what has no description. Subclasses of float and the like lose their class on the way.
+    Raises ValueError for objects without a spec. Instances of subclasses of float and the like become plain numbers.
     """
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
@@ -41,9 +41,9 @@ def plain(value: Any) -> Any:
 
 
 def describe(obj: object) -> Spec:
-    """The spec that builds an object like `obj`: its class, and its attributes named like the constructor's parameters.
+    """Spec of `obj`: its class, and those of its attributes that are named like the constructor's parameters.
 
-    ``build(describe(obj), classes)`` is the inverse. Raises ValueError where an attribute is missing or no plain value.
+    ``build(spec, classes)`` is the inverse. Raises ValueError where an attribute is missing or no plain value.
     """
     cls = type(obj)
     room = room_of(cls)
@@ -61,7 +61,7 @@ def describe(obj: object) -> Spec:
 
 
 def build(spec: object, classes: Iterable[type]) -> Any:
-    """The object that `spec` describes, made of `classes` only.
+    """Build the object that `spec` describes, from `classes` only.
 
     `class_path` may be a class's room and name (``networks.SmallCNN``, which is what checkpoints record) or its full
     path. Raises ValueError, before anything is imported or called, for every other name, for unknown arguments and for
@@ -76,13 +76,13 @@ def build(spec: object, classes: Iterable[type]) -> Any:
 
 
 def room_of(cls: type) -> str:
-    """The room (attacks, networks, ...) that a class of this project belongs to, "" for all others."""
+    """Room (attacks, networks, ...) of a class of this project, "" for all other classes."""
     package, _, rest = cls.__module__.partition(".")
     return rest.partition(".")[0] if package == PACKAGE else ""
 
 
 def _short(cls: type) -> str:
-    """A class's room and name, such as ``networks.SmallCNN``; of others' classes the first part of their module."""
+    """Room and name of a class, such as ``networks.SmallCNN``; for other projects the top-level module and name."""
     return f"{room_of(cls) or cls.__module__.partition('.')[0]}.{cls.__name__}"
 
 
@@ -112,7 +112,7 @@ def _build(spec: object, known: Mapping[str, type]) -> Any:
 
 
 def _value(value: object, known: Mapping[str, type]) -> Any:
-    """A plain value as it is, a nested spec as the object it describes."""
+    """Object of a nested spec; a plain value as it is."""
     if isinstance(value, dict):
         if "class_path" in value:
             return _build(value, known)
@@ -125,7 +125,7 @@ def _value(value: object, known: Mapping[str, type]) -> Any:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether `value` is of the annotated type; false for all that is not plain data or a class, Callable above all."""
+    """True if `value` fits the annotation `hint`; only plain data and classes can, and never a Callable."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -149,5 +149,6 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def brief(value: object) -> str:
+    """Representation of `value` in at most 80 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."

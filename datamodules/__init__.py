@@ -1,11 +1,11 @@
-"""The data sets: one LightningDataModule each, images in [0, 1], every sample with its number in the source.
+"""Data sets: one LightningDataModule each, images in [0, 1], every sample with its number in the source.
 
 `Digits` comes with scikit-learn and needs no download; `MNIST`, `FashionMNIST`, `CIFAR10`, `CIFAR100`, `STL10` and
 `TinyImageNet` read or fetch the original files; `ImageNet` and `NIPS2017` read theirs; `ImageFolder` reads any folder
-of class folders or an archive of one. With `synthetic` each reads a tiny generated twin in the true format instead.
-`ImageData` is what they share: held-out split, limits, sharding without padding, an order and an augmentation of
-training images that are functions of (seed, epoch), and loaders that resume in it. A new data set is a leaf with
-`num_classes`, `image_shape` and `source`; see `digits.py`.
+of class folders or an archive of one. With `synthetic` each reads a synthetic copy instead: a few generated images in
+the format of the data set. `ImageData` is their common base: held-out split, limits, sharding without padding, order
+and augmentation of training images as functions of (seed, epoch), and loaders that resume within an epoch. A new data
+set is a leaf with `num_classes`, `image_shape` and `source`; see `digits.py`.
 """
 
 from adversarial_lightning.datamodules.base import ImageData

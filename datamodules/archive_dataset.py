@@ -1,72 +1,62 @@
-"""What sets have in common that are published as one archive of small images: found, fetched, decoded once."""
+"""Base of data sets that are published as one archive of small images: downloaded, unpacked and decoded once."""
 
 import pickle
 from abc import abstractmethod
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from torchvision.datasets.utils import check_integrity
+import pooch
 
 from adversarial_lightning.datamodules.archive import SUFFIXES, unpacked
 from adversarial_lightning.datamodules.base import ImageData
 from adversarial_lightning.datamodules.cache import Pixels, cached, facts
-from adversarial_lightning.datamodules.download import digest, fetch
+from adversarial_lightning.datamodules.download import fetch
 from adversarial_lightning.datamodules.synthetic_copies import synthetic_copy
 from adversarial_lightning.errors import UserError
 
 Part = Literal["train", "test"]
 
 
+@dataclass(eq=False, repr=False)
 class ArchiveDataset(ImageData):
-    """Abstract: a data set that its makers publish as the archive `archive`, which unpacks to the folder `inside`.
+    """Abstract: a data set that its makers publish as one archive, which unpacks to the folder `inside`.
 
-    A leaf names these with `md5` and `urls`, states which `files` make up a part, and decodes them in `read`; its
-    `source` builds on `decoded`. Training images are moved by up to `margin` pixels and mirrored if `augment`.
+    A leaf names the `archive` with its `md5` and `urls`, lists the `files` of each part and decodes them in `read`; its
+    `source` uses `decoded`. With `augment` training images are moved by up to `margin` pixels and mirrored.
 
-    root: folder that holds (or shall hold) the archive or `inside`, or the archive itself. download: fetch the archive
-    if it is missing. synthetic: a tiny generated twin instead (`synthetic_copies.py`), nothing is read at root.
-    Raises FileNotFoundError that names what is missing and where to put it, ValueError for files that are damaged.
+    root: folder that holds (or shall hold) the archive or `inside`, or the archive itself. download: download the
+    archive if it is missing. synthetic: use a synthetic copy (`synthetic_copies.py`), and read nothing at root.
+    Raises FileNotFoundError that names the missing file and its place, ValueError for files that are damaged.
     """
 
-    archive: str
-    inside: str
-    md5: str
-    urls: tuple[str, ...]
-    margin: int
-    write_synthetic: Callable[[Path], None]
+    archive: ClassVar[str]
+    inside: ClassVar[str]
+    md5: ClassVar[str]
+    urls: ClassVar[tuple[str, ...]]
+    margin: ClassVar[int]
 
-    def __init__(
-        self,
-        root: str = "data",
-        download: bool = False,
-        augment: bool = True,
-        synthetic: bool = False,
-        batch_size: int = 128,
-        eval_batch_size: int = 256,
-        val_size: int = 1000,
-        split_seed: int = 0,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
-        )
-        self.root = root
-        self.download = download
-        self.augment = augment
-        self.padding = self.margin if augment else 0
-        self.synthetic = synthetic
+    root: str = "data"
+    download: bool = False
+    augment: bool = True
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.padding = self.margin if self.augment else 0
+
+    @staticmethod
+    @abstractmethod
+    def write_synthetic(folder: Path) -> None:
+        """Write a synthetic copy of the data set to `folder`."""
 
     @abstractmethod
     def files(self, folder: Path, part: Part) -> dict[Path, str | None]:
-        """The files of a part, `folder` being what holds `inside`, with the md5 of those where it is published."""
+        """Files of a part below `folder`, which holds `inside`, each with its md5 if that is published."""
 
     @abstractmethod
     def read(self, folder: Path, part: Part) -> Pixels:
-        """Pixels (N, C, H, W), uint8, and labels (N,) of a part, decoded from its files."""
+        """Decode the files of a part: pixels (N, C, H, W), uint8, and labels (N,)."""
 
     def prepare_data(self) -> None:
         """Download and decode on one process only; Lightning calls this before all others read."""
@@ -74,7 +64,7 @@ class ArchiveDataset(ImageData):
             self.decoded(part)
 
     def decoded(self, part: Part) -> Pixels:
-        """Pixels and labels of a part, mapped from the file that the first call writes."""
+        """Pixels and labels of a part, memory-mapped from a file that the first call writes."""
         folder, name = self._folder(), type(self).__name__
         try:
             files = self.files(folder, part)
@@ -84,12 +74,12 @@ class ArchiveDataset(ImageData):
             raise self._missing(folder, missing)
 
         def decode() -> Pixels:
-            known = {} if self.synthetic else {path: md5 for path, md5 in files.items() if md5}
-            if damaged := [path for path, md5 in known.items() if not check_integrity(str(path), md5)]:
-                raise UserError(
-                    f"{damaged[0]} is damaged, or not the published file of {name} (md5 {digest(damaged[0])}, not "
-                    f"{known[damaged[0]]}): remove it and get it again (--data.init_args.download=true)."
-                )
+            for path, published in files.items():
+                if published and not self.synthetic and (md5 := pooch.file_hash(str(path), alg="md5")) != published:
+                    raise UserError(
+                        f"{path} is damaged, or not the published file of {name} (md5 {md5}, not {published}): remove "
+                        "it and get it again (--data.init_args.download=true)."
+                    )
             try:
                 return self.read(folder, part)
             except (RuntimeError, KeyError, IndexError, TypeError, EOFError, pickle.UnpicklingError) as error:
@@ -101,7 +91,7 @@ class ArchiveDataset(ImageData):
         return cached(folder / self.inside, f"{name}-{part}", facts(list(files)), decode)
 
     def _folder(self) -> Path:
-        """The folder that holds `inside`."""
+        """Folder that holds `inside`."""
         if self.synthetic:
             return synthetic_copy(self.write_synthetic)
         root = Path(self.root).expanduser()

@@ -1,8 +1,7 @@
-"""The papers' augmentation of small images, drawn for each (seed, epoch, image): a random crop and a mirror.
+"""Augmentation of small images by a random crop and a mirror, as a function of (seed, epoch, image).
 
-Whole batches on whatever device they are, so neither workers nor per-image Python; torchvision's transforms would draw
-once for a batch, from a global generator. Here a draw is a function of the image's number: the same on one process or
-eight, and after a resume.
+It works on whole batches on their device, without workers. torchvision's transforms would draw once for a batch, from a
+global generator; here every image has its own draw, which depends neither on the number of processes nor on a resume.
 """
 
 import torch
@@ -11,12 +10,12 @@ from torch.nn.functional import pad
 
 
 def _signed(value: int) -> int:
-    """The 64-bit pattern of `value` in the range of torch.int64."""
+    """Signed 64-bit integer with the bits of `value`."""
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def draws(seed: int, epoch: int, index: Tensor) -> Tensor:
-    """63 random bits (B,), int64 >= 0, for each image `index` (B,): splitmix64 (Steele, Lea and Flood 2014)."""
+    """Random int64 (B,) of 63 bits for each image `index` (B,): splitmix64 (Steele, Lea and Flood 2014)."""
     golden = 0x9E3779B97F4A7C15
     z = index.long() * _signed(golden) + _signed(((seed * 1_000_003 + epoch + 1) * golden) ^ 0xD1B54A32D192ED03)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -25,9 +24,9 @@ def draws(seed: int, epoch: int, index: Tensor) -> Tensor:
 
 
 def crop_and_flip(x: Tensor, index: Tensor, padding: int, seed: int, epoch: int) -> Tensor:
-    """Images (B, C, H, W) of any dtype, moved by up to `padding` pixels (black comes in) and mirrored half the time.
+    """Move images (B, C, H, W) of any dtype by up to `padding` pixels, padding with zeros, and mirror half of them.
 
-    The same as torchvision's RandomCrop(H, padding=padding) and RandomHorizontalFlip in distribution.
+    Equal to torchvision's RandomCrop(H, padding=padding) and RandomHorizontalFlip in distribution.
     """
     bits, (height, width) = draws(seed, epoch, index), x.shape[-2:]
     top, left, mirrored = bits % (2 * padding + 1), (bits >> 20) % (2 * padding + 1), (bits >> 40) % 2 == 1

@@ -1,36 +1,53 @@
-"""What all data sets have in common: the splits, the limits and the loaders."""
+"""Base of all data modules: splits, limits and loaders."""
 
-import os
 import warnings
 from abc import ABC, abstractmethod
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_convert
 
 from adversarial_lightning.datamodules.augment import crop_and_flip
 from adversarial_lightning.datamodules.files import FileImages
-from adversarial_lightning.datamodules.images import Batch, IndexedImages, as_float, ready
+from adversarial_lightning.datamodules.images import Batch, IndexedImages, as_float
 from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader, Shard
 from adversarial_lightning.errors import UserError
+from adversarial_lightning.seed import global_seed
 
 Split = Literal["train", "val", "test"]
 
 
-class ImageData(LightningDataModule, ABC):
+class LabelledImages(LightningDataModule, ABC):
+    """Description that every data module gives of its images.
+
+    num_classes: number of classes; image_shape: (C, H, W).
+    synthetic: read a few generated images in the format of the data set (`synthetic_copies.py`).
+    padding: in training, move images by up to so many pixels and mirror half of them (`augment.py`); 0: do not.
+    """
+
+    # Attributes of a plain class, not fields of the data classes below: a leaf states them, or computes them.
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    synthetic: bool = False
+    padding: int = 0
+
+
+@dataclass(eq=False, repr=False)
+class ImageData(LabelledImages):
     """Labelled images in [0, 1], split into train, val (held-out training images) and test.
 
-    A leaf states `num_classes` and `image_shape` (C, H, W) and reads its two sources in `source`. Batches are
+    A leaf is a data class: it adds its own arguments, and repeats one of those below only to change its default. It
+    states `num_classes` and `image_shape` (C, H, W) and reads its two sources in `source`. Batches are
     `(x (B, C, H, W) float32 in [0, 1], y (B,) int64, index (B,) int64)`; `index` is the image's number in its source
     (the training file for train and val, the test file for test), so it names the same image whatever the settings.
-    Nothing is normalised here: networks do that in their first layer. Every constructor argument is a plain value and
-    stays an attribute of the same name.
+    Networks normalise in their first layer; data modules do not. Every constructor argument is a plain value and stays
+    an attribute of the same name.
 
     Under a Trainer, loaders hand out pixels as they are stored (uint8), and `on_after_batch_transfer` makes them floats
-    on the device; leaves that set `padding` have training images moved and mirrored there (`augment.py`). Loaders of a
-    data module without a Trainer give floats, not augmented. With `synthetic` a leaf reads its tiny generated twin
-    (`synthetic_copies.py`), of which at most half is held out.
+    on the device, where it also augments training images if `padding` is set. Loaders of a data module without a
+    Trainer give floats, not augmented. Of a synthetic copy at most half is held out.
 
     batch_size, eval_batch_size: images per process and step, in training and in evaluation.
     val_size: number of training images held out; split_seed: which ones.
@@ -40,39 +57,37 @@ class ImageData(LightningDataModule, ABC):
     Raises ValueError for settings that make no sense or leave a split empty, and for labels outside num_classes.
     """
 
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    synthetic: bool = False
-    padding: int = 0
+    _: KW_ONLY
+    batch_size: int = 128
+    eval_batch_size: int = 256
+    val_size: int = 1000
+    split_seed: int = 0
+    train_limit: int | None = None
+    test_limit: int | None = None
+    workers: int = 0
+    pin_memory: bool = False
 
-    def __init__(
-        self,
-        batch_size: int = 128,
-        eval_batch_size: int = 256,
-        val_size: int = 1000,
-        split_seed: int = 0,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self.batch_size = at_least("batch_size", batch_size, 1)
-        self.eval_batch_size = at_least("eval_batch_size", eval_batch_size, 1)
-        self.val_size = at_least("val_size", val_size, 1)
-        self.split_seed = at_least("split_seed", split_seed, 0)
-        self.train_limit = None if train_limit is None else at_least("train_limit", train_limit, 1)
-        self.test_limit = None if test_limit is None else at_least("test_limit", test_limit, 1)
-        self.workers = at_least("workers", workers, 0)
-        self.pin_memory = pin_memory
+        self.check_at_least(1, "batch_size", "eval_batch_size", "val_size", "train_limit", "test_limit")
+        self.check_at_least(0, "split_seed", "workers")
         self._sources: dict[str, IndexedImages] = {}
+
+    def check_at_least(self, minimum: int, *names: str) -> None:
+        """Raise ValueError where one of these arguments is given and below `minimum`."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise UserError(
+                    f"{name}={value} makes no sense: set it to {minimum} or more (--data.init_args.{name})."
+                )
 
     @abstractmethod
     def source(self, part: Literal["train", "test"]) -> IndexedImages:
-        """All training images (held-out ones included) or all test images, read from where they lie."""
+        """Read all training images (held-out ones included) or all test images."""
 
     def dataset(self, split: Split) -> IndexedImages:
-        """One split, ready to use: needs no Trainer and no setup. Sorted by index."""
+        """Images of one split, sorted by index; needs no Trainer and no setup."""
         if split == "test":
             return self._source("test").select(torch.arange(len(self._source("test")))[: self.test_limit])
         if split not in ("train", "val"):
@@ -90,10 +105,10 @@ class ImageData(LightningDataModule, ABC):
         return images.select(order[held_out:].sort().values[: self.train_limit])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Floats, and in training at places that are a function of (seed, epoch, index): on the batch's device."""
+        """Convert a batch to floats and augment training images, by (seed, epoch, index), on the batch's device."""
         x, y, index = batch
         if self.padding and self.trainer is not None and self.trainer.training:
-            x = crop_and_flip(x, index, self.padding, _seed(), self.trainer.current_epoch)
+            x = crop_and_flip(x, index, self.padding, global_seed(), self.trainer.current_epoch)
         return as_float(x), y, index
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -101,12 +116,12 @@ class ImageData(LightningDataModule, ABC):
         if isinstance(data, FileImages):
             data = data.augmented()
         # An order of its own, not the global generator's: the same images again after a resume, and on any rank.
-        sampler = EpochShuffle(data, rank, world, seed=_seed())
+        sampler = EpochShuffle(data, rank, world, seed=global_seed())
         loader = ResumableLoader(
             data,
             batch_size=self.batch_size,
             sampler=sampler,
-            collate_fn=ready,
+            collate_fn=default_convert,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=self._pinned(),
@@ -131,14 +146,14 @@ class ImageData(LightningDataModule, ABC):
             data,
             batch_size=self.eval_batch_size,
             sampler=Shard(data, rank, world),
-            collate_fn=ready,
+            collate_fn=default_convert,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=self._pinned(),
         )
 
     def _source(self, part: Literal["train", "test"]) -> IndexedImages:
-        """The source, read once and checked."""
+        """Source of one part, read once and checked."""
         if part not in self._sources:
             images = self.source(part)
             if not len(images):
@@ -157,24 +172,13 @@ class ImageData(LightningDataModule, ABC):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _handed_out(self, images: IndexedImages) -> IndexedImages:
-        """As stored under a Trainer, which calls `on_after_batch_transfer`; ready floats for everybody else."""
+        """Images as uint8 under a Trainer, which converts them on the device; as floats otherwise."""
         return images if self.trainer is None else images.stored()
 
     def _pinned(self) -> bool:
         return self.pin_memory and torch.cuda.is_available()  # torch warns where there is nothing to pin for
 
 
-def _seed() -> int:
-    """The seed of `seed_everything`, 0 where none was set."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
-
-
-def at_least(name: str, value: int, minimum: int) -> int:
-    if value < minimum:
-        raise UserError(f"{name}={value} makes no sense: set it to {minimum} or more (--data.init_args.{name}).")
-    return value
-
-
 def _silence_worker_advice() -> None:
-    """Lightning advises more workers wherever there are few; images in memory are fastest with none."""
+    """Silence Lightning's advice to use more workers: images in memory are loaded fastest without any."""
     warnings.filterwarnings("ignore", message=r".*does not have many workers which may be a bottleneck")

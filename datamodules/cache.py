@@ -1,4 +1,4 @@
-"""Images decoded once, then mapped from a file: no start-up time, and one copy in memory for all processes."""
+"""Cache of decoded images as a memory-mapped file: no start-up time, and one copy in memory for all processes."""
 
 import hashlib
 import os
@@ -20,13 +20,13 @@ Pixels = tuple[Tensor, Tensor]
 
 
 def places(beside: Path) -> list[Path]:
-    """Where files derived from `beside` may lie, best first: next to it, and in the user's cache folder."""
+    """Folders for files derived from `beside`, best first: next to it, and the user's cache folder."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adversarial-lightning"
     return [beside.absolute().parent, user]
 
 
 def facts(paths: list[Path]) -> str:
-    """A key that changes whenever one of the files does: names below their common folder, sizes and times."""
+    """Key that changes whenever one of the files does: hash of names below their common folder, sizes and times."""
     digest, common = hashlib.sha256(), os.path.commonpath(paths)
     for path in paths:
         stat = path.stat()
@@ -35,11 +35,11 @@ def facts(paths: list[Path]) -> str:
 
 
 def cached(beside: Path, name: str, key: str, decode: Callable[[], Pixels]) -> Pixels:
-    """`decode()`: uint8 pixels (N, C, H, W) and int64 labels (N,), from the file where they were put the first time.
+    """Result of `decode()`, uint8 pixels (N, C, H, W) and int64 labels (N,), from a file that the first call writes.
 
-    The file `.NAME.KEY.safetensors` lies in the folder of `beside` or, where nothing can be written, in the user's
-    cache folder; `key` must change with the source. Nobody ever sees half of it, and of several processes one decodes.
-    Raises ValueError, naming both places, where neither can be written, and what `decode` raises.
+    The file `.NAME.KEY.safetensors` lies in the folder of `beside` or, if that is read-only, in the user's cache
+    folder; `key` must change with the source. It is written in one step, and of several processes one decodes. Raises
+    ValueError, naming both folders, if neither can be written, and whatever `decode` raises.
     """
     file = f".{name}.{key}.safetensors"
     refused: list[str] = []
@@ -93,7 +93,7 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def stacked(count: int, fetch: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
-    """`fetch` of all numbers 0 .. count - 1, a few at a time, into one uint8 tensor (count, *shape)."""
+    """Fetch images 0 .. count - 1, a few at a time, into one uint8 tensor (count, *shape)."""
     pixels = torch.empty(count, *shape, dtype=torch.uint8)
     for start in range(0, count, 256):
         numbers = torch.arange(start, min(start + 256, count))

@@ -65,7 +65,7 @@ def _files(kind: Any, folder: Path, part: Part) -> dict[Path, str | None]:
 
 
 def _read(kind: Any, folder: Path, part: Part) -> Pixels:
-    """The files' hashes are checked by now; torchvision would check those of both parts."""
+    """Decode one part by torchvision without its hash check, which reads both parts; `decoded` has checked this one."""
     unchecked = {
         "train_list": [(n, None) for n, _ in kind.train_list],
         "test_list": [],

@@ -1,5 +1,6 @@
-"""scikit-learn's handwritten digits: 1,797 real images that come with the library, no download."""
+"""Handwritten digits of scikit-learn: 1,797 real images that come with the library, no download."""
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from adversarial_lightning.errors import UserError
 TEST_SIZE = 360
 
 
+@dataclass(eq=False, repr=False)
 class Digits(ImageData):
     """scikit-learn's 8x8 digits, bilinearly enlarged to `size` x `size`: 1,437 to train and hold out, 360 to test.
 
@@ -23,25 +25,15 @@ class Digits(ImageData):
 
     num_classes = 10
 
-    def __init__(
-        self,
-        size: int = 28,
-        batch_size: int = 128,
-        eval_batch_size: int = 256,
-        val_size: int = 200,
-        split_seed: int = 0,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
-        )
-        if size < 8:
-            raise UserError(f"size={size} would shrink the 8x8 digits: set 8 or more (--data.init_args.size).")
-        self.size = size
-        self.image_shape = (1, size, size)
+    size: int = 28
+    _: KW_ONLY
+    val_size: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size < 8:
+            raise UserError(f"size={self.size} would shrink the 8x8 digits: set 8 or more (--data.init_args.size).")
+        self.image_shape = (1, self.size, self.size)
 
     def source(self, part: Literal["train", "test"]) -> IndexedImages:
         pixels, labels = _load(self.size)

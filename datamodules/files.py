@@ -1,4 +1,4 @@
-"""Images that stay files, decoded at every fetch: for sets that are too large to keep decoded."""
+"""Images that are decoded from their files at every fetch, for data sets too large to keep decoded."""
 
 import copy
 
@@ -16,10 +16,10 @@ from adversarial_lightning.errors import UserError
 class FileImages(IndexedImages):
     """Images decoded from files: shorter side to `resized`, centre crop of `image_size`, grey (1 channel) or RGB (3).
 
-    `resized` defaults to `image_size`. With `random_crops` the copy that `augmented()` gives, for training, takes a
-    random part of the image instead (8 to 100 % of the area, sides 3:4 to 4:3) and mirrors half of them, by
-    torchvision's transforms, drawn as a function of (seed, epoch, index): `clock` holds the first two, in memory that
-    loader processes share. Raises ValueError naming the file that cannot be decoded.
+    `resized` defaults to `image_size`. With `random_crops` the training copy `augmented()` takes a random part of each
+    image instead (8 to 100 % of the area, sides 3:4 to 4:3) and mirrors half of them, by torchvision's transforms. The
+    draws are a function of (seed, epoch, index): `clock` holds seed and epoch, in memory that loader processes share.
+    Raises ValueError naming a file that cannot be decoded.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class FileImages(IndexedImages):
         self._augments = False
 
     def augmented(self) -> "FileImages":
-        """The same images for training."""
+        """Copy for training, with random crops if there are any."""
         again = copy.copy(self)
         again._augments = self.random is not None
         return again

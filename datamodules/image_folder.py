@@ -1,5 +1,6 @@
-"""Any data set that lies on disk as folders of image files, one folder per class, packed or not."""
+"""Data set from folders of image files, one folder for each class, packed or not."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,44 +17,36 @@ from adversarial_lightning.datamodules.synthetic_copies import image_folder, syn
 from adversarial_lightning.errors import UserError
 
 
+@dataclass(eq=False, repr=False)
 class ImageFolder(ImageData):
-    """Folders of images, one per class, below `root`; or a .tar, .tar.gz, .tgz or .zip of that, unpacked on first use.
+    """Folders of images below `root`, one for each class, or an archive of them (.tar, .tar.gz, .tgz, .zip).
 
-    Layouts: `{train,test}/<class>/*` or `{train,val}/<class>/*` (val is then the test set); with only one of these
-    folders, or with class folders alone, the share `test_size` becomes a fixed test set, whatever the split seed.
-    One folder around it all is looked through. Images become `(channels, image_size, image_size)`.
+    Layouts: `{train,test}/<class>/*` or `{train,val}/<class>/*` (val is then the test set). With only one of these
+    folders, or with class folders alone, the share `test_size` becomes a fixed test set that does not depend on the
+    split seed. A single folder around them is skipped. Images become `(channels, image_size, image_size)`. An archive
+    is unpacked on first use.
 
-    Files are numbered in turns, the first of every class, then the second of every class ...: so the first N are
-    spread over the classes, and `train_limit` and `test_limit` mean what they say. `classes` lists the folder names,
-    label by label; `num_classes` may exceed their number (a sample of a larger set), never fall below it.
+    Files are numbered in turns: the first of every class, then the second of every class ... The first N images are
+    therefore spread over all classes, also under `train_limit` and `test_limit`. `classes` lists the folder names by
+    label; `num_classes` may exceed their number (a sample of a larger data set), but not be lower.
 
-    cache: decode every image once, into a file that is mapped afterwards (`cache.py`): for sets whose pixels fit on the
-    disk. augment: in training, random crops with a padding of an eighth of the size, and mirrored ones.
-    Raises FileNotFoundError where root is missing, ValueError for an unknown archive, an empty class, a corrupt image.
+    cache: decode every image once into a file that is then memory-mapped (`cache.py`), for data sets whose pixels fit
+    on the disk. augment: in training, random crops with a padding of an eighth of the size, and mirrored images.
+    Raises FileNotFoundError if root is missing, ValueError for an unknown archive, an empty class, a corrupt image.
     """
 
-    def __init__(
-        self,
-        root: str,
-        num_classes: int | None = None,
-        image_size: int = 32,
-        channels: int = 3,
-        test_size: float = 0.2,
-        cache: bool = False,
-        augment: bool = False,
-        synthetic: bool = False,
-        batch_size: int = 128,
-        eval_batch_size: int = 256,
-        val_size: int = 1000,
-        split_seed: int = 0,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
-        )
+    root: str
+    num_classes: int | None = None  # type: ignore[assignment]  # as given; afterwards always a number
+    image_size: int = 32
+    channels: int = 3
+    test_size: float = 0.2
+    cache: bool = False
+    augment: bool = False
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels, image_size, test_size, given = self.channels, self.image_size, self.test_size, self.num_classes
         if channels not in (1, 3) or image_size < 1:
             raise UserError(
                 f"channels={channels}, image_size={image_size} is no image: set channels to 1 (grey) or 3 (RGB) and "
@@ -61,24 +54,20 @@ class ImageFolder(ImageData):
             )
         if not 0 < test_size < 1:
             raise UserError(f"test_size={test_size} is no share: set it between 0 and 1 (--data.init_args.test_size).")
-        self.root = root
-        self.image_size = image_size
         self.image_shape = (channels, image_size, image_size)
-        self.channels = channels
-        self.test_size = test_size
-        self.cache = cache
-        self.augment = augment
-        self.padding = image_size // 8 if augment else 0
-        self.synthetic = synthetic
-        where = synthetic_copy(image_folder, num_classes or 10, image_size) if synthetic else Path(root).expanduser()
+        self.padding = image_size // 8 if self.augment else 0
+        if self.synthetic:
+            where = synthetic_copy(image_folder, given or 10, image_size)
+        else:
+            where = Path(self.root).expanduser()
         self.train_root, self.test_root = _parts(where)
         self.classes = _subfolders(self.train_root)
         if not self.classes:
             raise UserError(f"{self.train_root} holds no class folders: put every class's images in its own folder.")
-        self.num_classes = len(self.classes) if num_classes is None else num_classes
+        self.num_classes = len(self.classes) if given is None else given
         if self.num_classes < len(self.classes):
             raise UserError(
-                f"num_classes={num_classes}, but {self.train_root} holds {len(self.classes)} class folders: leave "
+                f"num_classes={given}, but {self.train_root} holds {len(self.classes)} class folders: leave "
                 "num_classes out, or set it to their number or more (--data.init_args.num_classes)."
             )
 
@@ -102,7 +91,7 @@ class ImageFolder(ImageData):
         return TensorImages(pixels, labels, indices)
 
     def _files(self, folder: Path) -> tuple[list[str], Tensor]:
-        """All image files below the class folders, in turns, and their labels (M,) among `classes`."""
+        """Image files below the class folders, numbered in turns, and their labels (M,) among `classes`."""
         listing = _Listing(folder, allow_empty=True)
         if strangers := sorted(set(listing.classes) - set(self.classes)):
             raise UserError(f"{folder / strangers[0]} is no class of {self.train_root}: rename or remove that folder.")
@@ -118,7 +107,7 @@ class ImageFolder(ImageData):
 
 
 class _Listing(datasets.ImageFolder):
-    """torchvision's listing, blind for hidden folders (.ipynb_checkpoints and the like)."""
+    """Listing by torchvision that ignores hidden folders (.ipynb_checkpoints and the like)."""
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         names = _subfolders(Path(directory))
@@ -126,7 +115,7 @@ class _Listing(datasets.ImageFolder):
 
 
 def _parts(root: Path) -> tuple[Path, Path | None]:
-    """The folder of training classes and that of test classes, None where there is only one."""
+    """Folder of the training classes and folder of the test classes, None if there is only one."""
     if not root.exists():
         raise FileNotFoundError(
             f"there is nothing at {root.absolute()}: set --data.init_args.root to a folder of class folders "

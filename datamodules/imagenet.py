@@ -1,6 +1,7 @@
 """ImageNet (ILSVRC 2012), its subsets, and the NIPS 2017 development set."""
 
 import csv
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from adversarial_lightning.datamodules import synthetic_copies
 from adversarial_lightning.datamodules.archive import SUFFIXES, unpacked
-from adversarial_lightning.datamodules.base import ImageData, at_least
+from adversarial_lightning.datamodules.base import ImageData
 from adversarial_lightning.datamodules.files import FileImages
 from adversarial_lightning.datamodules.images import IndexedImages
 from adversarial_lightning.datamodules.synthetic_copies import synthetic_copy
@@ -21,6 +22,7 @@ Part = Literal["train", "test"]
 OFFICIAL = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 
 
+@dataclass(eq=False, repr=False)
 class ImageNet(ImageData):
     """ImageNet: 1,281,167 images to train and hold out, the 50,000 validation images to test, 1,000 classes.
 
@@ -37,39 +39,28 @@ class ImageNet(ImageData):
 
     num_classes = 1000
 
-    def __init__(
-        self,
-        root: str = "data/imagenet",
-        image_size: int = 224,
-        resized: int = 256,
-        augment: bool = True,
-        test_per_class: int | None = None,
-        subset_seed: int = 0,
-        subset: str | None = None,
-        synthetic: bool = False,
-        batch_size: int = 256,
-        eval_batch_size: int = 256,
-        val_size: int = 10_000,
-        split_seed: int = 0,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        workers: int = 8,
-        pin_memory: bool = True,
-    ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
-        )
-        if subset is not None and test_per_class is not None:
+    root: str = "data/imagenet"
+    image_size: int = 224
+    resized: int = 256
+    augment: bool = True
+    test_per_class: int | None = None
+    subset_seed: int = 0
+    subset: str | None = None
+    synthetic: bool = False
+    _: KW_ONLY
+    batch_size: int = 256
+    val_size: int = 10_000
+    workers: int = 8
+    pin_memory: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.subset is not None and self.test_per_class is not None:
             raise UserError("subset and test_per_class both choose test images: give one of them (--data.init_args).")
-        self.root = root
-        self.image_size = at_least("image_size", image_size, 1)
-        self.resized = at_least("resized", resized, image_size)
-        self.image_shape = (3, image_size, image_size)
-        self.augment = augment
-        self.test_per_class = None if test_per_class is None else at_least("test_per_class", test_per_class, 1)
-        self.subset_seed = at_least("subset_seed", subset_seed, 0)
-        self.subset = subset
-        self.synthetic = synthetic
+        self.check_at_least(1, "image_size", "test_per_class")
+        self.check_at_least(self.image_size, "resized")
+        self.check_at_least(0, "subset_seed")
+        self.image_shape = (3, self.image_size, self.image_size)
 
     def source(self, part: Part) -> IndexedImages:
         paths, labels = _in_turns(self._part(part))
@@ -82,7 +73,7 @@ class ImageNet(ImageData):
         return FileImages(paths, labels, self.image_size, 3, self.resized, crops, indices)
 
     def _part(self, part: Part) -> Path:
-        """The folder of class folders."""
+        """Folder of the class folders of one part."""
         root = synthetic_copy(synthetic_copies.imagenet) if self.synthetic else Path(self.root).expanduser()
         if root.is_file() and root.name.endswith(SUFFIXES):
             root = unpacked(root)
@@ -103,8 +94,9 @@ class ImageNet(ImageData):
         )
 
 
+@dataclass(eq=False, repr=False)
 class NIPS2017(ImageData):
-    """The development set of the NIPS 2017 competition on adversarial attacks: 1,000 images like ImageNet's, to test.
+    """Development set of the NIPS 2017 competition on adversarial attacks: 1,000 test images like ImageNet's.
 
     `root` holds `images/ID.png` (299x299) and `images.csv` or `dev_dataset.csv` with the columns ImageId and TrueLabel.
     The file counts classes from 1; labels here are the usual ones, from 0. `index` is the line in that file. Images are
@@ -113,22 +105,16 @@ class NIPS2017(ImageData):
 
     num_classes = 1000
 
-    def __init__(
-        self,
-        root: str = "data/nips2017",
-        image_size: int = 299,
-        synthetic: bool = False,
-        batch_size: int = 128,
-        eval_batch_size: int = 128,
-        test_limit: int | None = None,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        super().__init__(batch_size, eval_batch_size, test_limit=test_limit, workers=workers, pin_memory=pin_memory)
-        self.root = root
-        self.image_size = at_least("image_size", image_size, 1)
-        self.image_shape = (3, image_size, image_size)
-        self.synthetic = synthetic
+    root: str = "data/nips2017"
+    image_size: int = 299
+    synthetic: bool = False
+    _: KW_ONLY
+    eval_batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(1, "image_size")
+        self.image_shape = (3, self.image_size, self.image_size)
 
     def source(self, part: Part) -> IndexedImages:
         if part == "train":
@@ -154,7 +140,7 @@ class NIPS2017(ImageData):
 
 
 def wnids() -> list[str]:
-    """ImageNet's 1,000 WordNet ids, label by label."""
+    """WordNet ids of ImageNet's 1,000 classes, in the order of their labels."""
     from timm.data import ImageNetInfo  # seconds to import, and no other data set needs it
 
     names: list[str] = ImageNetInfo().label_names()
@@ -162,7 +148,7 @@ def wnids() -> list[str]:
 
 
 def some_of_each(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Ascending numbers of `count` entries of every label in `labels` (N,), or all where there are fewer."""
+    """Ascending positions of `count` random entries of every label in `labels` (N,), or all if there are fewer."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     ranked = order[labels[order].sort(stable=True).indices]  # grouped by label, at random within
     sizes = torch.unique_consecutive(labels[ranked], return_counts=True)[1]
@@ -171,7 +157,7 @@ def some_of_each(labels: Tensor, count: int, seed: int) -> Tensor:
 
 
 def _in_turns(folder: Path) -> tuple[list[str], Tensor]:
-    """All images below the class folders, the first of every class, then the second ..., and their labels."""
+    """Images below the class folders, the first of every class, then the second ..., and their labels."""
     known = {wnid: label for label, wnid in enumerate(wnids())}
     turns = []
     for entry in sorted(folder.iterdir()):
@@ -192,7 +178,7 @@ def _in_turns(folder: Path) -> tuple[list[str], Tensor]:
 
 
 def _listed(path: Path, count: int) -> Tensor:
-    """The indices in a text file, ascending."""
+    """Indices in a text file, ascending."""
     try:
         numbers = sorted({int(word) for word in path.read_text().split()})
     except (OSError, ValueError) as error:

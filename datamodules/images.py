@@ -1,9 +1,8 @@
-"""Data sets of numbered images: every item is `(x, y, index)`, fetched in whole batches."""
+"""Data sets of numbered images `(x, y, index)` that fetch whole batches."""
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,26 +12,26 @@ from adversarial_lightning.errors import UserError
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
-# The position of the dummy: a process whose shard is empty takes one dummy, so that its loop runs like everybody's.
+# Position of the dummy: a process with an empty shard gets one dummy, so that its loop runs like that of the others.
 DUMMY = -1
 
 
 class IndexedImages(Dataset[Batch], ABC):
-    """Some images of one source (a training file, a test file), each named by its number in that source.
+    """Images of one source (a training file, a test file), each named by its number in that source.
 
     `all_labels` (M,) are the labels of the whole source, `indices` (N,) the ascending numbers of the images held here.
     Afterwards `indices` and `labels` are int64 tensors (N,), one entry per position.
 
     `data[position]` is `(x (C, H, W) float32 in [0, 1], y (), index ())`; `data.__getitems__(positions)` is the same as
-    one ready batch with a leading dimension. Position -1 is a dummy, the first image under index -1: whoever consumes
-    batches drops rows with index < 0. Raises IndexError outside -1 .. N-1.
+    one batch with a leading dimension. Position -1 is a dummy, the first image with index -1: consumers of batches drop
+    rows with index < 0. Raises IndexError outside -1 .. N-1.
     """
 
     def __init__(self, all_labels: Tensor, indices: Tensor) -> None:
         self.indices = indices.to(torch.int64)
         self.labels = all_labels.to(torch.int64)[self.indices]
 
-    # Set by `stored()`: batches leave as they lie in memory, a quarter of the bytes to move where that is uint8.
+    # Set by `stored()`: batches keep the dtype of the source, and uint8 has a quarter of the bytes to move.
     _as_stored = False
 
     @abstractmethod
@@ -40,13 +39,13 @@ class IndexedImages(Dataset[Batch], ABC):
         """Images (B, C, H, W) by their numbers (B,) in the source: uint8 in 0 .. 255, or float32 in [0, 1]."""
 
     def stored(self) -> "IndexedImages":
-        """The same images for a loader whose consumer calls `as_float` itself, on the device it works on."""
+        """Copy that returns images in the dtype of their source; the consumer calls `as_float`, on its device."""
         stored = copy.copy(self)
         stored._as_stored = True
         return stored
 
     def select(self, positions: Tensor) -> "IndexedImages":
-        """The images at these positions; pixels are not copied."""
+        """Subset at these positions; pixels are not copied."""
         selected = copy.copy(self)
         selected.indices, selected.labels = self.indices[positions], self.labels[positions]
         return selected
@@ -71,11 +70,11 @@ class IndexedImages(Dataset[Batch], ABC):
 
 
 class TensorImages(IndexedImages):
-    """Images kept in memory: `pixels` (M, C, H, W) holds the whole source, uint8 in 0 .. 255 or float32 in [0, 1].
+    """Images in memory: `pixels` (M, C, H, W) holds the whole source, uint8 in 0 .. 255 or float32 in [0, 1].
 
-    uint8 becomes float per batch: a quarter of the memory, and no pass over the data at start. `pixels` may be mapped
-    from a file (`cache.py`): then processes share one copy, and only what is read takes memory.
-    `indices` defaults to all. Raises ValueError where pixels and labels do not fit.
+    uint8 becomes float batch by batch: a quarter of the memory, and no pass over the data at the start. `pixels` may be
+    mapped from a file (`cache.py`): then processes share one copy, and only pages that are read take memory.
+    `indices` defaults to all. Raises ValueError if pixels and labels do not have the same length.
     """
 
     def __init__(self, pixels: Tensor, all_labels: Tensor, indices: Tensor | None = None) -> None:
@@ -89,10 +88,5 @@ class TensorImages(IndexedImages):
 
 
 def as_float(x: Tensor) -> Tensor:
-    """Pixels in [0, 1], float32, of uint8 in 0 .. 255; floats as they are. Exact to the bit on every device."""
+    """Convert uint8 pixels in 0 .. 255 to float32 in [0, 1], to the same bits on every device; keep floats."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x
-
-
-def ready(batch: Any) -> Any:
-    """The collate function of batches that `__getitems__` has already put together."""
-    return batch

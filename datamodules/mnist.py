@@ -1,7 +1,8 @@
-"""The MNIST handwritten digits, and Fashion-MNIST, which comes in the same files."""
+"""MNIST and Fashion-MNIST, in MNIST's idx files."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torchvision import datasets
 
@@ -14,39 +15,23 @@ from adversarial_lightning.errors import UserError
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 
+@dataclass(eq=False, repr=False)
 class IdxImages(ImageData):
     """Abstract: 60,000 28x28 grey images to train and hold out and 10,000 to test, in MNIST's idx files.
 
     `root` is torchvision's root: the four uncompressed idx files lie in `root/<name>/raw`; `download` fetches them from
-    torchvision's mirrors; `synthetic` reads a tiny generated twin instead. The files are what a cache of decoded
-    images would be, so there is no other. `index` is the number in the training file for train and val, in the test
-    file for test. Raises FileNotFoundError where the files are missing and ValueError where they cannot be read.
+    torchvision's mirrors; `synthetic` reads a synthetic copy instead. The files are not compressed, so there is no
+    cache of decoded images. `index` is the number in the training file for train and val, in the test file for test.
+    Raises FileNotFoundError if files are missing and ValueError if they cannot be read.
     """
 
     num_classes = 10
     image_shape = (1, 28, 28)
-    reader: Any
+    reader: ClassVar[Any]
 
-    def __init__(
-        self,
-        root: str = "data",
-        download: bool = False,
-        synthetic: bool = False,
-        batch_size: int = 128,
-        eval_batch_size: int = 256,
-        val_size: int = 1000,
-        split_seed: int = 0,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, val_size, split_seed, train_limit, test_limit, workers, pin_memory
-        )
-        self.root = root
-        self.download = download
-        self.synthetic = synthetic
+    root: str = "data"
+    download: bool = False
+    synthetic: bool = False
 
     def prepare_data(self) -> None:
         """Download on one process only; Lightning calls this before all others read."""

@@ -1,4 +1,4 @@
-"""Which image comes when, on which process: orders that are functions of (seed, epoch) and of nothing else."""
+"""Samplers whose order is a function of (seed, epoch) only, and a loader that resumes within an epoch."""
 
 import warnings
 from collections.abc import Iterator, Sized
@@ -15,7 +15,7 @@ from adversarial_lightning.datamodules.images import DUMMY, Batch
 
 
 class EpochShuffle(DistributedSampler[int]):
-    """A new permutation for every epoch; `world` processes deal the same permutation out among them.
+    """Sampler with a new permutation for every epoch, which is dealt out among `world` processes.
 
     Place i of the permutation goes to rank i % world, so a step of all processes together sees the images that one
     process with the `world`-fold batch sees. The end is padded from the beginning: all ranks count the same.
@@ -28,7 +28,7 @@ class EpochShuffle(DistributedSampler[int]):
         self.skip = 0
 
     def order(self) -> Tensor:
-        """Positions of all ranks (world * len(self),) in this epoch, padding included."""
+        """Positions of all ranks in this epoch, (world * len(self),), with padding."""
         # The stride keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart; torch's CPU generator reads 32 bits.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**32)
         permutation = torch.randperm(self.count, generator=generator)
@@ -39,9 +39,9 @@ class EpochShuffle(DistributedSampler[int]):
 
 
 class Shard(DistributedSampler[int]):
-    """Positions rank, rank + world, ... in order, without padding: all processes together see every image once.
+    """Sampler of the positions rank, rank + world, ... without padding: all processes together see every image once.
 
-    An empty shard yields the dummy position, because a process that skips its loop also skips the hooks at its end,
+    An empty shard yields the dummy position: a process without batches would skip the hooks at the end of its loop,
     where the others wait for it.
     """
 
@@ -57,11 +57,11 @@ class Shard(DistributedSampler[int]):
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A DataLoader over `EpochShuffle` that knows how far training has come in its epoch, and continues there.
+    """DataLoader over `EpochShuffle` that records its progress in the epoch, and resumes there.
 
     Lightning saves and restores every loader that has `state_dict`. The state counts the batches that were trained on,
-    not those that workers have prefetched; `trainer` tells the two apart where a checkpoint is written in the middle
-    of a step. Without a trainer every batch handed out counts.
+    not those that workers have prefetched; `trainer` knows the difference when a checkpoint is written within a step.
+    Without a trainer every batch that was returned counts.
     """
 
     # Defaults on the class and no __init__: Lightning may rebuild a loader from DataLoader's own arguments.
@@ -89,7 +89,7 @@ class ResumableLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where training stands: epoch, batches done in it, and images per batch over all processes."""
+        """Progress of training: epoch, batches done in it, and images per batch over all processes."""
         if self._resume is not None:
             return dict(self._resume)
         batches = self._handed_out
@@ -99,7 +99,7 @@ class ResumableLoader(DataLoader[Batch]):
         return {"epoch": self._epoch, "batches": batches, "global_batch": self._global_batch()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()` at the next iteration, if that is one of the same epoch."""
+        """Continue from `state` at the next iteration, if it belongs to the same epoch."""
         self._resume = {name: int(state[name]) for name in ("epoch", "batches", "global_batch")}
 
     def _global_batch(self) -> int:

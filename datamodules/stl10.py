@@ -1,5 +1,6 @@
-"""STL-10, the labelled part."""
+"""STL-10, its labelled images."""
 
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
 from adversarial_lightning.errors import UserError
 
 
+@dataclass(eq=False, repr=False)
 class STL10(ArchiveDataset):
     """STL-10's labelled images: 5,000 to train and hold out, 8,000 to test, 96x96 RGB, 10 classes.
 
@@ -27,29 +29,17 @@ class STL10(ArchiveDataset):
     margin = 4
     write_synthetic = staticmethod(synthetic_copies.stl10)
 
-    def __init__(
-        self,
-        root: str = "data",
-        download: bool = False,
-        fold: int | None = None,
-        augment: bool = True,
-        synthetic: bool = False,
-        batch_size: int = 64,
-        eval_batch_size: int = 256,
-        val_size: int = 500,
-        split_seed: int = 0,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        super().__init__(
-            *(root, download, augment, synthetic, batch_size, eval_batch_size, val_size, split_seed),
-            *(train_limit, test_limit, workers, pin_memory),
-        )
-        if fold is not None and not 0 <= fold <= 9:
-            raise UserError(f"fold={fold}: STL-10 has the folds 0 .. 9; leave it out for all (--data.init_args.fold).")
-        self.fold = fold
+    fold: int | None = None
+    _: KW_ONLY
+    batch_size: int = 64
+    val_size: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fold is not None and not 0 <= self.fold <= 9:
+            raise UserError(
+                f"fold={self.fold}: STL-10 has the folds 0 .. 9; leave it out for all (--data.init_args.fold)."
+            )
 
     def source(self, part: Part) -> IndexedImages:
         pixels, labels = self.decoded(part)
@@ -68,7 +58,7 @@ class STL10(ArchiveDataset):
         return {folder / self.inside / name: md5 for name, md5 in listed}
 
     def read(self, folder: Path, part: Part) -> Pixels:
-        """The hashes are checked by now; torchvision would ask for the 2.6 GB without labels too."""
+        """Decode one part by torchvision, which would otherwise ask for the 2.6 GB of unlabelled images too."""
         labelled = {"train_list": [(n, None) for n, _ in datasets.STL10.train_list[:2]], "test_list": []}
         if part == "test":
             labelled["test_list"] = [(n, None) for n, _ in datasets.STL10.test_list]

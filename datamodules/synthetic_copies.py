@@ -1,7 +1,7 @@
-"""Tiny generated twins of the data sets, in the true format on disk: every experiment runs anywhere, offline.
+"""Synthetic copies: a few generated images in the format of each data set, for runs without the data.
 
-`synthetic_copy(write, ...)` is the folder that one of the writers filled, made once a process and removed at its end. Images of a
-class have its colour, with noise over it, so that a network can learn them.
+`synthetic_copy(write, ...)` is a folder that one of the writers has filled, made once a process and removed at its end.
+All images of a class have one colour with noise over it, so that a network can learn them.
 """
 
 import atexit
@@ -25,15 +25,15 @@ TRAIN, TEST = 64, 24
 
 @functools.cache
 def synthetic_copy(write: Callable[..., None], *settings: int | str) -> Path:
-    """A temporary folder with what `write(folder, *settings)` puts there."""
-    outer = Path(tempfile.mkdtemp(prefix="adversarial-lightning-twin-"))
+    """Temporary folder that `write(folder, *settings)` has filled."""
+    outer = Path(tempfile.mkdtemp(prefix="adversarial-lightning-synthetic-"))
     atexit.register(shutil.rmtree, outer, ignore_errors=True)
     write(outer / "data", *settings)
     return outer / "data"
 
 
 def images(count: int, classes: int, channels: int, size: int, seed: int) -> tuple[Pixels, Labels]:
-    """Pixels (count, channels, size, size), and labels (count,) that go round all `classes`."""
+    """Pixels (count, channels, size, size), and labels (count,) that cycle through all `classes`."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % classes
     colours = np.random.default_rng(0).integers(32, 224, (classes, channels, 1, 1))
@@ -42,7 +42,7 @@ def images(count: int, classes: int, channels: int, size: int, seed: int) -> tup
 
 
 def idx(folder: Path, name: str) -> None:
-    """MNIST's and Fashion-MNIST's uncompressed idx files, below `folder/name/raw`."""
+    """Write MNIST's or Fashion-MNIST's uncompressed idx files to `folder/name/raw`."""
     raw = folder / name / "raw"
     raw.mkdir(parents=True)
     for seed, (part, count) in enumerate((("train", TRAIN), ("t10k", TEST))):
@@ -54,14 +54,14 @@ def idx(folder: Path, name: str) -> None:
 
 
 def cifar10(folder: Path) -> None:
-    """`cifar-10-batches-py`: five training batches and one of test images, pickled."""
+    """Write `cifar-10-batches-py`: five training batches and one of test images, pickled."""
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     _cifar(folder / "cifar-10-batches-py", dict.fromkeys(names, TEST), 10, "labels")
     _pickle(folder / "cifar-10-batches-py" / "batches.meta", {"label_names": [f"class{c}" for c in range(10)]})
 
 
 def cifar100(folder: Path) -> None:
-    """`cifar-100-python`: train and test, pickled."""
+    """Write `cifar-100-python`: train and test, pickled."""
     _cifar(folder / "cifar-100-python", {"train": 2 * TRAIN, "test": TEST}, 100, "fine_labels")
     _pickle(folder / "cifar-100-python" / "meta", {"fine_label_names": [f"class{c}" for c in range(100)]})
 
@@ -78,7 +78,7 @@ def _pickle(path: Path, content: dict[str, Any]) -> None:
 
 
 def stl10(folder: Path) -> None:
-    """`stl10_binary`: columns before rows, labels from 1, ten folds of training images."""
+    """Write `stl10_binary`: columns before rows, labels from 1, ten folds of training images."""
     inside = folder / "stl10_binary"
     inside.mkdir(parents=True)
     for seed, (part, count) in enumerate((("train", TRAIN), ("test", TEST))):
@@ -91,7 +91,7 @@ def stl10(folder: Path) -> None:
 
 
 def tiny_imagenet(folder: Path) -> None:
-    """`tiny-imagenet-200` with all 200 classes, one training image each; annotated validation images."""
+    """Write `tiny-imagenet-200` with all 200 classes, one training image each; annotated validation images."""
     inside = folder / "tiny-imagenet-200"
     wnids = [f"n{c:08d}" for c in np.random.default_rng(0).permutation(200)]  # the official list is unsorted too
     pixels, labels = images(200, 200, 3, 64, 0)
@@ -109,7 +109,7 @@ def tiny_imagenet(folder: Path) -> None:
 
 
 def class_folders(folder: Path, parts: dict[str, int], names: list[str], size: int) -> None:
-    """`PART/CLASS/N.JPEG`: so many images a class and part, in several sizes around `size`."""
+    """Write `PART/CLASS/N.JPEG`: the given number of images for each class of a part, in sizes around `size`."""
     for seed, (part, each) in enumerate(parts.items()):
         pixels, labels = images(each * len(names), len(names), 3, size + 8, seed)
         for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
@@ -117,19 +117,19 @@ def class_folders(folder: Path, parts: dict[str, int], names: list[str], size: i
 
 
 def image_folder(folder: Path, classes: int, size: int) -> None:
-    """`{train,test}/CLASS/N.JPEG`."""
+    """Write `{train,test}/CLASS/N.JPEG`."""
     each = max(1, TRAIN // classes)
     class_folders(folder, {"train": each, "test": each}, [f"class{c:04d}" for c in range(classes)], size)
 
 
 def imagenet(folder: Path) -> None:
-    """`{train,val}/WNID/N.JPEG` for eight of ImageNet's classes."""
+    """Write `{train,val}/WNID/N.JPEG` for eight of ImageNet's classes."""
     wnids = ["n01440764", "n01443537", "n01484850", "n02123159", "n03445777", "n07930864", "n13133613", "n15075141"]
     class_folders(folder, {"train": 4, "val": 3}, wnids, 40)
 
 
 def nips2017(folder: Path) -> None:
-    """`images.csv` with labels from 1, and `images/ID.png`."""
+    """Write `images.csv` with labels from 1, and `images/ID.png`."""
     pixels, labels = images(TEST, 1000, 3, 299, 0)
     with open(_parent(folder / "images.csv"), "w", newline="") as file:
         rows = csv.writer(file)

@@ -1,4 +1,4 @@
-"""Tiny ImageNet."""
+"""Tiny ImageNet: 200 classes of 64x64 images."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ class TinyImageNet(ArchiveDataset):
     """Tiny ImageNet: 100,000 images to train and hold out, 10,000 to test, 64x64 RGB, 200 classes.
 
     The test set is the official *validation* set, whose labels are in `val_annotations.txt`; the official test set has
-    none. Labels are places in the sorted list of WordNet ids, as torchvision's ImageFolder numbers them. `index` counts
+    none. Labels are positions in the sorted list of WordNet ids, as in torchvision's ImageFolder. `index` counts
     training images in turns (the first of every class, then the second ...), so that a subset with the first images of
-    every class keeps the numbers; test images have the number in their name. In training a crop of 64 out of 72 and a
-    mirror. Grey files become RGB.
+    every class keeps the numbers; the index of a test image is the number in its name. In training a crop of 64 out of
+    72 and a mirror. Grey images become RGB.
     """
 
     num_classes = 200

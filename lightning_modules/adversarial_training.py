@@ -1,4 +1,4 @@
-"""Adversarial training: the loss at the point that an attack found (Madry et al. 2018; Goodfellow et al. 2015)."""
+"""Adversarial training: cross-entropy of attacked images (Madry et al. 2018; Goodfellow et al. 2015)."""
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,13 @@ from adversarial_lightning.lightning_modules.schedules import Schedule
 class AdversarialTraining(LossClassifier):
     """Minimises (1 - clean_weight) CE(f(x'), y) + clean_weight CE(f(x), y), x' = attack(f, x, y).
 
-    With PGD and weight 0 this is PGD-AT; chosen by held-out robust accuracy, as ``best.ckpt`` is, it is PGD-AT(E)
-    (Rice, Wong and Kolter 2020). With FGSM and weight 0.5 it is the mixture of Goodfellow et al. (eq. 5 and after).
-    The attack sees the network in eval mode.
+    With PGD and weight 0 this is PGD-AT; its checkpoint with the best held-out robust accuracy, ``best.ckpt``, is
+    PGD-AT(E) (Rice, Wong and Kolter 2020). With FGSM and weight 0.5 it is the mixture of Goodfellow et al. (after
+    eq. 5). The attack sees the network in eval mode.
 
     Args:
         network: images in [0, 1] -> logits.
-        attack: finds x'.
+        attack: makes x'.
         clean_weight: share of the clean loss, in [0, 1).
         optimizer: of the network's parameters.
         schedule: of the learning rate; none: constant.

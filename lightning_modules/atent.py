@@ -13,13 +13,14 @@ from adversarial_lightning.attacks import Langevin
 from adversarial_lightning.attacks.core.gradient import input_gradient
 from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.lightning_modules.base import Batch, Classifier
+from adversarial_lightning.lightning_modules.base import Classifier
 from adversarial_lightning.lightning_modules.schedules import Schedule
+from adversarial_lightning.lightning_modules.training_method import Batch
 from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 def ema_weights(steps: int, alpha: float) -> list[float]:
-    """Weight c_k of the loss at each iterate x'^0 ... x'^K in the final average mu (line 10 of Algorithm 1).
+    """Weights c_k of the losses at the iterates x'^0 ... x'^K in the final average mu (line 10 of Algorithm 1).
 
     mu_k = (1 - alpha) mu_{k-1} + alpha L(x'^k), mu_0 = 0, so c_0 = 0, c_k = alpha (1 - alpha)^(K - k), and their sum
     is 1 - (1 - alpha)^K: no bias correction.
@@ -28,19 +29,19 @@ def ema_weights(steps: int, alpha: float) -> list[float]:
 
 
 class ATENT(Classifier):
-    """Descends on the moving average of the losses at K samples drawn near x by Langevin ascent.
+    """Minimises the moving average of the losses at K samples near x, which Langevin ascent draws.
 
-    The gradient of the average is the weighted sum of the gradients at the K iterates. Each is taken when its iterate
-    is visited, from the forward pass that the next Langevin step needs anyway: K + 1 forwards, and never more than one
-    graph in memory, for any K. Departures from the paper are those of the sampler (`attacks.Langevin`).
+    The gradient of the average is the weighted sum of the gradients at the K iterates. Each is computed at its iterate,
+    from the forward pass that the next Langevin step needs anyway: K + 1 forward passes, and one graph in memory at a
+    time, for any K. Departures from the paper are those of the sampler (`attacks.Langevin`).
 
     Args:
         network: images in [0, 1] -> logits.
         sampler: the Langevin sampler; its `eps` is the radius, 1/gamma in Algorithm 2.
         alpha: weight of the newest loss in the average, in (0, 1]; 1 trains on the last sample only.
-        tail_tol: iterates whose weight in the average is at most this give no weight gradient; 0 for all.
-        sampler_mode: train shares the forward pass and lets dropout and batch statistics act while sampling, as the
-            authors do; eval samples from the network in eval mode, for up to twice the forwards.
+        tail_tol: iterates whose weight in the average is at most this add no gradient of the parameters; 0: all do.
+        sampler_mode: train samples in train mode, with dropout and batch statistics, and shares the forward pass, as
+            the authors do; eval samples in eval mode, for up to twice as many forward passes.
         optimizer: of the network's parameters.
         schedule: of the learning rate; none: constant.
     """
@@ -96,8 +97,8 @@ class ATENT(Classifier):
         return mu
 
     def sample_gradient(self, z: Tensor, y: Tensor, c: float) -> tuple[Tensor, Tensor]:
-        """Gradient of the summed loss at the iterate `z`, and the mean loss; adds c times its weight gradient."""
-        counts = c > max(self.tail_tol, 1e-30)  # below, c is nothing beside 1 in any float
+        """Gradient of the summed loss at the iterate `z`, and the mean loss; adds c times the parameters' gradient."""
+        counts = c > max(self.tail_tol, 1e-30)  # below 1e-30, adding c times a gradient changes no float
         if self.sampler_mode == "eval" or not counts:
             with frozen_eval(self.network) if self.sampler_mode == "eval" else nullcontext():
                 gradient, losses = input_gradient(self.network, z, y, ce)
@@ -108,7 +109,7 @@ class ATENT(Classifier):
         return z.grad * (len(z) / c), loss
 
     def weight_gradient(self, z: Tensor, y: Tensor, c: float, sync: bool = False) -> Tensor:
-        """The mean loss at `z`; adds c times its gradient to the parameters' (and to z's, if it asks for one)."""
+        """Mean loss at `z`; adds c times its gradient to the parameters' gradient (and to z's, if it requires one)."""
         loss = F.cross_entropy(self.network(z), y)
         blocked = getattr(self.trainer.strategy, "block_backward_sync", None)
         with nullcontext() if sync or blocked is None else blocked():  # one exchange between processes a step
@@ -116,7 +117,7 @@ class ATENT(Classifier):
         return loss.detach()
 
     def on_train_epoch_end(self) -> None:
-        """Warn where l2 samples end far from the radius they are meant for: the pull needs calibration then."""
+        """Warn if l2 samples end far from their radius: the sampler's pull then needs calibration."""
         mean = float(torch.stack(self.reach).mean()) if self.reach else 1.0
         self.reach.clear()
         if self.sampler.norm == "l2" and not 0.7 <= mean <= 1.3:

@@ -1,4 +1,4 @@
-"""DAE and sDAE: denoisers that estimate the score of the data, also of a class (MALADE, Srinivasan et al. 2021)."""
+"""DAE and sDAE: denoisers that estimate the score of the data or of a class (MALADE, Srinivasan et al. 2021)."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,8 @@ from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.checkpoints.load import check_fit, load_network
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.lightning_modules.base import Batch, TrainingMethod
 from adversarial_lightning.lightning_modules.schedules import Schedule
+from adversarial_lightning.lightning_modules.training_method import Batch, TrainingMethod
 from adversarial_lightning.networks import Denoiser
 from adversarial_lightning.networks.eval_mode import frozen_eval
 
@@ -25,7 +25,7 @@ NAMES = ("loss", "reconstruction", "cross_entropy", "acc", "supervised_share")
 
 
 def reconstruction(r: Tensor, x: Tensor) -> Tensor:
-    """||r - x||^2 (B,): the SUM over the values of each image, as the theory of Eqs. 4 to 10 demands."""
+    """Squared error ||r - x||^2 (B,), the SUM over the values of each image, as Eqs. 4 to 10 require."""
     return (r - x).square().flatten(1).sum(1)
 
 
@@ -40,13 +40,13 @@ def supervised_objective(
 
 
 def class_weights(labels: Tensor) -> Tensor:
-    """n / (K n_y) for each of the K classes y among `labels` (n,), 0 for others: mean 1, and all classes alike."""
+    """Class weights n / (K n_y) for the K classes y among `labels` (n,), 0 for others; their mean over images is 1."""
     counts = labels.bincount()
     return torch.where(counts > 0, len(labels) / (int((counts > 0).sum()) * counts.clamp_min(1)), 0.0)
 
 
 def supervised_share(classifier: nn.Module, x: Tensor, r: Tensor, sigma2: float) -> Tensor:
-    """Length of the supervised part of the score at the noisy `x`, over that of the score (B,).
+    """Ratio (B,) of the length of the score's supervised part to that of the score, at the noisy `x`.
 
     Where the objective is minimal, ``r - x = sigma2 grad log p_sigma(x) + sigma2 E_{y ~ f(x)}[grad_r log f_y(r)]``: the
     exact form of Theorem 1 at finite sigma2, with the posterior at x and the classifier's gradient at r. The second
@@ -63,7 +63,7 @@ class DenoisingAutoencoder(TrainingMethod):
     """Minimises E ||r(x + n) - x||^2 + 2 sigma2 J(r(x + n), y), n ~ N(0, sigma2 I): Eq. 8, without a classifier Eq. 4.
 
     J is the cross-entropy of a frozen classifier, through which the gradient flows into r. The noise is new in every
-    step and the noisy image is not clipped, as the theory assumes. Held-out images are judged under fixed noise;
+    step and the noisy image is not clipped, as the theory assumes. Held-out images are evaluated under fixed noise;
     ``val/loss`` chooses the checkpoint. The paper prints sigma^2 = 0.15 (MNIST) and 0.1 (ImageNet); a standard
     deviation may have been meant (sigma2 0.0225 and 0.01). Optimiser and epochs are not in the paper.
 
@@ -73,7 +73,7 @@ class DenoisingAutoencoder(TrainingMethod):
             torchvision: `networks.TimmClassifier`, `networks.TorchvisionClassifier`): an sDAE. None: a DAE.
         sigma2: variance of the noise, in squares of pixels of [0, 1].
         ce_scale: factor on the second term, for ablations; the theory fixes 1, and 0 trains a DAE.
-        reweight: let all classes count alike (loss: in both terms, ce_only: in the second), for unbalanced data.
+        reweight: give all classes equal weight (loss: in both terms, ce_only: in the second), for unbalanced data.
         corruption: fresh noise in every epoch; or once: one noisy version of each image, clipped to [0, 1], as
             Magnet's code has it.
         optimizer: of the network's parameters.
@@ -105,7 +105,7 @@ class DenoisingAutoencoder(TrainingMethod):
         self.means = nn.ModuleDict({f"{stage}_{name}": MeanMetric() for stage in ("val", "test") for name in NAMES})
 
     def setup(self, stage: str) -> None:
-        """Load and freeze the classifier; raise ValueError where it, the network and the data do not fit together."""
+        """Load and freeze the classifier. Raises ValueError if classifier, network and data do not fit together."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None:
             check_images_come_back(self.network, tuple(data.image_shape))
@@ -127,9 +127,9 @@ class DenoisingAutoencoder(TrainingMethod):
             self._weights = class_weights(torch.as_tensor(data.dataset("train").labels))
 
     def terms(self, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
-        """One value an image (B,): both terms of Eq. 8, and whether the restored image is recognised; r and its input.
+        """Terms of Eq. 8 and correctness of the restored image, all (B,), with the restored and the noisy image.
 
-        Without a classifier the second term is 0 and nothing is recognised.
+        Without a classifier the second term and the correctness are 0.
         """
         noisy = x + self.sigma2**0.5 * noise.normal(x)
         if self.corruption == "once":
@@ -144,13 +144,13 @@ class DenoisingAutoencoder(TrainingMethod):
         return {"noisy": noisy, "r": r, "reconstruction": error, "cross_entropy": cross_entropy, "acc": right}
 
     def classifier(self, x: Tensor) -> nn.Module:
-        """The frozen classifier, where `x` is."""
+        """Frozen classifier, on the device of `x`."""
         (classifier,) = self._classifier
         assert isinstance(classifier, nn.Module)
         return classifier.to(x.device)
 
     def objective(self, terms: dict[str, Tensor], y: Tensor) -> Tensor:
-        """Eq. 8, with the class weights where they are asked for."""
+        """Objective of Eq. 8, with class weights if `reweight` asks for them."""
         error, cross_entropy = terms["reconstruction"], terms["cross_entropy"]
         if self._weights is None:
             return supervised_objective(error, cross_entropy, self.sigma2, self.ce_scale)
@@ -170,6 +170,7 @@ class DenoisingAutoencoder(TrainingMethod):
 
     @property
     def logged(self) -> tuple[str, ...]:
+        """Names of the logged means."""
         return NAMES if self._classifier else NAMES[:2]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -184,7 +185,7 @@ class DenoisingAutoencoder(TrainingMethod):
         return {"index": batch[2][keep], "restored": self(batch[0])[keep]}
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        """The same noise in every epoch and run, so that epochs can be compared."""
+        """Log the means of one batch, under the same noise in every epoch and run."""
         x, y, index = batch
         terms = self.terms(x, y, Noise.keyed(0, index).fork("held out"))
         terms["loss"] = terms["reconstruction"] + 2 * self.sigma2 * self.ce_scale * terms["cross_entropy"]

@@ -1,4 +1,4 @@
-"""The high-confidence attack (Matyasko 2020, Algorithm 1) as a function that a network is trained through."""
+"""High-confidence attack (Matyasko 2020, Algorithm 1) as a differentiable function, for training through it."""
 
 from typing import Literal
 
@@ -15,11 +15,11 @@ Choice = Literal["closest", "uniform", "probable"]
 
 
 def choose_target(logits: Tensor, x: Tensor, source: Tensor, choice: Choice, noise: Noise) -> Tensor:
-    """A class (B,), never `source` (B,), for each image: constants.
+    """Target class (B,) for each image, a constant other than `source` (B,).
 
-    closest: the one whose linearised l2 boundary with the source is nearest (the thesis' choice), from the gradients
-    of `logits` (B, K) at `x` (B, ...), which requires gradients; uniform: any, with equal odds; probable: any, with
-    the odds of their probabilities.
+    closest: the class whose linearised l2 boundary with the source is nearest (the thesis' choice), from the gradients
+    of `logits` (B, K) at `x` (B, ...), which requires gradients; uniform: any other class with equal probability;
+    probable: any other class, in proportion to the predicted probabilities.
     """
     if choice == "closest":
         others = rivals(logits.detach(), source, logits.shape[1])
@@ -34,7 +34,7 @@ def choose_target(logits: Tensor, x: Tensor, source: Tensor, choice: Choice, noi
 
 
 def straight_through(value: Tensor) -> Tensor:
-    """1 where `value` > 0 and else 0, with the derivative of the sigmoid: whether the attack goes on."""
+    """Step function of `value` (1 above 0, else 0) with the derivative of the sigmoid; 1 lets the attack continue."""
     soft = value.sigmoid()
     return soft + (soft.round() - soft).detach()
 
@@ -50,12 +50,12 @@ def high_confidence(
     clamp: bool = False,
     create_graph: bool = True,
 ) -> Tensor:
-    """The high-confidence attack (Algorithm 1) as a function that `network`'s parameters can be trained through.
+    """Attacked images like `x` (B, ...), differentiable in the parameters of `network` (Algorithm 1).
 
-    `x` (B, ...), `target` (B,), `confidence` (B,) in (0, 1]. Steps until p_target >= confidence, at most `steps`, with
-    the step of `attacks.high_confidence`; the result is overshot, and not in [0, 1] unless `clamp` puts it there
-    (straight through). The gradient flows through the log-probability and its gradient in every step, and with
-    `unroll` also through the earlier iterates. Without `create_graph` the result is a constant.
+    `target` (B,), `confidence` (B,) in (0, 1]. It takes the steps of `attacks.high_confidence` until p_target >=
+    confidence, at most `steps`. The result is overshot, and in [0, 1] only with `clamp` (straight through). The
+    gradient flows through the log-probability and its gradient in every step, and with `unroll` also through the
+    earlier iterates. Without `create_graph` the result is a constant.
     """
     going, r = torch.ones_like(confidence), torch.zeros_like(x)
     for _ in range(steps):

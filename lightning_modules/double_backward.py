@@ -1,4 +1,4 @@
-"""What methods that differentiate a gradient share: the gradients, and what trainer and network must be."""
+"""Tools of methods that differentiate a gradient: gradients of pairs, and checks of trainer and network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from adversarial_lightning.errors import UserError
 
 
 def row_norm(gradient: Tensor, q: int, rows: int = 1) -> Tensor:
-    """l_q norm over all dimensions but the first `rows`; its own gradient at zero is zero."""
+    """Norm l_q over all dimensions but the first `rows`; its own gradient at zero is zero."""
     norms: Tensor = torch.linalg.vector_norm(gradient.flatten(rows), ord=q, dim=-1)
     return norms
 
@@ -33,7 +33,7 @@ def pair_gradients(pairs: Tensor, x: Tensor, create_graph: bool = False, batched
 
 
 def check_trainer(trainer: pl.Trainer, what: str) -> None:
-    """Raise ValueError where `trainer` would compute the gradient inside the loss in less than float32."""
+    """Raise ValueError if `trainer` would compute the gradient inside the loss in less than float32."""
     if trainer.precision not in ("32-true", "64-true"):
         raise UserError(
             f"{what} differentiates a gradient, which is too small a number for {trainer.precision}, and loss scaling "
@@ -42,7 +42,7 @@ def check_trainer(trainer: pl.Trainer, what: str) -> None:
 
 
 def check_network(network: nn.Module, what: str, remedy: str) -> None:
-    """Raise ValueError where no second derivative exists (compiled), or none of a sample by itself (batch norm)."""
+    """Raise ValueError if `network` has no second derivative (compiled), or none of a single sample (batch norm)."""
     for name, m in network.named_modules():
         if getattr(m, "_compiled_call_impl", None) is not None or hasattr(m, "_orig_mod"):
             raise UserError(f"{what} differentiates a gradient, which torch.compile cannot: train the network eagerly")
@@ -54,7 +54,7 @@ def check_network(network: nn.Module, what: str, remedy: str) -> None:
 
 
 def check_logits(logits: Tensor, what: str) -> None:
-    """Raise ValueError unless `logits` is (B, K) with K of at least 2, and no table of probabilities."""
+    """Raise ValueError unless `logits` has shape (B, K) with K >= 2 and holds no probabilities."""
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise UserError(
             f"{what} compares the logits of classes and needs (B, K) with K >= 2, not {tuple(logits.shape)}: give a "
@@ -66,7 +66,7 @@ def check_logits(logits: Tensor, what: str) -> None:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """`network` in eval mode, its parameters still trained; every module gets its own mode back."""
+    """Context with `network` in eval mode and its parameters trainable; restores the mode of every module."""
     modes = [(m, m.training) for m in network.modules()]
     try:
         network.eval()

@@ -1,7 +1,8 @@
-"""ER-Classifier: a low-dimensional embedding whose distribution is drawn to a prior (Algorithm 1 of the paper)."""
+"""ER-Classifier: a low-dimensional embedding with a regularised distribution (Algorithm 1 of the paper)."""
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,9 +13,10 @@ from torch.func import functional_call
 
 from adversarial_lightning.attacks import Attack, Noise
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.lightning_modules.base import Batch, Classifier, require_find_unused_parameters
+from adversarial_lightning.lightning_modules.base import Classifier
 from adversarial_lightning.lightning_modules.schedules import Schedule
 from adversarial_lightning.lightning_modules.trades import kl_attack, trades
+from adversarial_lightning.lightning_modules.training_method import Batch, require_find_unused_parameters
 from adversarial_lightning.networks import MLP
 from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.networks.fc_densenet import frozen_statistics
@@ -30,44 +32,66 @@ PRIORS: dict[str, Callable[[Noise, Tensor], Tensor]] = {
 
 
 def sliced_w1(a: Tensor, b: Tensor, directions: Tensor) -> Tensor:
-    """Mean over unit `directions` (n, k) of the exact W1 between the projections of two samples (B, k): no critic."""
+    """Sliced W1: mean over `directions` (n, k) of the exact W1 between the projections of two samples (B, k)."""
     along = directions / directions.norm(dim=1, keepdim=True)
     gaps: Tensor = (a @ along.T).sort(0).values - (b @ along.T).sort(0).values
     return gaps.abs().mean()
 
 
+@dataclass(frozen=True)
+class AuthorsCode:
+    """Details in which the authors' published code may depart from the paper; the defaults follow the paper.
+
+    Args:
+        critic_out: output of the critic: linear, or logsigmoid as in the code. A logsigmoid saturates, and the critic
+            then does not estimate W1.
+        reg_optimizer: optimizer of update 3: shared with update 2 (as in the code); its own, with which Adam cancels
+            lambda; or joint: one step on the sum of both losses, the only choice with lambda as a true weight.
+        accumulate_grads: do not zero gradients between updates 2 and 3, nor between the steps of D in a batch.
+        mix_clean: do updates 1 and 3 on the clean images and then on the attacked ones, and take the mean of both
+            cross-entropies; otherwise use attacked images only.
+        attack_label: label that the attack is given: the true label, or the prediction for the clean image (as in the
+            code, to prevent label leaking).
+    """
+
+    critic_out: Literal["linear", "logsigmoid"] = "linear"
+    reg_optimizer: Literal["shared", "own", "joint"] = "shared"
+    accumulate_grads: bool = False
+    mix_clean: bool = False
+    attack_label: Literal["label", "prediction"] = "label"
+
+
+PAPER = AuthorsCode()
+
+
 class ERClassifier(Classifier):
     """Minimises E CE(C(Q(x')), y) + lambda W1(law of Q(x'), prior) over encoder Q and classifier C, x' from `attack`.
 
-    W1 by its dual: a critic D with clipped weights (WGAN) scores draws of the prior high and codes low. For each batch
-    1. D ascends w1 = mean D(z) - mean D(Q(x')), and is clipped; 2. Q and C descend the cross-entropy; 3. Q alone
-    ascends lambda mean D(Q(x')). The authors' code has the mirrored sign. Clipping bounds D's slope by an unknown
-    constant, so `w1_hat` is W1 up to a factor; for the Cauchy prior W1 is infinite. Update 1 takes codes in train mode
-    and leaves the batch norms' statistics alone. Inference is C(Q(x)): the critic is no part of the network.
+    W1 is estimated by its dual: a critic D with clipped weights (WGAN) learns high values for draws of the prior and
+    low ones for codes. Each batch has three updates: 1. D ascends w1 = mean D(z) - mean D(Q(x')), and is clipped; 2. Q
+    and C descend the cross-entropy; 3. Q alone ascends lambda mean D(Q(x')). The authors' code has the opposite sign.
+    Clipping bounds the Lipschitz constant of D by an unknown number, so `w1_hat` is W1 up to a factor; for the Cauchy
+    prior W1 is infinite. Update 1 computes codes in train mode and does not change the statistics of batch norms.
+    Inference is C(Q(x)): the critic is no part of the network.
 
-    Variants: no attack is ER-Classifier-minus; `beta` ER-Trades; ``regularization: 0`` E-CLA, without a critic and
-    updates 1 and 3 do not happen. Three optimizers: on several processes ask for ``--trainer.strategy
-    ddp_find_unused_parameters_true``, and note that Lightning counts all their steps in `global_step`. Departures: the
-    critic's first weights are clipped, too; all epochs are in train mode, which the authors' code leaves after one.
+    Variants: without an attack it is ER-Classifier-minus, with `beta` ER-Trades, and with ``regularization: 0`` E-CLA,
+    which has no critic and no updates 1 and 3. There are three optimizers: on several processes use
+    ``--trainer.strategy ddp_find_unused_parameters_true``, and note that Lightning counts the steps of all in
+    `global_step`. Departures: the critic's initial weights are clipped too; all epochs run in train mode, which the
+    authors' code leaves after the first one.
 
     Args:
         network: images in [0, 1] -> logits, with modules `encoder` (images -> codes (B, k)) and `classifier` (codes ->
             logits) and their size `embedding`, k, such as `networks.ERNet`.
         attack: finds x'; none: x' = x.
         regularization: lambda of update 3; update 1 has lambda 1, which is the authors' choice.
-        beta: the TRADES loss with this weight takes the place of cross-entropy, and x' is that of TRADES; none: it does
-            not.
+        beta: weight of the divergence in the TRADES loss, which then replaces the cross-entropy, with x' as in TRADES;
+            none: cross-entropy.
         prior: gaussian N(0, I), uniform in (-3, 3)^k, or cauchy.
         clip: bound c of every weight and bias of the critic.
         n_critic: steps of update 1.
         critic_hidden: widths of the critic's hidden layers.
-        critic_out: of the critic: linear, or logsigmoid as in the authors' code, which saturates: no W1 then.
-        reg_optimizer: of update 3: shared with update 2 (the code); of its own, for which Adam cancels lambda; or
-            joint: one step on both, the only one for which lambda is a true weight.
-        accumulate_grads: as in the code, gradients are not zeroed between updates 2 and 3, nor between steps of D.
-        mix_clean: as in the code, updates 1 and 3 are done on clean images and then on attacked ones, and the
-            cross-entropy is the mean of both; else attacked images only.
-        attack_label: what the attack is given: label, or the prediction for the clean image (the code: no label leaks).
+        authors_code: details of the authors' code to reproduce; by default none.
         optimizer: of the encoder.
         classifier_optimizer: of the classifier.
         critic_optimizer: of the critic.
@@ -86,11 +110,7 @@ class ERClassifier(Classifier):
         clip: float = 0.01,
         n_critic: int = 1,
         critic_hidden: Sequence[int] = (512, 512, 512, 512),
-        critic_out: Literal["linear", "logsigmoid"] = "linear",
-        reg_optimizer: Literal["shared", "own", "joint"] = "shared",
-        accumulate_grads: bool = False,
-        mix_clean: bool = False,
-        attack_label: Literal["label", "prediction"] = "label",
+        authors_code: AuthorsCode = PAPER,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-4),
         classifier_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-6),
         critic_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5),
@@ -103,22 +123,21 @@ class ERClassifier(Classifier):
             raise UserError(f"{given}, n_critic ({n_critic}) at least 1")
         if prior not in PRIORS:
             raise UserError(f"prior is one of {', '.join(PRIORS)}; not {prior!r}")
-        if attack is None and (mix_clean or beta is not None):
+        if attack is None and (authors_code.mix_clean or beta is not None):
             raise UserError("mix_clean and beta (TRADES) need an attack: without one there are clean images only")
         if beta is not None and not beta >= 0:
             raise UserError(f"beta must be at least 0, not {beta}")
         self.automatic_optimization = False
         self.attack, self.regularization, self.beta = attack, regularization, beta
         self.prior, self.clip = PRIORS[prior], clip
-        self.n_critic, self.reg_optimizer, self.accumulate_grads = n_critic, reg_optimizer, accumulate_grads
-        self.mix_clean, self.attack_label = mix_clean, attack_label
+        self.n_critic, self.authors_code = n_critic, authors_code
         self.extra_networks = [(self.network.classifier, classifier_optimizer, schedule)]
         self.critic: nn.Module | None = None
         if regularization:
-            tail = nn.LogSigmoid() if critic_out == "logsigmoid" else nn.Identity()
+            tail = nn.LogSigmoid() if authors_code.critic_out == "logsigmoid" else nn.Identity()
             self.critic = nn.Sequential(MLP(1, self.network.embedding, list(critic_hidden)), tail)
             self.extra_networks.append((self.critic, critic_optimizer, schedule))
-            if reg_optimizer == "own":
+            if authors_code.reg_optimizer == "own":
                 self.extra_optimizers = [(self.network.encoder, optimizer, schedule)]
             self.clip_critic()
 
@@ -133,14 +152,15 @@ class ERClassifier(Classifier):
         noise, optimizers = self.noise(index), list[Any](self.optimizers())
         encoder, classifier, *others = optimizers
         attacked = self.attacked(x, y, noise)
-        batches = [x, attacked] if self.mix_clean else [attacked]
+        batches = [x, attacked] if self.authors_code.mix_clean else [attacked]
+        reg_optimizer = self.authors_code.reg_optimizer
         logs = self.update_critic(batches, noise.fork("prior"), others[0]) if self.critic is not None else {}
-        if self.critic is not None and self.reg_optimizer == "joint":
+        if self.critic is not None and reg_optimizer == "joint":
             logs |= self.update_jointly(x, batches, y, (encoder, classifier))
         else:
             logs |= self.update_classification(x, batches, y, (encoder, classifier))
             if self.critic is not None:
-                logs |= self.update_encoder(batches, others[1] if self.reg_optimizer == "own" else encoder)
+                logs |= self.update_encoder(batches, others[1] if reg_optimizer == "own" else encoder)
         schedulers: Any = self.lr_schedulers() or []
         for scheduler in schedulers:
             scheduler.step()
@@ -148,80 +168,85 @@ class ERClassifier(Classifier):
         return logs["loss"].detach()
 
     def attacked(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """x', constant; the images themselves without an attack."""
+        """Attacked images x' (B, C, H, W), constants; the images `x` themselves without an attack."""
         if self.attack is None:
             return x
         if self.beta is not None:
             return kl_attack(self.attack, self.network, x, noise)
-        if self.attack_label == "prediction":
+        if self.authors_code.attack_label == "prediction":
             with frozen_eval(self.network), torch.no_grad():
                 y = self.network(x).argmax(1)
         found: Tensor = self.attack(self.network, x, y, noise)
         return found
 
     def update_critic(self, batches: Sequence[Tensor], noise: Noise, optimizer: Any) -> dict[str, Tensor]:
-        """Update 1, for each of the `batches` of the batch; nothing but the critic changes."""
+        """Do update 1 for each of the `batches`; changes the critic only."""
         assert self.critic is not None
+        # The first step of a batch zeroes what the critic's last step has left. Later steps do so too, unless the
+        # authors' code is reproduced: there the gradients of all steps of a batch add up.
         zero_grad = True
         for view in batches:
             with torch.no_grad(), frozen_statistics(self.network.encoder):
                 codes = self.network.encoder(view)
             for _ in range(self.n_critic):
                 w1 = self.critic(self.prior(noise, codes)).mean() - self.critic(codes).mean()
-                self.update(-w1, [optimizer], zero_grad or not self.accumulate_grads)
+                self.update(-w1, [optimizer], zero_grad)
                 self.clip_critic()
-                zero_grad = False
+                zero_grad = not self.authors_code.accumulate_grads
         return {"w1_hat": w1, "code_mean": codes.mean(), "code_std": codes.std()}
 
     def update_classification(
         self, x: Tensor, batches: Sequence[Tensor], y: Tensor, optimizers: Sequence[Any]
     ) -> dict[str, Tensor]:
-        """Update 2: encoder and classifier change."""
+        """Do update 2; changes encoder and classifier."""
         loss, _ = self.classification_loss(x, batches, y)
         self.update(loss, optimizers)
         return {"loss": loss}
 
     def update_encoder(self, batches: Sequence[Tensor], optimizer: Any) -> dict[str, Tensor]:
-        """Update 3, for each of the `batches`: nothing but the encoder changes."""
+        """Do update 3 for each of the `batches`; changes the encoder only.
+
+        If gradients accumulate, the encoder's gradient of update 2 is still there and is followed a second time.
+        """
         for view in batches:
             score = self.score(self.network.encoder(view))
-            self.update(-self.regularization * score, [optimizer], not self.accumulate_grads)
+            self.update(-self.regularization * score, [optimizer], zero_grad=not self.authors_code.accumulate_grads)
         return {"code_score": score}
 
     def update_jointly(
         self, x: Tensor, batches: Sequence[Tensor], y: Tensor, optimizers: Sequence[Any]
     ) -> dict[str, Tensor]:
-        """Updates 2 and 3 as one."""
+        """Do updates 2 and 3 as one step on the sum of their losses."""
         loss, codes = self.classification_loss(x, batches, y)
         score = torch.stack([self.score(c) for c in codes]).mean()
         self.update(loss - self.regularization * score, optimizers)
         return {"loss": loss, "code_score": score}
 
     def classification_loss(self, x: Tensor, batches: Sequence[Tensor], y: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Mean cross-entropy of the `batches`, or the TRADES loss of `x` and the last, and the codes of the `batches`."""
+        """Mean cross-entropy of the `batches`, or the TRADES loss of `x` and the last batch; and their codes."""
         codes = [self.network.encoder(view) for view in batches]
         logits = [self.network.classifier(c) for c in codes]
         if self.beta is None:
             return torch.stack([F.cross_entropy(each, y) for each in logits]).mean(), codes
-        clean = logits[0] if self.mix_clean else self.network(x)
+        clean = logits[0] if self.authors_code.mix_clean else self.network(x)
         return trades(clean, logits[-1], y, self.beta)[0], codes
 
     def score(self, codes: Tensor) -> Tensor:
-        """Mean D(codes); the critic's weights are constants here."""
+        """Mean of D(codes), with the critic's weights as constants."""
         assert self.critic is not None
         weights = {name: p.detach() for name, p in self.critic.named_parameters()}
         found: Tensor = functional_call(self.critic, weights, (codes,)).mean()
         return found
 
     def clip_critic(self) -> None:
-        """Put every weight and bias of the critic into [-clip, clip]."""
+        """Clip every weight and bias of the critic to [-clip, clip]."""
         assert self.critic is not None
         with torch.no_grad():
             for p in self.critic.parameters():
                 p.clamp_(-self.clip, self.clip)
 
     def update(self, loss: Tensor, optimizers: Sequence[Any], zero_grad: bool = True) -> None:
-        """One step of each of the `optimizers` down `loss`, from gradients of zero if `zero_grad`."""
+        """Take one step of each of the `optimizers` against the gradient of `loss`, after zeroing if `zero_grad`."""
         for optimizer in optimizers if zero_grad else ():
             optimizer.zero_grad()
         self.manual_backward(loss)
@@ -240,4 +265,4 @@ def check_parts(network: Any, what: str) -> None:
         raise UserError(f"embedding must be at least 1, not {network.embedding}")
     parts = {id(p) for part in (network.encoder, network.classifier) for p in part.parameters()}
     if any(id(p) not in parts for p in network.parameters()):
-        raise UserError(f"{type(network).__name__} has weights outside encoder and classifier; nobody trains them")
+        raise UserError(f"{type(network).__name__} has weights outside encoder and classifier: they stay untrained")

@@ -27,12 +27,12 @@ Route = Literal["full", "two_pass", "topk", "closest"]
 
 
 def multiclass_hinge(logits: Tensor, y: Tensor) -> Tensor:
-    """max_j (1 + f_j - f_y)_+ over the classes j other than `y`, (B,); eq. 3.18 prints f_y - f_j, a slip."""
+    """Multiclass hinge loss max_j (1 + f_j - f_y)_+ over j other than `y`, (B,); eq. 3.18 misprints its sign."""
     return (1 + margin(logits, y)).relu()
 
 
 def binary_objective(f: Tensor, x: Tensor, y: Tensor, penalty: float = 0.1, q: Literal[1, 2] = 2) -> Tensor:
-    """The two-class objective (eq. 3.14) as a batch mean: (1 - y f)_+ + C ||grad_x f||_q.
+    """Two-class objective (eq. 3.14) as a batch mean: (1 - y f)_+ + C ||grad_x f||_q.
 
     `f` (B,) is the one output of a network at `x` (B, ...), which requires gradients; `y` (B,) holds -1 and +1.
     """
@@ -41,11 +41,11 @@ def binary_objective(f: Tensor, x: Tensor, y: Tensor, penalty: float = 0.1, q: L
 
 
 class Sensitivity(NamedTuple):
-    """Of each row: what is penalised, the class behind it, and the distance to the nearest linearised boundary."""
+    """Margin sensitivity of each row, all (B,)."""
 
-    value: Tensor  # (B,), differentiable
-    rival: Tensor  # (B,) int64
-    margin: Tensor  # (B,), no graph
+    value: Tensor  # the penalised norm, differentiable
+    rival: Tensor  # class that attains it, int64
+    margin: Tensor  # distance to the nearest linearised boundary, without a graph
 
 
 def margin_sensitivity(
@@ -57,16 +57,17 @@ def margin_sensitivity(
     candidates: int = 3,
     batched: bool = False,
 ) -> Sensitivity:
-    """max over j other than y of ||grad_x f_y - grad_x f_j||_q (eq. 3.18), and the geometric margin (eq. 3.17).
+    """Maximum over j other than y of ||grad_x f_y - grad_x f_j||_q (eq. 3.18), and the geometric margin (eq. 3.17).
 
     `logits` (B, K) are a network's at `x` (B, ...), which requires gradients; `y` (B,). The class that attains the
     maximum is a constant for differentiation; of equals it is the lowest. The routes:
 
     - ``full`` keeps the graph of all K - 1 gradients;
     - ``two_pass`` finds the class without a graph and differentiates one gradient: same value, same derivative;
-    - ``topk`` does so among the `candidates` largest other logits: a lower bound, and with one candidate (the
-      runner-up) the search falls away;
-    - ``closest`` takes the class whose linearised boundary is nearest, among as many: not eq. 3.18, but DeepFool's.
+    - ``topk`` does so among the `candidates` largest other logits: a lower bound; with one candidate (the runner-up) no
+      search is needed;
+    - ``closest`` takes, among the same candidates, the class with the nearest linearised boundary: DeepFool's choice,
+      not eq. 3.18.
     """
     classes = torch.arange(logits.shape[1] - 1, device=y.device).expand(len(y), -1)
     rivals = classes + (classes >= y[:, None])
@@ -95,11 +96,11 @@ class MarginMaximization(LossClassifier):
 
     A bounded margin of the logits and a small gradient make a large margin in the input: q = 2 against l2
     perturbations, q = 1 (the thesis' "l1 margin") against linf. As in the public code, and unlike the printed sums, C
-    weighs means, and for q = 2 the norm is squared. The penalty acts on every sample, the misclassified too.
+    weighs means, and for q = 2 the norm is squared. The penalty acts on every sample, also on misclassified ones.
 
     Args:
         network: images in [0, 1] -> logits; C refers to this scale of the input.
-        penalty: C, at least 0; 0 leaves the data term alone, at its cost. The thesis: 0.1 for q 2, 0.01 for q 1.
+        penalty: C, at least 0; with 0 only the data term is computed. The thesis: 0.1 for q 2, 0.01 for q 1.
         q: norm of the gradient, 1 or 2: the dual of the attacker's.
         squared: penalise the squared norm; none: as the public code, for q 2 only.
         loss: data term: the multiclass hinge (margin 1), or cross-entropy (the thesis' choice for CIFAR-10).

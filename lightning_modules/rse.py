@@ -1,4 +1,4 @@
-"""Random Self-Ensemble: cross-entropy under the noise that the network always draws (Liu et al. 2018)."""
+"""Random Self-Ensemble: cross-entropy under the noise of a network's random layers (Liu et al. 2018)."""
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,8 @@ from adversarial_lightning.lightning_modules.schedules import Schedule
 class RSE(LossClassifier):
     """Minimises the cross-entropy of clean images in one draw of the network's own noise, keyed by sample.
 
-    What `validate` and `test` report is the accuracy of single draws. The defense is the mean of the probabilities in
-    many: evaluate behind ``configs/defenses/rse.yaml``, with attacks that average gradients over draws (EOT).
+    `validate` and `test` report the accuracy of single draws. The defense is the mean of the probabilities over many
+    draws: evaluate with ``configs/defenses/rse.yaml``, and with attacks that average gradients over draws (EOT).
 
     Args:
         network: images in [0, 1] -> logits, with random layers, such as `networks.NoisyConvolutions`.

@@ -12,7 +12,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, done: float) -> float:
-        """The multiplier when the share `done` in [0, 1] of all optimizer steps has been taken."""
+        """Multiplier after the share `done` in [0, 1] of all optimizer steps."""
 
 
 def _cosine(start: float, end: float, share: float) -> float:
@@ -21,10 +21,10 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Cosine rise to the optimizer's rate, then cosine fall (Smith and Topin 2018); momentum stays as it is.
+    """Cosine increase to the optimizer's rate, then cosine decrease (Smith and Topin 2018); momentum does not change.
 
     Args:
-        warmup: share of training spent rising.
+        warmup: share of training with an increasing rate.
         initial: first multiplier.
         final: last multiplier.
     """
@@ -45,7 +45,7 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Cosine fall from the optimizer's rate.
+    """Cosine decrease from the optimizer's rate.
 
     Args:
         final: last multiplier.
@@ -59,11 +59,11 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Steps(Schedule):
-    """Multiplied by `gamma` at each milestone.
+    """Decrease by the factor `gamma` at each milestone.
 
     Args:
         milestones: shares of training, in (0, 1): 0.5 is after half of all batches.
-        gamma: what each milestone multiplies by.
+        gamma: factor at each milestone.
     """
 
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
@@ -79,11 +79,11 @@ class Steps(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """Multiplied by `gamma` after every 1 / `times` of training: after every epoch, where `times` is their number.
+    """Decrease by the factor `gamma` after every 1 / `times` of training: every epoch, if `times` is their number.
 
     Args:
-        times: number of equal stretches that training is divided into.
-        gamma: what the end of each stretch multiplies by.
+        times: number of equal parts that training is divided into.
+        gamma: factor at the end of each part.
     """
 
     times: int = 100

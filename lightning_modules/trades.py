@@ -16,14 +16,14 @@ KL_PGD = PGD(loss="kl", eps=0.3, steps=40, step_size=0.01, start_std=0.001)
 
 
 def kl_attack(attack: Attack, network: nn.Module, x: Tensor, noise: Noise) -> Tensor:
-    """x' (B, C, H, W): what `attack` finds against the network's own probabilities at `x`, constants, in eval mode."""
+    """Attacked images x' (B, C, H, W): `attack` against the probabilities at `x`, constants, in eval mode."""
     with frozen_eval(network), torch.no_grad():
         p = network(x).softmax(1)
     return attack(network, x, p, noise)
 
 
 def trades(clean: Tensor, attacked: Tensor, y: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-    """CE(clean, y) + beta KL(softmax(clean) || softmax(attacked)), and both terms, of logits (B, K) and labels (B,)."""
+    """TRADES loss CE(clean, y) + beta KL(softmax(clean) || softmax(attacked)) of logits (B, K), and both its terms."""
     natural, divergence = F.cross_entropy(clean, y), kl(attacked, clean.softmax(1)).mean()
     return natural + beta * divergence, natural, divergence
 
@@ -36,7 +36,7 @@ class TRADES(LossClassifier):
 
     Args:
         network: images in [0, 1] -> logits.
-        attack: finds x'; it is given probabilities (B, K), as its objectives ce and kl accept.
+        attack: makes x'; it is given probabilities (B, K), which the objectives ce and kl accept.
         beta: weight of the divergence, 1 / lambda of the paper.
         optimizer: of the network's parameters.
         schedule: of the learning rate; none: constant.

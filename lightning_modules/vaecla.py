@@ -1,4 +1,4 @@
-"""VAE-CLA: a classifier on a Gaussian code, drawn to N(0, I) sample by sample (a baseline of the ER-Classifier)."""
+"""VAE-CLA: a classifier on Gaussian codes, each regularised towards N(0, I) (a baseline of the ER-Classifier)."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from adversarial_lightning.lightning_modules.schedules import Schedule
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, I)) of each row, (B, k) and (B, k) -> (B,)."""
+    """Divergence KL(N(mean, exp(log_variance)) || N(0, I)) of each row, (B, k) and (B, k) -> (B,)."""
     return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(1)
 
 
@@ -27,7 +27,7 @@ class VAECLA(LossClassifier):
 
     Args:
         network: images in [0, 1] -> logits, with `encoder`, which ends in a dense layer, `classifier` and `embedding`.
-        kl_weight: of the KL; the paper says that it and the cross-entropy fight: try 1e-3, 1e-2, 0.1 and 1.
+        kl_weight: weight of the KL, which the paper says conflicts with the cross-entropy: try 1e-3, 1e-2, 0.1 and 1.
         optimizer: of all parameters.
         schedule: of the learning rate; none: constant.
     """

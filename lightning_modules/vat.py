@@ -1,4 +1,4 @@
-"""VAT: virtual adversarial training, a prediction that barely moves within an l2 ball (Miyato et al. 2016)."""
+"""VAT: virtual adversarial training, predictions that are smooth within an l2 ball (Miyato et al. 2016)."""
 
 import torch
 import torch.nn.functional as F
@@ -14,26 +14,27 @@ from adversarial_lightning.lightning_modules.schedules import Schedule
 
 
 def divergence(logits: Tensor, p: Tensor) -> Tensor:
-    """KL(p || softmax(logits)) of each row, (B,), where `p` (B, K) is constant; both in float64.
+    """Divergence KL(p || softmax(logits)) of each row, (B,), with a constant `p` (B, K); both in float64.
 
-    The virtual perturbation compares probabilities that are almost equal, and of a confident network nearly 1: with
-    a softmax in float32 its direction is rounding error (cosine 0.9 at xi 0.01, 0.1 at 1e-6; so 1.0000).
+    The virtual perturbation compares probabilities that are almost equal, and close to 1 if the network is confident.
+    With a softmax in float32 its direction is rounding error (cosine with the exact one 0.9 at xi 0.01 and 0.1 at 1e-6;
+    in float64 1.0000).
     """
     return F.kl_div(logits.double().log_softmax(1), p, reduction="none").sum(1).to(logits.dtype)
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """softmax in float64, a constant: what `divergence` compares with."""
+    """Probabilities (B, K) in float64, constants, as `divergence` takes them."""
     return logits.detach().double().softmax(1)
 
 
 def virtual_perturbation(
     network: nn.Module, x: Tensor, p: Tensor, noise: Noise, eps: float, xi: float, iterations: int
 ) -> Tensor:
-    """The direction in which the divergence from `p` (B, K) grows fastest at `x` (B, ...), with l2 length `eps`.
+    """Perturbation of l2 length `eps` along which the divergence from `p` (B, K) grows fastest at `x` (B, ...).
 
-    `iterations` of the power method on the Hessian, from a random direction: each takes the gradient at a distance of
-    `xi` (l2, pixels), where the divergence itself is still zero to first order. A row without a gradient keeps its
+    It runs `iterations` of the power method on the Hessian, from a random direction. Each takes the gradient at a
+    distance of `xi` (l2, pixels), because at `x` itself the gradient is zero. A row without a gradient keeps its
     direction.
     """
     l2 = NORMS["l2"]

@@ -1,7 +1,7 @@
-"""What computes: plain modules, images (B, C, H, W) in [0, 1] -> logits (B, K), or images. This file is the catalogue.
+"""Networks: plain modules, images (B, C, H, W) in [0, 1] -> logits (B, K) or images. This file is the catalogue.
 
-Every network keeps its constructor's arguments as attributes of the same names: checkpoints record them. A critic
-takes classes as well as images.
+Every network keeps its constructor's arguments as attributes of the same names, because checkpoints record them. A
+critic takes classes as well as images.
 """
 
 from adversarial_lightning.networks.critic import Critic

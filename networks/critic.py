@@ -1,4 +1,4 @@
-"""The adversary critic (Matyasko 2020, section 4.4): is this a real image of class y, or one attacked to look so?"""
+"""Adversary critic (Matyasko 2020, section 4.4): real images of a class against images attacked to resemble it."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,20 +13,20 @@ from adversarial_lightning.networks.initialize import initialize
 
 
 class Critic(nn.Module):
-    """Images (B, C, H, W) in [0, 1] and classes (B,) -> the logit (B,) of "real"; its sigmoid is the thesis' D_y.
+    """Critic: images (B, C, H, W) in [0, 1] and classes (B,) -> logit (B,) of "real"; its sigmoid is the thesis' D_y.
 
-    Dense layers with leaky ReLU and Gaussian noise on the input of each, of the public code's sizes. The noise is on
-    in every mode and is drawn from `noise`, which `attacks.noise_for` sets, and otherwise from torch's global generator.
+    Dense layers with leaky ReLU and with Gaussian noise on the input of each, of the public code's sizes. The noise is
+    added in every mode; it comes from `noise`, which `attacks.noise_for` sets, or else from torch's global generator.
 
     Args:
         num_classes: number of classes, the classifier's.
         features: number of values of an image, C x H x W.
         hidden: widths of the hidden layers.
-        label: head has one output for each class and reads that of y; layers feeds y to every layer, as earlier
+        label: head has one output for each class and returns that of y; layers feeds y to every layer, as earlier
             work on joint distributions does (the thesis found it less stable).
         input_noise: standard deviation of the noise on the image.
         hidden_noise: standard deviation of the noise on each hidden layer's output.
-        slope: of the leaky ReLU below zero.
+        slope: slope of the leaky ReLU below zero.
     """
 
     stochastic = True
@@ -67,7 +67,7 @@ class Critic(nn.Module):
         return h.gather(1, y[:, None])[:, 0] if self.label == "head" else h[:, 0]
 
     def _normal(self, like: Tensor) -> Tensor:
-        """Standard normal numbers: the caller's for each sample, where it set any."""
+        """Standard normal numbers in the shape of `like`, from `noise` if it is set."""
         if self.noise is None:
             return torch.randn_like(like)
         drawn: Tensor = self.noise.normal(like.detach())  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What removes noise: images (B, C, H, W) -> images of the same shape; the knowledge of a denoiser is its score."""
+"""Denoisers and autoencoders: images (B, C, H, W) -> images of the same shape."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from adversarial_lightning.errors import UserError
 
 
 class Denoiser(nn.Module):
-    """r(x), a network trained to take Gaussian noise of variance `sigma2` off images.
+    """Denoiser r(x), a network trained to remove Gaussian noise of variance `sigma2` from images.
 
     Its score (r(x) - x) / sigma2 estimates the gradient of the log density of the noisy data (Srinivasan et al. 2021,
     eq. 6), or, trained with a classifier, of its class-conditional form (eq. 10).
@@ -31,7 +31,7 @@ class Denoiser(nn.Module):
         return r
 
     def score(self, x: Tensor) -> Tensor:
-        """The estimated score (B, C, H, W) at `x`, per pixel of [0, 1]."""
+        """Estimated score (B, C, H, W) at `x`, per pixel of [0, 1]."""
         s: Tensor = (self(x) - x) / self.sigma2
         return s
 
@@ -39,8 +39,8 @@ class Denoiser(nn.Module):
 class ConvAutoencoder(nn.Module):
     """MALADE's autoencoder for MNIST: 2 convolutions, 2 deconvolutions, 1 convolution (Srinivasan et al., app. B.3).
 
-    The paper gives no widths and strides; both convolutions and both deconvolutions have stride 2 here. The output
-    starts near the mean pixel: a sigmoid that starts at 0.5 collapses to black images within an epoch and stays there.
+    The paper gives no widths and strides; here both convolutions and both deconvolutions have stride 2. The initial
+    output is near the mean pixel: a sigmoid that starts at 0.5 collapses to black images within an epoch for good.
 
     Args:
         channels: image channels.
@@ -83,7 +83,7 @@ class MagnetAutoencoder(nn.Module):
 
     Args:
         channels: image channels.
-        pooled: [3, average-pool, 3] of the reformer and first detector; false: [3] of the second detector.
+        pooled: [3, average-pool, 3], the reformer and first detector; false: [3], the second detector.
     """
 
     def __init__(self, channels: int = 1, pooled: bool = True) -> None:
@@ -105,7 +105,7 @@ class MagnetAutoencoder(nn.Module):
 
 
 def check_strides(network: nn.Module, x: Tensor, stride: int) -> None:
-    """Raise ValueError unless height and width of `x` are multiples of `stride`: what is halved must double again."""
+    """Raise ValueError unless height and width of `x` are multiples of `stride`, so that the output has its shape."""
     if x.ndim != 4 or x.shape[2] % stride or x.shape[3] % stride:
         raise UserError(
             f"{type(network).__name__} takes images (B, C, H, W) with H and W multiples of {stride}, "

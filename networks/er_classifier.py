@@ -1,4 +1,4 @@
-"""The networks of the ER-Classifier paper: encoder and classifier (its Table 16), and plain ones (its Table 15)."""
+"""Networks of the ER-Classifier paper: encoder and classifier (Table 16), and plain ones (Table 15)."""
 
 from itertools import pairwise
 from typing import Literal
@@ -17,7 +17,7 @@ _CHANNELS = {"mnist": 1, "cifar10": 3, "stl10": 3, "tiny_imagenet": 3}
 
 
 class ERNet(nn.Module):
-    """`encoder`: images -> embedding (B, k), then `classifier`: embedding -> logits (B, K) (Table 16).
+    """Network of two parts (Table 16): `encoder`, images -> embedding (B, k); `classifier`, embedding -> logits (B, K).
 
     mnist, stl10: strided 4x4 convolutions of `width` times 1, 2, 4 ... channels without bias, BN from the second on
     (STL10's last is 3x3), input scaled to [-1, 1]. cifar10: the convolutions of VGG19 with ImageNet's normalisation,
@@ -80,7 +80,7 @@ class ERNet(nn.Module):
 
 
 class ERBaseline(nn.Module):
-    """The plain network of the same paper for its baselines (Table 15): `features`, then a dense `classifier`.
+    """Plain network of the paper's baselines (Table 15): `features`, then a dense `classifier`.
 
     mnist: four 3x3 convolutions without padding and four dense layers. cifar10: VGG19-BN with one. stl10: six
     convolutions with BN, five poolings, four dense layers. tiny_imagenet: VGG16-BN with four. The paper gives numbers
@@ -129,7 +129,7 @@ class ERBaseline(nn.Module):
 
 
 def _strided(widths: list[int], last: int) -> list[nn.Module]:
-    """4x4 convolutions of stride 2, padding 1, without bias; the last is `last` x `last`, without padding if 3x3."""
+    """Convolutions 4x4 of stride 2, padding 1, without bias; the last is `last` x `last`, without padding if 3x3."""
     layers: list[nn.Module] = []
     for place, (n_in, n_out) in enumerate(pairwise(widths)):
         kernel = last if place == len(widths) - 2 else 4

@@ -1,4 +1,4 @@
-"""Eval mode with frozen parameters, and what a model says of itself."""
+"""Eval mode with frozen parameters, and properties of a model: stochastic, device, probabilities."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[None]:
-    """Gradients on, `model` in eval mode with frozen parameters; everything is put back, also after an exception."""
+    """Context with gradients on and `model` in eval mode with frozen parameters; restores all, also after an error."""
     modes = [(m, m.training) for m in model.modules()]
     trainable = [p for p in model.parameters() if p.requires_grad]
     try:
@@ -26,20 +26,20 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
 
 
 def stochastic(model: nn.Module) -> bool:
-    """Whether `model` or a part of it says that it draws random numbers (its attribute ``stochastic``)."""
+    """True if `model` or a submodule declares that it draws random numbers (its attribute ``stochastic``)."""
     return any(getattr(m, "stochastic", False) for m in model.modules())
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of the first parameter or buffer of `model`; the CPU where it has none."""
+    """Device of the first parameter or buffer of `model`; the CPU if it has none."""
     return next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
 
 
 def are_probabilities(outputs: Tensor) -> Tensor:
-    """Whether every row of `outputs` (B, K) is a distribution, a softmax where logits are due: a boolean ().
+    """True, a boolean (), if every row of `outputs` (B, K) is a distribution: a softmax instead of logits.
 
-    Gradients through a softmax vanish where the model is sure, which makes attacks look weak. Log-probabilities are
-    logits. Of no rows the answer is no.
+    Gradients through a softmax vanish if the model is confident, which makes attacks look weak. Log-probabilities count
+    as logits. Without rows the result is false.
     """
     if not len(outputs):
         return torch.zeros((), dtype=torch.bool, device=outputs.device)
@@ -47,6 +47,6 @@ def are_probabilities(outputs: Tensor) -> Tensor:
 
 
 def returns_probabilities(model: nn.Module, x: Tensor) -> bool:
-    """Whether `model` in eval mode answers images `x` (B, C, H, W) with probabilities; see `are_probabilities`."""
+    """True if `model` in eval mode returns probabilities for images `x` (B, C, H, W); see `are_probabilities`."""
     with frozen_eval(model), torch.no_grad():
         return bool(are_probabilities(model(x.clone())))

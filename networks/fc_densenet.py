@@ -1,4 +1,4 @@
-"""FC-DenseNet, the Tiramisu (Jegou et al. 2017): dense blocks down to a 32nd of the resolution and up again."""
+"""FC-DenseNet, the Tiramisu (Jegou et al. 2017): dense blocks down to 1/32 of the resolution and up again."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,7 +22,7 @@ VARIANTS = {
 
 @contextmanager
 def frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Batch norms in `block` normalise by the batch as they would, but do not count it a second time."""
+    """Context in which batch norms of `block` normalise by the batch, but do not update their running statistics."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
     before = [(m.momentum, m.num_batches_tracked) for m in norms]
     try:
@@ -36,7 +36,7 @@ def frozen_statistics(block: nn.Module) -> Iterator[None]:
 
 
 class DenseBlock(nn.Module):
-    """Layers (norm, ReLU, 3x3, dropout) that each see all maps before them; returns the new maps only."""
+    """Dense block of layers (norm, ReLU, 3x3, dropout) that each take all maps before them; returns the new maps."""
 
     def __init__(self, channels: int, growth: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class DenseBlock(nn.Module):
 
 
 class FCDenseNet(nn.Module):
-    """Images -> images by FC-DenseNet56, 67 or 103, with a linear head; MALADE's autoencoder for ImageNet.
+    """FC-DenseNet56, 67 or 103 with a linear head, images -> images; MALADE's autoencoder for ImageNet.
 
     Jegou et al., "The One Hundred Layers Tiramisu", 2017; the head gives image channels, without softmax. MALADE
     (Srinivasan et al. 2021) says neither which variant nor the dropout.
@@ -117,7 +117,7 @@ class FCDenseNet(nn.Module):
         return r
 
     def block(self, block: nn.Module, z: Tensor) -> Tensor:
-        """The new maps of one dense block, recomputed backwards where that saves memory."""
+        """New maps of one dense block, recomputed in the backward pass if that saves memory."""
         if not (self.recompute and torch.is_grad_enabled()):
             maps: Tensor = block(z)
             return maps

@@ -1,4 +1,4 @@
-"""What the layers of a network say, by name: for detectors, kernel densities and attacks on representations."""
+"""Outputs of a network's layers by name, for detectors, kernel densities and attacks on representations."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from adversarial_lightning.errors import UserError
 
 
 def outputs(network: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The logits of `x`, and the outputs of the submodules `names`, from one forward pass.
+    """Logits at `x`, and the outputs of the submodules `names`, from one forward pass.
 
     Names are those of ``network.named_modules()``: ``features``, ``layer3``, ``block2.layer.0``, or a wrapped model's
-    ``model.layer4``. Gradients flow as the mode of autograd says; a module that runs several times gives its last
-    output. Raises ValueError for a name that the network does not have, or that does not run or gives no tensor.
+    ``model.layer4``. Gradients flow unless autograd is off; of a module that runs several times it is the last output.
+    Raises ValueError for a name that the network does not have, or whose module does not run or returns no tensor.
     """
     modules, found = dict(network.named_modules()), {}
     if unknown := [name for name in names if not name or name not in modules]:
@@ -42,11 +42,11 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d
 
 
 def bends(network: nn.Module, pooling: bool = True) -> list[str]:
-    """Names of the activations of `network` and, with `pooling`, of its poolings, in the order they were registered."""
+    """Names of the activations of `network` and, with `pooling`, of its poolings, in the order of registration."""
     kinds = _BENDS + _POOLS if pooling else _BENDS
     return [name for name, module in network.named_modules() if isinstance(module, kinds)]
 
 
 def encoder_of(network: nn.Module) -> str | None:
-    """Name of the first part of `network` that is called ``encoder``, wrappers or not; None without one."""
+    """Name of the first submodule of `network` that is called ``encoder``, inside wrappers too; None without one."""
     return next((name for name, _ in network.named_modules() if name.rpartition(".")[2] == "encoder"), None)

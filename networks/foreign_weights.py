@@ -1,4 +1,4 @@
-"""Weights that come from elsewhere: read without running code, matched to a network's names, and accounted for."""
+"""Weights from elsewhere: read without running code, and matched to a network's names, tensor by tensor."""
 
 import pickle
 from collections import Counter
@@ -17,18 +17,19 @@ from adversarial_lightning.networks.normalize import Normalize
 
 # Under these names a training script's checkpoint keeps the state dict.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "ema_state_dict")
-# Two words for one thing: whoever compares names takes the second.
+# Synonyms in the names of tensors: names are compared after replacing the first by the second.
 SYNONYMS = {"downsample": "shortcut", "linear": "fc", "mu": "mean", "sigma": "std"}
 SECOND_HEADS = {"AuxLogits", "aux1", "aux2"}
 
 
 @dataclass(frozen=True)
 class Report:
-    """Which tensor of a file went where.
+    """Report of which tensor of a file went where.
 
-    `mapped`: the network's name -> the file's. `kept`: tensors of the network that no file needs to hold (counters of
-    BN, a normalisation that the configuration states). `ignored`: the file's name -> why it is left out. `missing` and
-    `unexpected` have no partner; `misshapen` have one of another shape. `sha256` is the file's, where somebody took it.
+    `mapped`: name in the network -> name in the file. `kept`: tensors of the network that a file need not hold
+    (counters of BN, a normalisation that the configuration states). `ignored`: name in the file -> reason why it is
+    left out. `missing` and `unexpected` have no partner; `misshapen` have one of another shape. `sha256` is that of the
+    file, if it was computed.
     """
 
     file: str
@@ -42,11 +43,11 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor of the network and of the file is accounted for."""
+        """True if every tensor of the network and of the file has its partner, or a reason to have none."""
         return bool(self.mapped) and not (self.missing or self.unexpected or self.misshapen)
 
     def lines(self) -> list[str]:
-        """The report that people read."""
+        """Lines of the report for its readers."""
         renamed = sum(ours != theirs for ours, theirs in self.mapped.items())
         lines = [f"{self.file} (sha256 {self.sha256}): {len(self.mapped)} tensors mapped, {renamed} of them renamed"]
         own = [name for name in self.kept if not name.endswith("num_batches_tracked")]
@@ -56,7 +57,7 @@ class Report:
         return lines + self.problems()
 
     def problems(self) -> list[str]:
-        """What keeps the file from fitting."""
+        """Reasons why the file does not fit the network."""
         groups = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
         return [
             f"{word} ({len(names)}): {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
@@ -66,12 +67,12 @@ class Report:
 
 
 def load_weights(network: nn.Module, path: str | Path) -> Report:
-    """Put the tensors of a file (.safetensors; .pt, .pth, .ckpt and the like) into `network`, all or none.
+    """Load the tensors of a file (.safetensors; .pt, .pth, .ckpt and the like) into `network`, all or none.
 
-    Names may carry prefixes on either side (`module.`, `model.`, a Sequential's `1.`), and differ by `SYNONYMS`. The
-    TRADES repository's unused `sub_block1` is left out. A file that normalises must meet a network that does: its mean
-    and std are weights. Tensors only are read, nothing in the file can run. Raises FileNotFoundError, and ValueError
-    with the report where anything has no partner.
+    Names may have prefixes on either side (`module.`, `model.`, a Sequential's `1.`), and differ by `SYNONYMS`. The
+    TRADES repository's unused `sub_block1` is left out. A file with mean and std of a normalisation needs a network
+    with that layer. Only tensors are read, and nothing in the file can run. Raises FileNotFoundError, and ValueError
+    with the report if a tensor has no partner.
     """
     tensors = read(path)
     report = match(network.state_dict(), tensors, normalisers(network), Path(path).name)
@@ -88,7 +89,7 @@ def load_weights(network: nn.Module, path: str | Path) -> Report:
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file by name. Raises FileNotFoundError, ValueError."""
+    """Read the tensors of a file by name. Raises FileNotFoundError, ValueError."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there are no weights at {path}: give a .safetensors, .pt or .pth file")
@@ -124,16 +125,16 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def normalisers(network: nn.Module) -> set[str]:
-    """The names of the buffers of a network's `Normalize` layers."""
+    """Names of the buffers of a network's `Normalize` layers."""
     layers = [name for name, module in network.named_modules() if isinstance(module, Normalize)]
     return {f"{name}.{value}" if name else value for name in layers for value in ("mean", "std")}
 
 
 def match(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], normalisers: set[str], file: str) -> Report:
-    """Pair the names of a network with those of a file: pure, nothing is loaded."""
+    """Match the names of a network with those of a file, without loading anything."""
     pairs = _pairs([name for name in ours if name not in normalisers], list(theirs))
     report = Report(file)
-    for name in normalisers:  # wherever it stands in the file: `mu`, `0.mean`, `normalize.std`
+    for name in normalisers:  # under any name in the file: `mu`, `0.mean`, `normalize.std`
         same = [n for n in theirs if _canonical(n)[-1] == name.rpartition(".")[2] and n not in pairs.values()]
         same = [n for n in same if theirs[n].numel() == ours[name].numel()]
         if len(same) == 1:
@@ -164,7 +165,7 @@ def match(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], normalisers:
 
 
 def _pairs(ours: list[str], theirs: list[str]) -> dict[str, str]:
-    """The largest pairing by equal names, after one prefix is taken off each side."""
+    """Largest matching by equal names, after removing one prefix on each side."""
     canonical = {name: _canonical(name) for name in (*ours, *theirs)}
     best: dict[str, str] = {}
     for mine in _prefixes([canonical[n] for n in ours]):
@@ -182,6 +183,6 @@ def _canonical(name: str) -> tuple[str, ...]:
 
 
 def _prefixes(names: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """What at least half of the names begin with, shortest first."""
+    """Prefixes of at least half of the names, shortest first."""
     starts = Counter(name[:length] for name in names for length in range(len(name)))
     return sorted((start for start, count in starts.items() if 2 * count >= len(names)), key=len)

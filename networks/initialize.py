@@ -1,4 +1,4 @@
-"""First weights of a network, where a paper does not leave them to torch."""
+"""Initial weights of a network, for papers that do not use torch's."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ Init = Literal["torch", "glorot", "he"]
 
 
 def initialize(network: nn.Module, init: Init) -> None:
-    """Draw the weights of dense and convolutional layers anew: glorot is uniform, he normal (fan in); biases are 0."""
+    """Draw new weights of dense and convolutional layers: glorot is uniform, he normal (fan in); biases are 0."""
     if init not in ("torch", "glorot", "he"):
         raise UserError(f"init is one of torch, glorot, he; not {init!r}")
     for m in network.modules() if init != "torch" else ():

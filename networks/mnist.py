@@ -1,4 +1,4 @@
-"""The small networks of the papers: images (B, C, 28, 28) in [0, 1] -> logits (B, K)."""
+"""Small networks of the papers: images (B, C, 28, 28) in [0, 1] -> logits (B, K)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,10 @@ from adversarial_lightning.networks.normalize import first
 
 
 class SmallCNN(nn.Module):
-    """4 convolutions and 3 dense layers (TRADES; ATENT's "SmallCNN"): 312,202 parameters for 1x28x28 and 10 classes.
+    """Network of 4 convolutions and 3 dense layers (TRADES; ATENT's "SmallCNN"): 312,202 parameters.
 
-    Kaiming-normal convolutions and a zero last layer, as in the TRADES repository: the first logits are exactly 0.
+    That is the number for 1x28x28 and 10 classes. Kaiming-normal convolutions and a zero last layer, as in the TRADES
+    repository: the first logits are exactly 0.
 
     Args:
         num_classes: number of logits.
@@ -54,7 +55,7 @@ class SmallCNN(nn.Module):
 
 
 class MadryCNN(nn.Module):
-    """2 convolutions and 2 dense layers (the MNIST challenge's net, ATENT's "LeNet5"): 3,274,634 parameters.
+    """Network of 2 convolutions and 2 dense layers (the MNIST challenge's, ATENT's "LeNet5"): 3,274,634 parameters.
 
     Args:
         num_classes: number of logits.
@@ -87,10 +88,11 @@ class MadryCNN(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """2 valid convolutions and 2 dense layers (Matyasko 2020, chapters 3 and 4): 582,026 parameters for 28x28 and 10.
+    """Network of 2 convolutions without padding and 2 dense layers (Matyasko 2020, chapters 3 and 4).
 
-    With 32 and 64 maps and 512 units it is not the net of 1998, which had 6 and 16. With 20 and 50 maps and 500 units
-    it is the classifier of RIDE's MNIST demo (Lin et al. 2019): 431,080 parameters.
+    It has 582,026 parameters for 28x28 and 10 classes. With 32 and 64 maps and 512 units it is not the net of 1998,
+    which had 6 and 16 maps. With 20 and 50 maps and 500 units it is the classifier of RIDE's MNIST demo (Lin et al.
+    2019): 431,080 parameters.
 
     Args:
         num_classes: number of logits.

@@ -1,4 +1,4 @@
-"""Network in network for 32x32 colour images (Lin, Chen and Yan 2014): -> logits (B, K)."""
+"""Network in network for 32x32 colour images (Lin, Chen and Yan 2014)."""
 
 from torch import Tensor, nn
 
@@ -14,10 +14,10 @@ def _mlpconv(n_in: int, widths: tuple[int, int, int], kernel: int) -> list[nn.Mo
 
 
 class NIN(nn.Module):
-    """The usual CIFAR-10 network in network: 9 convolutions, no dense layer; 966,986 parameters for 3 channels and 10.
+    """Network in network for CIFAR-10: 9 convolutions, no dense layer; 966,986 parameters for 3 channels, 10 classes.
 
-    The thesis on margins (Matyasko 2020, Table 3.2) names it without a list of layers. There the images were
-    preprocessed; here `whiten` makes that its first layer, so that attacks act on pixels (see `networks.Whiten`).
+    The thesis on margins (Matyasko 2020, Table 3.2) names it without a list of layers. Its images were preprocessed;
+    here `whiten` is the first layer of the network, so that attacks act on pixels (see `networks.Whiten`).
 
     Args:
         num_classes: number of logits.
@@ -31,10 +31,8 @@ class NIN(nn.Module):
         self, num_classes: int = 10, channels: int = 3, dropout: float = 0.5, whiten: bool = False, size: int = 32
     ) -> None:
         super().__init__()
-        self.num_classes, self.channels, self.dropout, self.whiten, self.size = (
-            *(num_classes, channels, dropout),
-            *(whiten, size),
-        )
+        self.num_classes, self.channels, self.dropout = num_classes, channels, dropout
+        self.whiten, self.size = whiten, size
         self.layers = nn.Sequential(
             Whiten(channels * size * size) if whiten else nn.Identity(),
             *_mlpconv(channels, (192, 160, 96), 5),

@@ -7,7 +7,9 @@ from adversarial_lightning.errors import UserError
 
 
 class GaussianNoise(nn.Module):
-    """x + N(0, std^2), in every mode, drawn from `noise`, which `attacks.noise_for` sets, or torch's global generator.
+    """Gaussian noise x + N(0, std^2), in every mode.
+
+    It comes from `noise`, which `attacks.noise_for` sets, or else from torch's global generator.
 
     Args:
         std: standard deviation of the noise, in the units of the input.
@@ -28,15 +30,16 @@ class GaussianNoise(nn.Module):
 
 
 class NoisyConvolutions(nn.Module):
-    """`network` with `GaussianNoise` before each of its convolutions: images in [0, 1] -> logits of one draw.
+    """Network with `GaussianNoise` before each of its convolutions: images in [0, 1] -> logits of one draw.
 
-    The network's answer is the mean of the probabilities in several draws: put ``defenses.Voting`` with ``mode:
-    mean_probs`` in front of it. Raises ValueError for a network without convolutions.
+    The method predicts by the mean of the probabilities over several draws: use ``defenses.Voting`` with ``mode:
+    mean_probs``. Raises ValueError for a network without convolutions.
 
     Args:
         network: images in [0, 1] -> logits.
         init: standard deviation before the first convolution, on the image as the network normalises it.
-        inner: before all others. Theirs are 0.2 and 0.1 for images in colour, 0.8 and 0.4 for MNIST.
+        inner: standard deviation before all others. The authors use 0.2 and 0.1 for colour images, 0.8 and 0.4 for
+            MNIST.
     """
 
     def __init__(self, network: nn.Module, init: float = 0.2, inner: float = 0.1) -> None:

@@ -1,4 +1,4 @@
-"""The first layer of a network that was made for normalised input."""
+"""Normalisation as the first layer of a network."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from adversarial_lightning.errors import UserError
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std for each channel, so that everything outside the network deals in [0, 1]."""
+    """Normalisation (x - mean) / std of each channel, so that all images outside the network are in [0, 1]."""
 
     mean: Tensor
     std: Tensor
@@ -26,7 +26,7 @@ class Normalize(nn.Module):
 
 
 def first(mean: list[float] | None, std: list[float] | None) -> nn.Module:
-    """The first layer of a network: `Normalize`, or nothing where neither mean nor std is given."""
+    """First layer of a network: `Normalize`, or the identity if neither mean nor std is given."""
     if mean is None and std is None:
         return nn.Identity()
     n = len(mean or std or [])

@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision: pixels in [0, 1] like all others, their own normalisation inside."""
+"""Networks of timm and torchvision with their own normalisation inside: images in [0, 1] as for all networks."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ TWO_HEADS = ("inception_v3", "googlenet")
 
 
 class TimmClassifier(nn.Module):
-    """Any image classifier of timm, by its name; mean and std are those of its configuration.
+    """Image classifier of timm, by its name; mean and std are those of its configuration.
 
     Raises ValueError for names that timm does not have: addresses of model hubs are no names.
 
     Args:
-        name: of the model, with or without a tag: ``resnet50``, ``vit_base_patch16_224.augreg_in21k_ft_in1k``.
-        num_classes: number of logits; none: as the model has them.
+        name: name of the model, with or without a tag: ``resnet50``, ``vit_base_patch16_224.augreg_in21k_ft_in1k``.
+        num_classes: number of logits; none: the model's.
         weights: a file (see `load_weights`), ``pretrained`` for those that timm downloads, none for random ones. A
-            checkpoint of this network brings its own: evaluating it fetches nothing.
+            checkpoint of this network holds them itself: evaluating it downloads nothing.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int | None = 1000, weights: str | None = None) -> None:
@@ -47,16 +47,16 @@ class TimmClassifier(nn.Module):
 
 
 class TorchvisionClassifier(nn.Module):
-    """Any image classifier of torchvision, by its name; mean and std are those of its weights (ImageNet's).
+    """Image classifier of torchvision, by its name; mean and std are those of its weights (ImageNet's).
 
     Raises ValueError for names that torchvision does not have.
 
     Args:
-        name: of the model: ``resnet50``, ``vgg19``, ``inception_v3``.
+        name: name of the model: ``resnet50``, ``vgg19``, ``inception_v3``.
         num_classes: number of logits; other than 1000 only without pretrained weights.
         weights: a file (see `load_weights`), ``pretrained`` for torchvision's best, or their name, such as
-            ``IMAGENET1K_V1``, which torchvision downloads; none for random ones. A checkpoint of this network brings
-            its own: evaluating it fetches nothing.
+            ``IMAGENET1K_V1``, which torchvision downloads; none for random ones. A checkpoint of this network
+            holds them itself: evaluating it downloads nothing.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int = 1000, weights: str | None = None) -> None:

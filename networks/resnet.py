@@ -9,7 +9,7 @@ from adversarial_lightning.networks.normalize import first
 
 
 class ResNet(nn.Module):
-    """The CIFAR residual network: ResNet-20 has 272,474 parameters, ResNet-110 1,730,714.
+    """Residual network for CIFAR: ResNet-20 has 272,474 parameters, ResNet-110 1,730,714.
 
     Three stages of (depth - 2) / 6 blocks with 16, 32, 64 channels, strides 1, 2, 2; the shortcut that changes shape is
     a 1x1 convolution with BN, as ATENT's (He et al. pad with zeros). Raises ValueError for a depth that is not 6 n + 2.
@@ -54,8 +54,8 @@ class ResNet18(nn.Module):
     """ResNet-18 with a 3x3 first layer for small images: 11,173,962 parameters, 11,172,170 with pre-activation.
 
     Four stages of two blocks, 64 .. 512 channels, strides 1, 2, 2, 2. `preactivation` (He et al. 2016b) is the
-    PreActResNet-18 of Rice, Wong and Kolter 2020, with BN and ReLU before the pooling; plain blocks are what ATENT's
-    code has where the paper says ResNet-20.
+    PreActResNet-18 of Rice, Wong and Kolter 2020, with BN and ReLU before the pooling. ATENT's code uses plain blocks
+    for the network that its paper calls ResNet-20.
 
     Args:
         preactivation: BN and ReLU before the convolutions.
@@ -100,7 +100,7 @@ class ResNet18(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Convolution, BN, ReLU, convolution, BN; ReLU after the sum."""
+    """Residual block: convolution, BN, ReLU, convolution, BN; ReLU after the sum."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class BasicBlock(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """BN, ReLU, convolution, twice; a shortcut that changes shape starts after the first ReLU."""
+    """Pre-activation block: BN, ReLU, convolution, twice; a shortcut that changes shape starts after the first ReLU."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ PLANS: dict[int, list[int | str]] = {
 
 
 def convolutions(plan: list[int | str], channels: int, batch_norm: bool) -> list[nn.Module]:
-    """3x3 convolutions with padding 1, each with BN (or not) and ReLU; "M" is 2x2 max-pooling."""
+    """Convolutions 3x3 with padding 1, each with BN (if asked for) and ReLU; "M" is 2x2 max-pooling."""
     layers: list[nn.Module] = []
     for entry in plan:
         if entry == "M":
@@ -36,7 +36,7 @@ class VGG(nn.Module):
 
     Args:
         depth: 16 or 19.
-        batch_norm: BN after each convolution; without, deep plans rarely leave their plateau.
+        batch_norm: BN after each convolution; without it, the deep networks rarely start to learn.
         num_classes: number of logits.
         channels: image channels.
         image_size: height and width of the images.
@@ -78,7 +78,7 @@ class VGG(nn.Module):
 
 
 def dense(widths: list[int], batch_norm: bool = False) -> list[nn.Module]:
-    """Dense layers between these widths, each with BN (or not) and ReLU."""
+    """Dense layers between these widths, each with BN (if asked for) and ReLU."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
         layers += [nn.Linear(n_in, n_out), *([nn.BatchNorm1d(n_out)] if batch_norm else []), nn.ReLU()]

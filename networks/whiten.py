@@ -1,4 +1,4 @@
-"""Global contrast normalisation and ZCA as the first layer of a network: differentiable, and in its checkpoint."""
+"""Global contrast normalisation and ZCA whitening as the first layer of a network."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,12 @@ from adversarial_lightning.errors import UserError
 
 
 class Whiten(nn.Module):
-    """Each image to mean 0 and standard deviation 1, then all of them to a covariance near the identity (ZCA).
+    """Whitening: each image to mean 0 and standard deviation 1, then all to a covariance near the identity (ZCA).
 
-    W (u - mean) with u the normalised image and W = U diag(1 / sqrt(s + 0.1)) U^T from the eigenvectors U and
-    eigenvalues s of the covariance of the training images: `fit` computes both, which lie in buffers. Until then W is
-    the identity. The parameters are ours: Matyasko (2020, section 3.5) does not state them.
+    It computes W (u - mean), with the normalised image u and W = U diag(1 / sqrt(s + 0.1)) U^T from the eigenvectors U
+    and eigenvalues s of the covariance of the training images. `fit` computes mean and W, which are buffers, and so
+    part of a checkpoint; before that W is the identity. The parameters are ours: Matyasko (2020, section 3.5) does not
+    state them.
 
     Args:
         features: number of values of an image, C x H x W.
@@ -49,10 +50,10 @@ class Whiten(nn.Module):
         self.fitted.fill_(True)
 
     def contrast(self, x: Tensor) -> Tensor:
-        """Each image flat (B, CHW), with mean 0 and standard deviation 1; an image of one colour becomes zeros."""
+        """Images as rows (B, CHW) with mean 0 and standard deviation 1; an image of one colour becomes zeros."""
         flat = x.flatten(1)
         centred = flat - flat.mean(1, keepdim=True)
-        # The standard deviation of an image of one colour has no gradient: the floor stands inside the root.
+        # The standard deviation of an image of one colour has no gradient: hence the floor inside the root.
         return centred / (centred.square().mean(1, keepdim=True) + 1e-16).sqrt()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class WideResNet(nn.Module):
 
 
 class Group(nn.Module):
-    """`count` blocks, the first of which changes width and size."""
+    """Group of `count` blocks, the first of which changes width and size."""
 
     def __init__(self, count: int, n_in: int, n_out: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Group(nn.Module):
 
 
 class Block(nn.Module):
-    """BN, ReLU, convolution, twice; the shortcut of a block that changes width starts after the first ReLU."""
+    """Pre-activation block: BN, ReLU, convolution, twice; a shortcut that changes width starts after the first ReLU."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, dropout: float) -> None:
         super().__init__()

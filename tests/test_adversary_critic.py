@@ -23,12 +23,13 @@ from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.callbacks import AttackGrids, CollapseGuard
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.lightning_modules import AdversaryCritic, OneCycle, Standard
-from adversarial_lightning.lightning_modules.adversary_critic import (
+from adversarial_lightning.lightning_modules.critic_losses import (
     GAN_LOSSES,
     gradient_penalty,
     mean_where,
     running_confidence,
 )
+from adversarial_lightning.lightning_modules.critic_settings import AttackSettings, CriticSettings, Pretraining
 from adversarial_lightning.lightning_modules.differentiable_attack import (
     choose_target,
     high_confidence,
@@ -56,6 +57,14 @@ def quiet(k: int = 4, n: int = 6, dtype: torch.dtype = torch.float64) -> Critic:
 
 def module(network: nn.Module | None = None, **settings: Any) -> AdversaryCritic:
     return AdversaryCritic(network or smooth(), settings.pop("critic", None) or quiet(), **settings)
+
+
+def attack(**settings: Any) -> dict[str, Any]:
+    return {"attack_settings": AttackSettings(**settings)}
+
+
+def critic(**settings: Any) -> dict[str, Any]:
+    return {"critic_settings": CriticSettings(**settings)}
 
 
 def noise(n: int = 5) -> Noise:
@@ -279,17 +288,17 @@ def test_goals_follow_the_settings() -> None:
     expected = made.confidences[goal.target].clamp(0.25 + 1e-3, 1 - 1e-4)
     assert torch.equal(goal.confidence, expected.to(own)) and (goal.target != goal.source).all()
     assert torch.allclose(goal.own, own)
-    assert torch.allclose(module(made.network, confidence="same").attack_target(x, noise()).confidence, own)
-    assert (module(made.network, confidence=0.8).attack_target(x, noise()).confidence == 0.8).all()
+    assert torch.allclose(module(made.network, **attack(confidence="same")).attack_target(x, noise()).confidence, own)
+    assert (module(made.network, **attack(confidence=0.8)).attack_target(x, noise()).confidence == 0.8).all()
 
 
 # --- the critic's loss -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gan_loss", GAN_LOSSES)
-def test_signs(game: str) -> None:
+def test_signs(gan_loss: str) -> None:
     """Eqs. 4.3 and 4.4 as printed point the other way."""
-    losses = GAN_LOSSES[game]
+    losses = GAN_LOSSES[gan_loss]
     s = torch.tensor([0.2, 0.6], requires_grad=True)
     for loss, sign in ((losses.real, -1), (losses.attacked, 1), (losses.classifier, -1)):
         (slope,) = torch.autograd.grad(loss(s).sum(), s)
@@ -299,7 +308,7 @@ def test_signs(game: str) -> None:
 def test_losses_read_the_heads_of_label_and_target() -> None:
     """Gradients of the last layer: real images move the head of y, attacked ones that of t, and no other."""
     x, _ = images(1)
-    made = module(gradient_penalty_weight=0.0, confidence=0.9)
+    made = module(**critic(gradient_penalty_weight=0.0), **attack(confidence=0.9))
     goal = made.attack_target(x, noise(1))
     y = goal.source
     last = made.critic.layers[-1]
@@ -346,7 +355,7 @@ def test_images_are_judged_as_the_target() -> None:
 def test_failed_attacks_do_not_count() -> None:
     """By hand over the successful rows only; with code parity the critic takes all, as of the class predicted there."""
     x, y = images(8)
-    made = module(gradient_penalty_weight=0.0, cycle_weight=0.0, confidence=0.9)
+    made = module(cycle_weight=0.0, **critic(gradient_penalty_weight=0.0), **attack(confidence=0.9))
     goal = made.attack_target(x, noise(8))
     too_low = torch.tensor([0.9, 1e-6]).double().repeat(4)  # reached at the start: x stays what it is
     goal = goal._replace(confidence=too_low)
@@ -381,7 +390,7 @@ def test_without_a_success_the_terms_are_zero() -> None:
 
 def test_cycle_leads_back_and_reaches_the_second_attack_only() -> None:
     x, y = images()
-    made = module(critic_weight=0.0, cycle_weight=1.0, confidence=0.9)
+    made = module(critic_weight=0.0, cycle_weight=1.0, **attack(confidence=0.9))
     goal = made.attack_target(x, noise())
     _, logs = made.classifier_loss(x, y, goal, noise())
     first = made.attack(x, goal.target, goal.confidence).detach()
@@ -401,7 +410,7 @@ def test_cycle_leads_back_and_reaches_the_second_attack_only() -> None:
 def test_a_step_raises_what_the_critic_says_of_attacked_images() -> None:
     """One step of the classifier against a frozen critic."""
     x, y = images(16)
-    made = module(critic_weight=1.0, cycle_weight=0.0, confidence=0.9)
+    made = module(critic_weight=1.0, cycle_weight=0.0, **attack(confidence=0.9))
     goal = made.attack_target(x, noise(16))
     before = made.classifier_loss(x, y, goal, noise(16))[1]["gan"]
     optimizer = torch.optim.SGD(made.network.parameters(), lr=1e-3)
@@ -416,7 +425,7 @@ def test_a_step_raises_what_the_critic_says_of_attacked_images() -> None:
 
 def small(**settings: Any) -> AdversaryCritic:
     torch.manual_seed(0)
-    fixed = {"pretrain_epochs": 0, "optimizer": adam, "critic_optimizer": adam}
+    fixed = {"pretraining": Pretraining(0), "optimizer": adam, "critic_optimizer": adam}
     return AdversaryCritic(Bare(), Critic(10, 784, [32]), **{**fixed, **settings})
 
 
@@ -463,7 +472,7 @@ def test_without_weights_it_is_standard_training(tmp_path: Path) -> None:
 
 def test_training_learns_and_the_game_is_open(tmp_path: Path) -> None:
     """Pre-training first; the critic errs sometimes, attacks succeed, confidences move; reloads without the critic."""
-    made, logged = small(pretrain_epochs=1, pretrain_decay=5e-6), []
+    made, logged = small(pretraining=Pretraining(1, 5e-6)), []
     made.log_dict = lambda values: logged.append({k: float(v) for k, v in values.items()})  # type: ignore[assignment,method-assign]
     fit = trainer(tmp_path, 5)
     fit.fit(made, digits())
@@ -480,7 +489,9 @@ def test_training_learns_and_the_game_is_open(tmp_path: Path) -> None:
     assert torch.equal(state["state_dict"]["confidences"], made.confidences) and len(state["optimizer_states"]) == 2
 
 
-@pytest.mark.parametrize("change", [{"gan_loss": "hinge"}, {"target": "uniform"}, {"unroll": True, "critic_steps": 2}])
+@pytest.mark.parametrize(
+    "change", [critic(gan_loss="hinge"), attack(target="uniform"), attack(unroll=True) | critic(steps=2)], ids=str
+)
 @pytest.mark.parametrize("label", ["head", "layers"])
 def test_options_train(change: dict[str, Any], label: Any, tmp_path: Path) -> None:
     made = small(**change)
@@ -504,7 +515,7 @@ class Loop(pl.Callback):
 
 def test_confidences_follow_each_batch_once_and_the_critic_waits_for_its_turn(tmp_path: Path) -> None:
     """Its schedule stands still while the classifier is trained alone."""
-    made = small(momentum=0.7, pretrain_epochs=1, schedule=OneCycle(), critic_schedule=OneCycle())
+    made = small(**attack(momentum=0.7), pretraining=Pretraining(1), schedule=OneCycle(), critic_schedule=OneCycle())
     loop = Loop()
     trainer(tmp_path, 2, callbacks=[loop]).fit(made, digits(train_limit=96))
     assert torch.allclose(made.confidences, loop.expected) and (made.confidences < 1).any()
@@ -512,7 +523,7 @@ def test_confidences_follow_each_batch_once_and_the_critic_waits_for_its_turn(tm
 
 
 def test_pretraining_decays_all_weight_matrices_but_the_last() -> None:
-    made, (x, y) = module(pretrain_decay=0.5), images()
+    made, (x, y) = module(pretraining=Pretraining(decay=0.5)), images()
     first = made.network[1].weight.square().sum()
     assert torch.allclose(made.pretraining_loss(x, y)[0], F.cross_entropy(made.network(x), y) + 0.25 * first)
 
@@ -544,7 +555,7 @@ def test_a_loss_that_is_no_number_stops_training(broken: str, tmp_path: Path) ->
 TWO = """
 import sys, torch
 sys.path.insert(0, {root!r} + "/tests")
-from adversarial_lightning.lightning_modules.adversary_critic import mean_where
+from adversarial_lightning.lightning_modules.critic_losses import mean_where
 from test_adversary_critic import joint
 from small import digits, trainer
 module = joint()
@@ -564,7 +575,7 @@ if run.global_rank == 0:
 
 
 def joint() -> AdversaryCritic:
-    return small(pretrain_epochs=1, schedule=OneCycle(), critic_schedule=OneCycle())
+    return small(pretraining=Pretraining(1), schedule=OneCycle(), critic_schedule=OneCycle())
 
 
 def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
@@ -582,15 +593,16 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
     "make,says",
     [
         (lambda: module(critic_weight=-1.0), "critic_weight must be at least 0"),
-        (lambda: module(steps=0), "steps must be at least 1"),
-        (lambda: module(critic_steps=0), "critic_steps"),
-        (lambda: module(momentum=1.0), "momentum"),
-        (lambda: module(confidence=0.25), "between 1/K = 0.25 and 1"),
-        (lambda: module(confidence=1), "between 1/K"),
-        (lambda: module(confidence="runing_mean"), "must be running_mean or same, not 'runing_mean'"),
-        (lambda: module(target="closets"), "target of AdversaryCritic"),
+        (lambda: AttackSettings(steps=0), "steps must be at least 1"),
+        (lambda: CriticSettings(steps=0), "steps must be at least 1"),
+        (lambda: AttackSettings(momentum=1.0), "momentum"),
+        (lambda: module(**attack(confidence=0.25)), "between 1/K = 0.25 and 1"),
+        (lambda: module(**attack(confidence=1)), "between 1/K"),
+        (lambda: AttackSettings(confidence="runing_mean"), "must be running_mean or same, not 'runing_mean'"),
+        (lambda: AttackSettings(target="closets"), "target of AttackSettings"),
         (lambda: module(cycle="l3"), "cycle of AdversaryCritic"),
-        (lambda: module(gan_loss="wgan"), "game of AdversaryCritic"),
+        (lambda: CriticSettings(gan_loss="wgan"), "gan_loss of CriticSettings"),
+        (lambda: Pretraining(-1), "epochs must be at least 0"),
         (lambda: HighConfidence(confidence=0.05)(Bare(), torch.rand(1, 1, 28, 28), torch.zeros(1).long()), "above 1/K"),
         (lambda: AttackGrids(confidences=(0.5, 1.5)), "confidences"),
         (lambda: AdversaryCritic(Bare(7), quiet()), "critic.num_classes to 7"),
@@ -614,9 +626,9 @@ def test_trainers_and_networks_that_would_go_wrong(
     network: nn.Module, settings: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
     size = {"size": 8} if isinstance(network, BatchNormNet) else {}
-    critic = Critic(10, 64 if size else 784, [16])
+    judge = Critic(10, 64 if size else 784, [16])
     with pytest.raises(ValueError, match=says):
-        trainer(tmp_path, **settings).fit(AdversaryCritic(network, critic, pretrain_epochs=0), digits(**size))
+        trainer(tmp_path, **settings).fit(AdversaryCritic(network, judge, pretraining=Pretraining(0)), digits(**size))
 
 
 def test_ddp_must_expect_unused_parameters() -> None:

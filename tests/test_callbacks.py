@@ -91,7 +91,7 @@ def test_half_networks_are_refused(tmp_path: Path) -> None:
 def test_gather_refuses_padding() -> None:
     rows = [Outcome(i, 0, 0, 0, 1, 0, 0.0, 0.0, 0.0, 1.0, None, 1, 1, 0.0) for i in (3, 1, 2)]
     assert [o.index for o in gather(rows)] == [1, 2, 3]
-    with pytest.raises(RuntimeError, match=r"\[2\].*more than once"):
+    with pytest.raises(ValueError, match=r"\[2\].*more than once"):
         gather([*rows, rows[2]])
 
 
@@ -207,7 +207,7 @@ def test_attack_grids_are_logged(tmp_path: Path) -> None:
 def test_codes_are_compared_with_their_prior(weight: float, tmp_path: Path) -> None:
     """Distances over time, a histogram of each coordinate; of the critic's figures, those of a network that has one."""
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    settings = {"weight": weight, "critic_hidden": [16], "optimizer": adam, "classifier_optimizer": adam}
+    settings = {"regularization": weight, "critic_hidden": [16], "optimizer": adam, "classifier_optimizer": adam}
     module = ERClassifier(Coded(3, batch_norm=True), **settings)  # type: ignore[arg-type]
     trainer(tmp_path, logger=logger, log_every_n_steps=1, callbacks=[EmbeddingPrior(limit=40)]).fit(module, digits())
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -226,7 +226,7 @@ def test_codes_are_compared_with_their_prior(weight: float, tmp_path: Path) -> N
 def test_embedding_prior_wants_codes(tmp_path: Path) -> None:
     logged = {"logger": TensorBoardLogger(tmp_path), "log_every_n_steps": 1}
     run = trainer(tmp_path, callbacks=[EmbeddingPrior()], **logged)
-    with pytest.raises(ValueError, match="not of Standard"):
+    with pytest.raises(ValueError, match="Standard has none"):
         run.fit(Standard(Bare(), adam), digits())
 
 

@@ -1,7 +1,9 @@
 """The data sets: every image under its number, every process its share, and the same order after a resume."""
 
 import hashlib
+import inspect
 import io
+import shutil
 import struct
 import tarfile
 from pathlib import Path
@@ -15,6 +17,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from adversarial_lightning.datamodules import MNIST, Digits, ImageData, ImageFolder
+from adversarial_lightning.datamodules import archive as archive_module
 from adversarial_lightning.datamodules.images import TensorImages
 from adversarial_lightning.datamodules.samplers import EpochShuffle, ResumableLoader, Shard
 
@@ -105,8 +108,7 @@ def test_an_index_names_the_same_image_whatever_the_split(kind: str, tmp_path: P
 
 
 def arguments(dm: ImageData) -> dict[str, object]:
-    names = type(dm).__init__.__code__.co_varnames[1 : type(dm).__init__.__code__.co_argcount]
-    return {name: getattr(dm, name) for name in names}
+    return {name: getattr(dm, name) for name in inspect.signature(type(dm)).parameters}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -599,6 +601,24 @@ def test_bad_archives(tmp_path: Path) -> None:
         ImageFolder(str(tmp_path / "evil.tar"))
     assert not (tmp_path / "escaped.txt").exists()
     assert not [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "folder"]  # nothing half-done
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_archives_that_unpack_to_too_much(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "folder")
+    archive = tmp_path / f"images{suffix}"
+    if suffix == ".zip":
+        shutil.make_archive(str(archive.with_suffix("")), "zip", folder)
+    else:
+        pack(folder, archive)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+        with pytest.raises(ValueError, match="more than its disk has left"):
+            ImageFolder(str(archive))
+    monkeypatch.setattr(archive_module, "MEMBERS", 3)
+    with pytest.raises(ValueError, match=r"holds more than .* files"):
+        ImageFolder(str(archive))
+    assert not [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "folder"]
 
 
 def test_pixels_and_labels_must_fit() -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from adversarial_lightning.attacks import PGD, Noise, noise_for
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.defenses import Voting, required_adaptations
 from adversarial_lightning.lightning_modules import RSE, TRADES, VAECLA, ERClassifier, OneCycle, Standard
-from adversarial_lightning.lightning_modules.er_classifier import PRIORS, sliced_w1
+from adversarial_lightning.lightning_modules.er_classifier import PRIORS, AuthorsCode, sliced_w1
 from adversarial_lightning.lightning_modules.trades import kl_attack, trades
 from adversarial_lightning.lightning_modules.vaecla import kl_to_standard_normal
 from adversarial_lightning.networks import ERNet, NoisyConvolutions
@@ -30,8 +31,10 @@ KL = PGD(eps=0.1, steps=2, loss="kl", start_std=0.001)
 
 
 def module(batch_norm: bool = True, **settings: Any) -> ERClassifier:
-    """A small one, of weights that are always the same."""
+    """A small one, of weights that are always the same; fields of `AuthorsCode` may stand among the settings."""
     torch.manual_seed(0)
+    code = {field.name: settings.pop(field.name) for field in fields(AuthorsCode) if field.name in settings}
+    settings["authors_code"] = AuthorsCode(**code)
     settings = {"attack": INNER, "regularization": 0.1, "critic_hidden": [16], **ADAMS, **settings}
     return ERClassifier(Coded(batch_norm=batch_norm), **settings)
 
@@ -165,7 +168,9 @@ def test_weight_0_is_standard_training_without_a_critic(tmp_path: Path) -> None:
     """E-CLA bit for bit: the classifier's and critic's settings do not matter, dropout draws the same masks."""
     trained = []
     for make in (
-        lambda net: ERClassifier(net, regularization=0.0, n_critic=3, mix_clean=False, reg_optimizer="own", **ADAMS),
+        lambda net: ERClassifier(
+            net, regularization=0.0, n_critic=3, authors_code=AuthorsCode(reg_optimizer="own"), **ADAMS
+        ),
         lambda net: Standard(net, adam),
     ):
         torch.manual_seed(0)
@@ -226,7 +231,7 @@ def test_accumulated_gradients_of_the_critic() -> None:
         for _ in range(2):
             made.update_critic([x], noise(16), critic)
         gradients = torch.cat([p.grad.flatten() for p in made.critic.parameters() if p.grad is not None])
-        made.n_critic, made.accumulate_grads = 1, False
+        made.n_critic, made.authors_code = 1, AuthorsCode()
         alone_made = module(critic_optimizer=sgd)
         alone_made.critic.load_state_dict(made.critic.state_dict())  # type: ignore[union-attr]
         alone_made.update_critic([x], noise(16), alone(alone_made)[2])
@@ -443,10 +448,20 @@ JOINT = {
     "er": joint(lambda: ERClassifier(Coded(), INNER, 1.0, critic_hidden=[16], schedule=OneCycle(), clip=0.1, **SGDS)),
     "code": joint(
         lambda: ERClassifier(
-            *(Coded(), INNER, 1.0), critic_hidden=[16], accumulate_grads=True, mix_clean=True, clip=0.1, **SGDS
+            Coded(),
+            INNER,
+            1.0,
+            critic_hidden=[16],
+            authors_code=AuthorsCode(accumulate_grads=True, mix_clean=True),
+            clip=0.1,
+            **SGDS,
         )
     ),
-    "er_trades": joint(lambda: ERClassifier(Coded(), KL, 1.0, 2.0, critic_hidden=[16], reg_optimizer="joint", **SGDS)),
+    "er_trades": joint(
+        lambda: ERClassifier(
+            Coded(), KL, 1.0, 2.0, critic_hidden=[16], authors_code=AuthorsCode(reg_optimizer="joint"), **SGDS
+        )
+    ),
     "vaecla": joint(lambda: VAECLA(Coded(), optimizer=sgd)),
     "rse": joint(lambda: RSE(NoisyConvolutions(Bare(), 0.2, 0.1), sgd)),
 }
@@ -499,7 +514,7 @@ class Loose(Coded):
         (lambda: module(attack=None, mix_clean=True), "need an attack"),
         (lambda: module(attack=None, beta=6.0), "need an attack"),
         (lambda: TRADES(Bare(), KL, beta=-1.0), "beta"),
-        (lambda: VAECLA(Coded(), kl_weight=-1.0), "regularization"),
+        (lambda: VAECLA(Coded(), kl_weight=-1.0), "kl_weight"),
         (lambda: VAECLA(Bare()), "encoder and classifier"),
         (lambda: RSE(Bare()), "NoisyConvolutions"),
         (lambda: NoisyConvolutions(nn.Linear(2, 2)), "no convolutions"),

@@ -40,6 +40,8 @@ from adversarial_lightning.lightning_modules import (
     Steps,
 )
 from adversarial_lightning.lightning_modules.atent import ema_weights
+from adversarial_lightning.lightning_modules.critic_settings import AttackSettings, Pretraining
+from adversarial_lightning.lightning_modules.er_classifier import AuthorsCode
 from adversarial_lightning.networks import Critic, NoisyConvolutions
 
 INNER = PGD(eps=0.1, steps=2)
@@ -52,7 +54,13 @@ METHODS = {
     "fgsm_at": lambda net: AdversarialTraining(net, FGSM(eps=0.1), clean_weight=0.5, optimizer=adam),
     "atent": lambda net: ATENT(net, SAMPLER, optimizer=adam, schedule=Cosine()),
     "critic": lambda net: AdversaryCritic(
-        *(net, Critic(10, 784, [16]), 0.1), steps=2, pretrain_epochs=0, optimizer=adam, critic_optimizer=adam
+        net,
+        Critic(10, 784, [16]),
+        critic_weight=0.1,
+        attack_settings=AttackSettings(steps=2),
+        pretraining=Pretraining(epochs=0),
+        optimizer=adam,
+        critic_optimizer=adam,
     ),
     "margin": lambda net: MarginMaximization(net, penalty_mode="eval", optimizer=adam),
     "vat": lambda net: VAT(net, eps=0.5, optimizer=adam),
@@ -60,7 +68,9 @@ METHODS = {
     "rse": lambda net: RSE(net, adam),
     "vaecla": lambda net: VAECLA(net, optimizer=adam),
     "er": lambda net: ERClassifier(net, INNER, regularization=0.1, critic_hidden=[16], schedule=OneCycle(), **ADAMS),
-    "er_own": lambda net: ERClassifier(net, regularization=0.1, critic_hidden=[16], reg_optimizer="own", **ADAMS),
+    "er_own": lambda net: ERClassifier(
+        net, regularization=0.1, critic_hidden=[16], authors_code=AuthorsCode(reg_optimizer="own"), **ADAMS
+    ),
     "ecla": lambda net: ERClassifier(net, regularization=0, **ADAMS),
     "atent_eval": lambda net: ATENT(net, SAMPLER, sampler_mode="eval", optimizer=adam),
 }

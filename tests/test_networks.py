@@ -310,7 +310,7 @@ def test_trades_checkpoints_fit(tmp_path: Path) -> None:
     report = load_weights(target, tmp_path / "trades.pt")
     assert same(source, target) and report.complete and set(report.mapped) == set(source.state_dict())
     assert all(f"module.{ours}" == theirs for ours, theirs in report.mapped.items())
-    assert report.ignored and len(report.sha256) == 64 and "unused copy" in report.lines()[1]
+    assert report.ignored and "unused copy" in report.lines()[1]
 
 
 @pytest.mark.parametrize("container", [None, "state_dict", "model_state_dict"])
