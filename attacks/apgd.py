@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, dlr_targeted, input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view, project_l1_box
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES, dlr_targeted
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 

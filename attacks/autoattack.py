@@ -10,9 +10,9 @@ from adversarial_lightning.attacks.apgd import APGD
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.gradient import margin
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.attacks.fab import FAB
 from adversarial_lightning.attacks.square import Square

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
 from adversarial_lightning.attacks.core.best_adversarial import VOTES, is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least
+from adversarial_lightning.attacks.core.gradient import ce, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import batch_view, distance
-from adversarial_lightning.attacks.core.objectives import ce, margin
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.eval_mode import stochastic

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
+from adversarial_lightning.attacks.core.gradient import Objective, gradient_and_logits, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view
-from adversarial_lightning.attacks.core.objectives import Objective, margin
 from adversarial_lightning.attacks.core.radius import Radius
 
 # The tanh reaches this far beyond [0, 1] and its image is clipped: at 0 and 1 themselves tanh would have no slope.

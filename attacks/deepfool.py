@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial, is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.jacobian import jacobian
+from adversarial_lightning.attacks.core.gradient import jacobian, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.radius import Radius
 
 _NUDGE = 1e-4  # added to every step (in its norm): a row on the boundary would otherwise stay there

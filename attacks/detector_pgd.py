@@ -10,10 +10,9 @@ from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.bpda import find_attribute
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, ObjectiveName, input_gradient, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveName, margin
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 

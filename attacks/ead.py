@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
+from adversarial_lightning.attacks.core.gradient import gradient_and_logits
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 from adversarial_lightning.attacks.cw import ConstSearch, hinge

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 
 START_RADIUS = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # of restarts where nothing is known yet; the authors' values
 

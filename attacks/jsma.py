@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial, is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.jacobian import jacobian
+from adversarial_lightning.attacks.core.gradient import jacobian
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import batch_view, l0_distance
 from adversarial_lightning.attacks.core.radius import Radius

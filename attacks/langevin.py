@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 

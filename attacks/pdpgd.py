@@ -27,10 +27,9 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import input_gradient, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty
 from adversarial_lightning.errors import UserError
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Knowledge
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view, project_l1_box
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 

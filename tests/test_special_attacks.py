@@ -15,8 +15,8 @@ from victims import BatchNormNet, Linear, at_distance
 
 from adversarial_lightning.attacks import APGD, PGD, Attack, Noise, Restarts
 from adversarial_lightning.attacks.core.bpda import find_attribute, straight_through
+from adversarial_lightning.attacks.core.gradient import margin
 from adversarial_lightning.attacks.core.norms import NORMS
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.unroll import unroll
 from adversarial_lightning.attacks.daa import DAA, blob
 from adversarial_lightning.attacks.detector_apgd import DetectorAwareAPGD
