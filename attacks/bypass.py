@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.attacks.core.base import Attack, Knowledge
 from adversarial_lightning.attacks.core.bpda import find_attribute, purifiers, straight_through
 from adversarial_lightning.attacks.core.checks import at_least, check_choices

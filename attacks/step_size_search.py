@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.compose import threat
 from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.introspection import threat
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import distance
 from adversarial_lightning.errors import UserError

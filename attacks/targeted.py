@@ -6,11 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.compose import Combination, threat
+from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least
 from adversarial_lightning.attacks.core.gradient import margin
+from adversarial_lightning.attacks.core.introspection import threat
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import distance
 from adversarial_lightning.errors import UserError

@@ -10,9 +10,9 @@ from victims import BatchNormNet, Linear, at_distance
 
 from adversarial_lightning.attacks.apgd import APGD, sparse_step
 from adversarial_lightning.attacks.autoattack import AutoAttack
-from adversarial_lightning.attacks.compose import scale_eps, threat
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.gradient import ce, dlr_targeted, margin
+from adversarial_lightning.attacks.core.introspection import scale_eps, threat
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, project_l1_box
 from adversarial_lightning.attacks.fab import FAB, project_plane
