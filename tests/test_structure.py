@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pgd_reach
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -21,3 +23,9 @@ def test_every_file_of_the_evaluation_lies_in_one_of_its_folders() -> None:
 def test_benchmarks_and_tools_leave_the_path_alone() -> None:
     for path in [p for room in ("benchmarks", "reproduce", "docs") for p in (ROOT / room).rglob("*.py")]:
         assert "sys.path" not in path.read_text() and "noqa: E402" not in path.read_text(), path
+
+
+def test_linf_pgd_is_read_in_5_files_and_250_lines() -> None:
+    counts = pgd_reach.table()
+    assert {"attacks/pgd.py", "attacks/core/gradient.py", "attacks/core/norms.py"} < set(counts)
+    assert len(counts) <= 5 and sum(counts.values()) <= 250, counts
