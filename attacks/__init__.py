@@ -1,4 +1,4 @@
-"""What a model must withstand: ``x_adv = attack(model, x, y, noise)``. This file is the catalogue."""
+"""Catalogue of attacks; every attack is called as ``x_adv = attack(model, x, y, noise)``."""
 
 from adversarial_lightning.attacks.apgd import APGD
 from adversarial_lightning.attacks.autoattack import AutoAttack

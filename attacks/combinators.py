@@ -20,9 +20,9 @@ from adversarial_lightning.networks.eval_mode import stochastic
 
 
 class Combination(Attack):
-    """Abstract base of attacks made of attacks: the parts decide kind, knowledge, and what `y` holds."""
+    """Abstract base of attacks made of attacks; kind, knowledge and the meaning of `y` follow from the parts."""
 
-    aims_itself: ClassVar[bool] = False  # chooses targets for its parts, and is given labels
+    aims_itself: ClassVar[bool] = False  # takes labels and chooses the targets of its parts
 
     @property
     def kind(self) -> Kind:  # type: ignore[override]
@@ -40,7 +40,7 @@ class Combination(Attack):
 
 @dataclass(frozen=True)
 class Restarts(Combination):
-    """The strongest of `n` runs of one attack with independent noise. Evaluation records each run by itself.
+    """Best result of `n` runs of one attack with independent noise; an evaluation records each run separately.
 
     Args:
         attack: the attack to repeat.
@@ -59,7 +59,7 @@ class Restarts(Combination):
 
 @dataclass(frozen=True)
 class WorstOf(Combination):
-    """For each image the strongest result of several attacks.
+    """Best result of several attacks for each image.
 
     Args:
         attacks: the attacks to choose from.
@@ -76,7 +76,7 @@ class WorstOf(Combination):
 
 @dataclass(frozen=True)
 class Within(Combination):
-    """A minimum-norm attack judged at one radius: it succeeds where what it finds is no longer than `eps`.
+    """Minimum-norm attack judged at one radius: it succeeds where its perturbation is no longer than `eps`.
 
     Args:
         attack: the minimum-norm attack.
@@ -98,10 +98,11 @@ class Within(Combination):
 
 
 def best_of(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor, noises: Sequence[Noise]) -> Tensor:
-    """For each row the best result; the first of equals.
+    """Best result for each row; among equal results the first.
 
-    Of budget attacks that with the largest margin (for targeted ones, the smallest to the target), of minimum-norm
-    attacks the nearest that fools; of a stochastic model the mean margin and the majority of `VOTES` draws.
+    For budget attacks the result with the largest margin (if targeted, with the smallest margin of the target), for
+    minimum-norm attacks the nearest adversarial point. For a stochastic model the margin is the mean and the decision
+    the majority of `VOTES` draws.
     """
     votes = VOTES if stochastic(model) else 1
     best, best_score = x, x.new_full((len(x),), -torch.inf)
@@ -116,12 +117,12 @@ def best_of(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor, n
 
 
 def _score(attack: Attack, logits: Tensor, d: Tensor, y: Tensor) -> Tensor:
-    """How good each row of the perturbations `d` is by the `logits` (draws, B, K) at it."""
+    """Score (B,), larger is better, of the perturbations `d`, from the `logits` (draws, B, K) at x + d."""
     if attack.kind == "minimum-norm":
         length = distance(str(threat(attack)[0]), d).to(logits.dtype)
         fooled = torch.stack([is_adversarial(draw, y, attack.targeted) for draw in logits]).double().mean(0)
         return torch.where(fooled > 0.5, -length, -torch.inf)
-    # Where the model breaks is no success, but nearer to one than where it stands.
+    # A NaN is no success, but scores above a point that is classified correctly.
     values = torch.stack([margin(draw, y) if y.ndim == 1 else ce(draw, y) for draw in logits]).nan_to_num(nan=0.0)
     return -values.mean(0) if attack.targeted else values.mean(0)
 

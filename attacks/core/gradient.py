@@ -75,14 +75,14 @@ def ce(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Largest other logit minus the logit of the label `y` (B,); positive exactly where misclassified."""
+    """Largest other logit minus the logit of the label `y` (B,); positive if and only if misclassified."""
     own = logits.gather(1, y[:, None])
     other = logits.masked_fill(torch.zeros_like(logits, dtype=torch.bool).scatter_(1, y[:, None], True), -torch.inf)
     return other.amax(1) - own[:, 0]
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio (Croce and Hein 2020, eq. 6): the margin over the gap of first to third logit."""
+    """Difference of logits ratio (Croce and Hein 2020a, eq. 6): margin over the gap between first and third logit."""
     if logits.shape[1] < 3:
         raise UserError(f"the dlr loss needs at least 3 classes, the model has {logits.shape[1]}: use loss: margin")
     top = logits.topk(3, dim=1).values
@@ -92,7 +92,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 def dlr_targeted(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
     """Targeted difference of logits ratio (Croce and Hein 2020a, eq. 7): target minus label, over a gap of the top 4.
 
-    `logits` (B, K), `label` and `target` (B,) -> (B,); positive only where the label has lost.
+    `logits` (B, K), `label` and `target` (B,) -> (B,); positive where the target's logit exceeds the label's.
     """
     if logits.shape[1] < 4:
         raise UserError(
@@ -104,7 +104,7 @@ def dlr_targeted(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
 
 
 def kl(logits: Tensor, y: Tensor) -> Tensor:
-    """KL(y || softmax(logits)) for target probabilities `y` (B, K) (TRADES' inner objective)."""
+    """KL(y || softmax(logits)) for target probabilities `y` (B, K), the inner objective of TRADES."""
     if y.ndim != 2:
         raise UserError("the kl loss needs target probabilities (B, K), not labels: use loss: ce")
     return F.kl_div(F.log_softmax(logits, 1), y, reduction="none").sum(1)

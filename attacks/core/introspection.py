@@ -7,7 +7,7 @@ from adversarial_lightning.attacks.core.base import Attack
 
 
 def threat(attack: Attack) -> tuple[str | None, float | None]:
-    """Norm and radius of an attack; None where it has none, or where the parts of a combination disagree."""
+    """Norm and radius of an attack; None if it has none or if the parts of a combination differ."""
     parts = {threat(part) for part in members(attack)}
     if parts:
         norm, eps = parts.pop() if len(parts) == 1 else (None, None)
@@ -16,7 +16,7 @@ def threat(attack: Attack) -> tuple[str | None, float | None]:
 
 
 def members(attack: Attack) -> list[Attack]:
-    """The attacks that `attack` is directly made of; empty for a plain one."""
+    """Direct parts of `attack`; empty if it is no combination."""
     parts: list[Attack] = []
     for field in fields(attack):  # type: ignore[arg-type]
         value = getattr(attack, field.name)
@@ -25,7 +25,7 @@ def members(attack: Attack) -> list[Attack]:
 
 
 def scale_eps(attack: Attack, factor: float) -> Attack:
-    """The same attack with every radius multiplied by `factor`, also inside combinations."""
+    """Copy of `attack` with every radius multiplied by `factor`, also inside combinations."""
     changes: dict[str, Any] = {}
     for field in fields(attack):  # type: ignore[arg-type]
         value = getattr(attack, field.name)
