@@ -147,10 +147,10 @@ class APGD(Attack):
         l1 = self.norm == "l1"
         longest = eps if l1 else 2 * eps
         size = x.new_full((len(x),), longest)
-        # l1: `support` is the number of pixels that differed from x at the last checkpoint. It starts with all pixels, so
-        # that the first checkpoint finds fewer in most rows and keeps their steps long. A step changes `pixels` pixels:
-        # two thirds of the support, at first a fifth of all. The number is rounded down: the reference implementation
-        # rounds up and cannot get from two pixels to one.
+        # l1: `support` is the number of pixels that differed from x at the last checkpoint. It starts with all pixels,
+        # so that the first checkpoint finds fewer in most rows and keeps their steps long. A step changes `pixels`
+        # pixels: two thirds of the support, at first a fifth of all. The number is rounded down: the reference
+        # implementation rounds up and cannot get from two pixels to one.
         everything = torch.full_like(touched(z, x), x[0].numel())
         support = touched(z, x) if self.multi_eps else everything
         pixels = (support / 1.5 if self.multi_eps else 0.2 * everything).long().clamp_min(1)

@@ -14,7 +14,7 @@ from adversarial_lightning.attacks.core.radius import Radius
 
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """One step of length `eps` along the steepest direction of the norm (l2: the fast gradient method, FGM).
+    """One step of length `eps` in the steepest direction of the norm (l2: the fast gradient method, FGM).
 
     Args:
         norm: norm of the ball.

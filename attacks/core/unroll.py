@@ -10,7 +10,7 @@ from adversarial_lightning.attacks.core.noise import Noise
 
 
 def unroll(step: Callable[[Tensor, Noise], Tensor], x: Tensor, noise: Noise, steps: int) -> Tensor:
-    """Apply ``x = step(x, noise)`` `steps` times without keeping activations; steps are recomputed in the backward pass.
+    """Apply ``x = step(x, noise)`` `steps` times without keeping activations; the backward pass recomputes the steps.
 
     It takes the memory of one step plus `steps` images, and the time of one more forward pass. A recomputed step draws
     the same numbers as before, so the gradient is that of the chain that was run. Afterwards `noise` is where a plain
