@@ -24,7 +24,7 @@ class Representation(nn.Module):
     def __init__(self, model: nn.Module, layer: str) -> None:
         super().__init__()
         self.model, self.layer = model, layer
-        self.seen: list[Tensor] = []
+        self.outputs: list[Tensor] = []
 
     @contextmanager
     def recording(self) -> Iterator["Representation"]:
@@ -39,23 +39,21 @@ class Representation(nn.Module):
         def keep(_: nn.Module, args: object, output: object) -> None:
             if not isinstance(output, Tensor):
                 raise UserError(f"layer {self.layer!r} returns a {type(output).__name__}, not a tensor")
-            self.seen.append(
-                output.flatten(1).clone()
-            )  # cloned, because an in-place ReLU after the layer would change it
+            self.outputs.append(output.flatten(1).clone())  # an in-place ReLU after the layer would change it
 
         handle = module.register_forward_hook(keep)
         try:
             yield self
         finally:
             handle.remove()
-            self.seen.clear()
+            self.outputs.clear()
 
     def forward(self, x: Tensor) -> Tensor:
         self.model(x)
-        if not self.seen:
+        if not self.outputs:
             raise UserError(f"layer {self.layer!r} is not used in the model's forward pass")
-        features = self.seen[-1]
-        self.seen.clear()
+        features = self.outputs[-1]
+        self.outputs.clear()
         if len(features) != len(x):
             raise UserError(f"layer {self.layer!r} returns {len(features)} rows for {len(x)} images")
         return features

@@ -212,7 +212,7 @@ class PDPGD(PrimalDual):
     Args:
         norm: norm that is minimised; l0 counts values and is reached through the 2/3 quasinorm, as in the author's
             published runs.
-        penalty: penalty to minimise instead (`attacks.core.prox`, `attacks.core.prox_iterative`), such as GroupL0Penalty.
+        penalty: penalty of `attacks.core.prox` or `prox_iterative` to minimise instead, such as GroupL0Penalty.
     """
 
     norm: Literal["linf", "l2", "l1", "l0"] = "linf"
