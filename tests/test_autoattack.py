@@ -425,7 +425,7 @@ def test_autoattack_runs_the_settings_of_the_reference(norm: str) -> None:
         assert plus == [*[ce_run] * 5, *[replace(ce_run, loss="dlr")] * 5, plain, square, dlr_t, fab_t]
     rand = replace(a, version="rand")
     eot = APGD(norm, 0.25, 100, "ce", eot_samples=20)  # type: ignore[arg-type]
-    assert rand.ensemble(10) == [eot, replace(eot, loss="dlr")] and rand.samples == 20
+    assert rand.ensemble(10) == [eot, replace(eot, loss="dlr")] and rand.eot_samples == 20
     assert threat(a) == (norm, 0.25) and threat(scale_eps(a, 2)) == (norm, 0.5)
 
 
