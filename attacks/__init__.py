@@ -1,12 +1,13 @@
-"""What a model must withstand: ``x_adv = attack(model, x, y, noise)``. This file is the catalogue."""
+"""Catalogue of attacks; every attack is called as ``x_adv = attack(model, x, y, noise)``."""
 
 from adversarial_lightning.attacks.apgd import APGD
 from adversarial_lightning.attacks.autoattack import AutoAttack
 from adversarial_lightning.attacks.boundary import Boundary
 from adversarial_lightning.attacks.bypass import BPDA, GrayBox
-from adversarial_lightning.attacks.compose import Restarts, Within, WorstOf, members, scale_eps, threat
+from adversarial_lightning.attacks.combinators import Restarts, Within, WorstOf
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import check_images
+from adversarial_lightning.attacks.core.introspection import members, scale_eps, threat
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.attacks.corruptions import GaussianNoise, SaltAndPepper

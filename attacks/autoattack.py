@@ -1,4 +1,4 @@
-"""AutoAttack (Croce and Hein 2020a; l1: 2021): a fixed ensemble of four attacks, with nothing to tune."""
+"""AutoAttack (Croce and Hein 2020a; l1: 2021): a fixed ensemble of four attacks without parameters to tune."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,9 +10,9 @@ from adversarial_lightning.attacks.apgd import APGD
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.gradient import margin
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.attacks.fab import FAB
 from adversarial_lightning.attacks.square import Square
@@ -22,17 +22,18 @@ from adversarial_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class AutoAttack(Attack):
-    """Each attack of the ensemble sees only the images that withstood those before it.
+    """Ensemble in which every attack sees only the images that no earlier attack has broken.
 
     *standard*: APGD on the cross-entropy (100 steps; l1: 5 runs over three radii), APGD on the targeted DLR (100 steps
     against each of 9 targets; l1: 5), FAB (100 steps against each of 9 targets), Square (5,000 queries).
     *plus*: five runs each of APGD on cross-entropy and DLR and of untargeted FAB, Square, and the targeted two.
     *rand*, for stochastic models: APGD on cross-entropy and on DLR, with gradients averaged over 20 draws.
 
-    The settings are those of the reference implementation and no fields: with others it would not be AutoAttack. A
-    model with fewer classes has fewer targets, and one with too few for a DLR loss (4 targeted, 3 untargeted), where
-    the reference does not work, is attacked with the margin. Misclassified images come back as they are; images that
-    withstand everything come back as the point with the largest margin.
+    The settings are those of the reference implementation and cannot be changed: with others it would not be
+    AutoAttack. A model with fewer classes has fewer targets. Where a model has too few classes for a DLR loss (4 if
+    targeted, 3 if untargeted), the reference implementation does not work, and this one uses the margin. Images that
+    are misclassified without an attack are returned unchanged; for robust images the result is the point with the
+    largest margin.
 
     Args:
         version: standard, plus (linf and l2) or rand.
@@ -56,7 +57,7 @@ class AutoAttack(Attack):
         return 20 if self.version == "rand" else 1
 
     def ensemble(self, classes: int) -> list[Attack]:
-        """The attacks in their order, for a model with so many classes."""
+        """Attacks in their order, for a model with `classes` classes."""
         norm, eps, l1 = self.norm, self.eps, self.norm == "l1"
         sparse = l1 and self.version == "standard"
         ce = APGD(norm, eps, loss="ce", multi_eps=sparse, eot_samples=self.eot_samples)
@@ -83,7 +84,7 @@ class AutoAttack(Attack):
                 break
             streams = noise.fork(i)[rows]
             z = attack(model, x[rows], y[rows], streams)
-            if attack.kind == "minimum-norm":  # beyond the ball is nothing found
+            if attack.kind == "minimum-norm":  # a point outside the ball does not count
                 inside = NORMS[self.norm].distance(z - x[rows]) <= self.eps
                 z = torch.where(batch_view(inside, z), z, x[rows])
             with torch.no_grad(), noise_for(model, streams.fork("check")):

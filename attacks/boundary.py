@@ -1,4 +1,4 @@
-"""The boundary attack: a random walk along the decision boundary (Brendel, Rauber and Bethge 2018)."""
+"""Boundary attack: a random walk along the decision boundary (Brendel, Rauber and Bethge 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -15,25 +15,25 @@ from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 
 @dataclass(frozen=True)
 class Boundary(Attack):
-    """Nearest adversarial point by a walk among the points that fool, never away from the image.
+    """Nearest adversarial point found by a random walk over adversarial points that approaches the image.
 
     Brendel, Rauber and Bethge, "Decision-Based Adversarial Attacks", ICLR 2018, Algorithm 1: a random step on the
-    sphere around x, a step towards x, kept where the result fools. Both lengths follow how often they succeed: as in
-    the paper half of the steps on the sphere shall, and here a quarter of the whole steps. Departures: the start is
-    moved to the boundary by bisection (as in the authors' Foolbox), and the lengths are adapted a little after every
-    answer, not by tests of trailing means.
+    sphere around x, then a step towards x; the result is kept where it is adversarial. Both step lengths are adapted to
+    their success rates. The aim is one half for the steps on the sphere, as in the paper, and one quarter for both
+    steps together. Departures: the start is moved to the boundary by bisection (as in the authors' Foolbox), and the
+    lengths are adapted a little after every query, not by tests of trailing means.
 
     Args:
         norm: norm that is minimised.
-        queries: forward passes for each image. MALADE's T = 5000 steps cost 5500, one query in eleven being spent on
-            the length of the steps, and the start up to 125.
+        queries: forward passes for each image. MALADE's T = 5000 steps cost 5500, because one query in eleven serves
+            to adapt the steps on the sphere; the start costs up to 125.
         sphere_step: first length of the steps on the sphere, in distances to the image.
         source_step: first length of the steps towards the image, in distances to the image.
-        start: uniform noise (MALADE's), or varied: also black and white squares, which reach more classes.
-        starts: images that are tried as the start; where none fools, the image itself is returned.
-        votes: forward passes a question, of which the majority decides: more than 1 for stochastic models. That is the
-            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `eot_samples`.
-        targeted: look for the class `y` instead of any but `y`.
+        start: uniform (noise, as in MALADE) or varied (also black and white squares, which reach more classes).
+        starts: random images tried as the start; if none is adversarial, the image itself is returned.
+        votes: forward passes for one question, decided by their majority; more than 1 for stochastic models. Votes do
+            not replace EOT: a suite for such models also needs a gradient attack with `eot_samples`.
+        targeted: search for the class `y` instead of any other class than `y`.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -55,13 +55,7 @@ class Boundary(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         length = NORMS[self.norm].distance
-        ask = Decisions(
-            *(model, x, y, noise),
-            distance=length,
-            targeted=self.targeted,
-            queries=self.queries,
-            votes=self.votes,
-        )
+        ask = Decisions(model, x, y, noise, length, self.targeted, queries=self.queries, votes=self.votes)
         rows = find_start(ask, noise, self.starts, self.start)
         bisect(ask, self.norm, ask.closest.point, rows, halvings=25)
         sphere = x.new_full((len(x),), self.sphere_step)

@@ -1,4 +1,4 @@
-"""Round a purifier: other gradients for it (BPDA, Athalye et al. 2018), or none of it (the gray box)."""
+"""BPDA (Athalye et al. 2018) and gray-box attacks on purified models."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.attacks.core.base import Attack, Knowledge
 from adversarial_lightning.attacks.core.bpda import find_attribute, purifiers, straight_through
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
@@ -20,18 +20,19 @@ from adversarial_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class BPDA(Combination):
-    """`attack` with the purifiers as they are forwards, and something simpler in their place backwards.
+    """`attack` with purifiers unchanged in the forward pass and replaced by a substitute in the backward pass.
 
-    Raises ValueError for a model without a purifier, and for a purifier without what is asked for.
+    Raises ValueError for a model without a purifier, and for a purifier that lacks the chosen `backward`.
 
     Args:
         attack: any attack that takes gradients; with `eot_samples` it is BPDA + EOT.
-        backward: identity for the whole purifier; mean: the mean of 3 x 3 pixels; chain: the first `steps` steps of its
-            chain without noise and clipping (its method ``quiet``); denoiser: one pass of its attribute ``denoiser``;
-            frozen: what it has fitted to the image, held fixed (its method ``frozen``); unrolled: a fit of `steps`
-            steps a stage, differentiated through all of them (its method ``unrolled``); network: what `network` does.
-        steps: length of what is differentiated, for chain and unrolled; none: as many as the purifier takes.
-        network: the attacker's own, images -> images: one trained to do what the purifier does, or a denoiser.
+        backward: the substitute. identity: of the whole purifier; mean: the mean of 3 x 3 pixels; chain: the first
+            `steps` steps of the purifier's chain without noise and clipping (its method ``quiet``); denoiser: one pass
+            of its attribute ``denoiser``; frozen: the network it has fitted to the image, held fixed (its method
+            ``frozen``); unrolled: a fit of `steps` steps for each stage, differentiated through all of them (its method
+            ``unrolled``); network: the network `network`.
+        steps: number of steps that are differentiated, for chain and unrolled; none: as many as the purifier takes.
+        network: the attacker's network from images to images, trained to imitate the purifier, or a denoiser.
     """
 
     attack: Attack
@@ -55,7 +56,7 @@ class BPDA(Combination):
             return self.attack.perturb(model, x, y, noise)
 
     def surrogate(self, purifier: Any) -> Callable[[Tensor], Tensor] | None:
-        """What `purifier` is backwards; none for the identity."""
+        """Substitute of `purifier` in the backward pass; None for the identity."""
         if self.backward == "identity":
             return None
         if self.backward == "mean":
@@ -77,7 +78,7 @@ def _restored(network: nn.Module, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GrayBox(Combination):
-    """`attack` on the bare classifier: the attacker does not know that a purifier stands in front of it.
+    """`attack` on the classifier alone; the attacker does not know of the purifier in front of it.
 
     Raises ValueError for a model without a purifier.
 
@@ -85,7 +86,7 @@ class GrayBox(Combination):
         attack: any attack.
     """
 
-    knowledge: ClassVar[Knowledge] = "surrogate"  # all of the bare classifier, nothing else
+    knowledge: ClassVar[Knowledge] = "surrogate"  # the classifier alone
 
     attack: Attack
 

@@ -1,4 +1,4 @@
-"""Random corruptions that know no model: the weakest thing a defense must withstand."""
+"""Random corruptions, which use no knowledge of the model: Gaussian noise, salt and pepper."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from adversarial_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class GaussianNoise(Attack):
-    """x + N(0, std^2 I), clipped to [0, 1].
+    """Gaussian noise: x + N(0, std^2 I), clipped to [0, 1].
 
     Args:
         std: standard deviation in pixels of [0, 1].
@@ -33,7 +33,7 @@ class GaussianNoise(Attack):
 
 @dataclass(frozen=True)
 class SaltAndPepper(Attack):
-    """Each pixel (all its channels) becomes black or white, with equal odds, with probability `density`.
+    """Salt-and-pepper noise: a pixel (all its channels) turns black or white with probability `density` / 2 each.
 
     On MNIST, density 0.25 gives mean l1 98.1 and l2 9.7 (MALADE, Fig. C.14).
 

@@ -1,4 +1,4 @@
-"""The attacks of Carlini and Wagner (2017): l2 (section VI-A) and linf (section VI-C)."""
+"""Attacks of Carlini and Wagner (2017): l2 (section VI-A) and linf (section VI-C)."""
 
 import math
 from dataclasses import dataclass
@@ -10,28 +10,27 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
+from adversarial_lightning.attacks.core.gradient import Objective, gradient_and_logits, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view
-from adversarial_lightning.attacks.core.objectives import Objective, margin
 from adversarial_lightning.attacks.core.radius import Radius
 
-# The tanh reaches this far beyond [0, 1] and its image is clipped: at 0 and 1 themselves tanh would have no slope.
+# The scaled tanh exceeds [0, 1] by this much and is then clipped: otherwise its derivative at 0 and 1 would vanish.
 _SLACK = 0.01
 
 
 def free(x: Tensor) -> Tensor:
-    """The variable w without bounds whose image is `x` in [0, 1]."""
+    """Unbounded variable w of the image `x` in [0, 1]; inverse of `boxed`."""
     return torch.atanh((2 * x - 1) / (1 + 2 * _SLACK))
 
 
 def boxed(w: Tensor) -> Tensor:
-    """The image in [0, 1] that belongs to `w`."""
+    """Image in [0, 1] of the unbounded variable `w`, a scaled tanh."""
     return ((1 + (1 + 2 * _SLACK) * w.tanh()) / 2).clamp(0, 1)
 
 
 def pull_back(gradient: Tensor, w: Tensor) -> Tensor:
-    """Gradient with respect to `w` from the one with respect to ``boxed(w)``; zero where it pushes out of the box."""
+    """Gradient with respect to `w`, from that with respect to ``boxed(w)``; zero where a step would leave the box."""
     t = w.tanh()
     raw = (1 + (1 + 2 * _SLACK) * t) / 2
     stopped = ((raw <= 0) & (gradient > 0)) | ((raw >= 1) & (gradient < 0))
@@ -39,20 +38,20 @@ def pull_back(gradient: Tensor, w: Tensor) -> Tensor:
 
 
 def hinge(kappa: float, targeted: bool) -> Objective:
-    """f_6 of the paper, a loss to be made small: max(kappa - margin, 0), zero where the attack wins by `kappa`."""
+    """Loss f_6 of the paper, to be minimised: max(kappa - margin, 0); zero where the margin reaches `kappa`."""
     sign = -1 if targeted else 1
     return lambda logits, y: (kappa - sign * margin(logits, y)).clamp_min(0)
 
 
 class Adam:
-    """The optimizer of Kingma and Ba (2015) on one tensor, from which a row may simply be read no more."""
+    """Adam (Kingma and Ba 2015) for one tensor; rows are independent, so finished rows can be ignored."""
 
     def __init__(self, w: Tensor, step_size: float) -> None:
         self.step_size, self.k = step_size, 0
         self.mean, self.square = torch.zeros_like(w), torch.zeros_like(w)
 
     def step(self, w: Tensor, gradient: Tensor) -> Tensor:
-        """`w` after one more step."""
+        """Take one step; returns the new `w`."""
         self.k += 1
         self.mean.lerp_(gradient, 0.1)
         self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
@@ -68,7 +67,7 @@ class ConstSearch:
         self.low, self.high = torch.zeros_like(self.const), torch.full_like(self.const, torch.inf)
 
     def narrow(self, success: Tensor) -> None:
-        """Go on from whether each row succeeded: halve the bracket, or multiply by 10 while there is none."""
+        """Update by the `success` (B,) of each row: halve the bracket, or multiply by 10 while there is no success."""
         self.high = torch.where(success, self.high.minimum(self.const), self.high)
         self.low = torch.where(success, self.low, self.low.maximum(self.const))
         self.const = torch.where(self.high.isfinite(), (self.low + self.high) / 2, (10 * self.const).clamp(max=1e10))
@@ -76,22 +75,22 @@ class ConstSearch:
 
 @dataclass(frozen=True)
 class CW(Attack):
-    """Carlini and Wagner's l2 attack: makes ||z - x||_2^2 + const f(z) small, for the smallest const that works.
+    """Carlini and Wagner's l2 attack: minimise ||z - x||_2^2 + const f(z), for the smallest const that succeeds.
 
-    Adam moves variables whose tanh is the image.
+    Adam optimises variables whose scaled tanh is the image.
 
-    Departures: rows abort by themselves, not when the sum over the batch stalls, and the tanh reaches 1 % beyond
-    [0, 1] and is clipped, so that pixels at exactly 0 or 1 move.
+    Departures: each row aborts by itself, not when the sum over the batch stalls; the scaled tanh exceeds [0, 1] by 1 %
+    and is clipped, so that pixels at exactly 0 or 1 can change.
 
     Args:
-        norm: the norm made small.
+        norm: norm that is minimised.
         steps: Adam steps for each const (the paper: 10,000; its code: 1,000).
         search_steps: number of consts tried.
         step_size: Adam's learning rate.
         const: first weight of the loss.
-        kappa: logit margin by which the attack must win (the paper's confidence).
-        abort_early: leave a const when a row's loss fell by less than 0.01 % in a tenth of the steps.
-        targeted: look for the target `y` instead.
+        kappa: logit margin that a success needs (the paper's confidence).
+        abort_early: end a const for a row whose loss decreased by less than 0.01 % in a tenth of the steps.
+        targeted: search for the target class `y` instead.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
@@ -132,7 +131,7 @@ class CW(Attack):
                     active, before = active & (total <= 0.9999 * before), total
                     if not active.any():
                         break
-                # The step moves rows that have left, too: nothing of theirs is looked at any more.
+                # The step also moves rows that are no longer active; their results are not used.
                 w = adam.step(w, pull_back(2 * (z - x) + batch_view(search.const, x) * gradient, w))
             search.narrow(success)
         return closest.point
@@ -140,22 +139,22 @@ class CW(Attack):
 
 @dataclass(frozen=True)
 class CWLinf(Attack):
-    """Carlini and Wagner's linf attack: makes sum_i max(|z_i - x_i| - tau, 0) + const f(z) small for ever smaller tau.
+    """Carlini and Wagner's linf attack: minimise sum_i max(|z_i - x_i| - tau, 0) + const f(z) for decreasing tau.
 
-    As in the authors' code tau follows what was reached, const doubles where a run fails, and a run starts from the
-    last success; departures: one that follows a failure goes on from there, and rows do all this by themselves. The
-    box is that of `CW`.
+    As in the authors' code, tau is a share of the distance reached, const doubles after a failed run, and a run starts
+    from the last success. Departures: a run after a failure starts from the end of the failed run, and every row has
+    its own tau and const. The box is handled as in `CW`.
 
     Args:
-        norm: the norm made small.
+        norm: norm that is minimised.
         steps: most Adam steps for each pair of tau and const.
         step_size: Adam's learning rate.
         const: first weight of the loss; doubles where the attack fails.
-        max_const: where a row gives up.
+        max_const: largest const; a row stops beyond it.
         decrease: factor on tau after a success.
-        min_tau: where a row is content, in pixels of [0, 1].
-        kappa: logit margin by which the attack must win (the paper's confidence).
-        targeted: look for the target `y` instead.
+        min_tau: smallest tau, in pixels of [0, 1]; a row stops below it.
+        kappa: logit margin that a success needs (the paper's confidence).
+        targeted: search for the target class `y` instead.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 

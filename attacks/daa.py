@@ -1,4 +1,4 @@
-"""DAA: the distributionally adversarial attack, Lagrangian blob form (Zheng, Chen and Ren 2019)."""
+"""DAA: distributionally adversarial attack, Lagrangian blob form (Zheng, Chen and Ren 2019)."""
 
 import math
 from dataclasses import dataclass
@@ -8,24 +8,23 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, ObjectiveName, ce, input_gradient, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveName, ce, margin
 from adversarial_lightning.attacks.core.radius import Radius
 
 
 def blob(z: Tensor, gradient: Tensor, weight: float) -> Tensor:
-    """The direction of DAA-BLOB for M interacting particles, (M, B, ...) like `z` and `gradient`.
+    """Ascent direction of DAA-BLOB for M interacting particles, (M, B, ...) like `z` and `gradient`.
 
     For particle i: ``g_i + weight/M sum_j [K_ij g_j - K_ij (z_i - z_j) / h]`` with the Gaussian kernel
-    ``K_ij = exp(-||z_i - z_j||^2 / 2 h^2)``, ``h^2 = median ||z_i - z_j||^2 / (2 log M)`` over all pairs, i = j too,
-    and gradients g in units of their mean absolute entry over an image's particles.
+    ``K_ij = exp(-||z_i - z_j||^2 / 2 h^2)``, ``h^2 = median ||z_i - z_j||^2 / (2 log M)`` over all pairs, i = j
+    included, and gradients g divided by their mean absolute entry over the particles of an image.
     """
     count = len(z)
     if count == 1:
         return gradient
-    points, g = (t.flatten(2).transpose(0, 1) for t in (z, gradient))  # (B, M, D): an image's particles see each other
+    points, g = (t.flatten(2).transpose(0, 1) for t in (z, gradient))  # (B, M, D): the particles of an image interact
     g = g / g.abs().mean((1, 2), keepdim=True).clamp_min(1e-30)
     square = torch.stack([(points - points[:, [j]]).square().sum(2) for j in range(count)], 2)
     h2 = (square.flatten(1).quantile(0.5, 1) / (2 * math.log(count))).clamp_min(1e-12)[:, None, None]
@@ -36,22 +35,22 @@ def blob(z: Tensor, gradient: Tensor, weight: float) -> Tensor:
 
 @dataclass(frozen=True)
 class DAA(Attack):
-    """Some `particles` climb the objective, coupled by a kernel; the one with the largest margin is returned.
+    """Gradient ascent of `particles` points coupled by a kernel; returns the point with the largest margin.
 
     The sign of the kernel's own term is that of the authors' code: particles attract each other.
 
-    Departures from the paper: its particles are the images of a batch, so that an outcome depends on what else is in
-    it; here they are `particles` random starts around one image. Those are so close together that the kernel's term,
-    1/h as long as the gradient is large in the paper, would drown the gradient of a small ball: here both are free of
-    scale, gradients in units of their mean entry and displacements in units of h. Steps follow the steepest direction
-    of any norm, not only the sign. The paper's 50 restarts are ``Restarts(DAA(...), 50)``.
+    Departures from the paper: there the particles are the images of a batch, so that a result depends on the batch;
+    here they are random starts around one image. These are so close together that the paper's kernel term, which is
+    proportional to 1/h, would dominate the gradient in a small ball. Therefore both terms are scale-free here:
+    gradients are divided by their mean entry and displacements by h. Steps follow the steepest direction of any norm,
+    not only the sign. The paper's 50 restarts are ``Restarts(DAA(...), 50)``.
 
     Args:
-        norm: norm of the ball; the paper's is linf.
+        norm: norm of the ball; the paper uses linf.
         eps: radius, in pixels of [0, 1].
         steps: number of steps of each particle.
         step_size: length of a step, in pixels of [0, 1]; none: 2.5 eps / steps.
-        particles: points that interact; 1 is PGD. A step costs as many gradients.
+        particles: number of interacting points; 1 is PGD. A step takes one gradient for each.
         kernel_weight: the paper's c, weight of the interaction; the authors use 1.1 with ce and 10 with margin.
         loss: objective that the attack increases.
         targeted: decrease the objective for the target `y` instead.
@@ -79,7 +78,7 @@ class DAA(Attack):
         step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         z = torch.stack([(x + norm.random(x, self.eps, noise)).clamp_(0, 1) for _ in range(self.particles)])
         for _ in range(self.steps):
-            # One particle after the other: a stochastic model draws for the rows of one batch, not for M times as many.
+            # One particle at a time, because a stochastic model draws for the rows of one batch, not of M batches.
             gradient = torch.stack([input_gradient(model, p, y, objective, self.eot_samples)[0] for p in z])
             direction = blob(z, -gradient if self.targeted else gradient, self.kernel_weight)
             for i in range(self.particles):

@@ -9,30 +9,31 @@ from torch import Tensor, nn, no_grad, where
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, gradient_and_logits
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 from adversarial_lightning.attacks.core.radius import Radius
 
 
 @dataclass(frozen=True)
 class DDN(Attack):
-    """The nearest adversarial point in l2: the gradient turns the direction, the radius shrinks or grows by a factor.
+    """Nearest adversarial point in l2: the gradient sets the direction, success sets the radius.
 
-    Departures from the paper, as in its authors' code: the radius never exceeds the box, the clipped displacement is
-    the one carried on, and where the gradient vanishes the step is random. The last iterate is looked at too. Without
-    `levels` the result is continuous; the paper's tables quantise to 256.
+    The radius shrinks by a factor while the iterate is adversarial and grows by a factor otherwise.
+
+    Departures from the paper, as in its authors' code: the radius never exceeds the box, the next step starts from the
+    clipped perturbation, and where the gradient vanishes the step is random. The last iterate is a candidate too.
+    Without `levels` the result is continuous; the paper's tables quantise to 256 levels.
 
     Args:
-        norm: the norm made small.
+        norm: norm that is minimised.
         steps: number of gradient steps.
-        step_size: length of the first step along the gradient, in pixels of [0, 1]; falls by a cosine to 1 % of it.
+        step_size: length of the first step along the gradient, in pixels of [0, 1]; decays by a cosine to 1 % of it.
         init_norm: first radius, in pixels of [0, 1].
         gamma: share by which the radius changes in each step.
         levels: grey levels that every iterate is rounded to; none: no rounding.
         loss: objective that the direction follows.
-        targeted: look for the target `y` instead.
+        targeted: search for the target class `y` instead.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
@@ -66,7 +67,7 @@ class DDN(Attack):
             gradient, _, logits = gradient_and_logits(model, z, y, objective, self.eot_samples)
             fooled = closest.update(z, logits)
             flat = ~gradient.flatten(1).any(1)
-            if flat.any():  # forked by step, so that a draw for one row shifts no other
+            if flat.any():  # a stream for each step: a draw for one row does not shift the draws of others
                 gradient = where(batch_view(flat, x), noise.fork(k).normal(x), gradient)
             delta = z - x + alpha * norm.steepest(-gradient if self.targeted else gradient, z)
             radius = (radius * where(fooled, 1 - self.gamma, 1 + self.gamma)).minimum(farthest)

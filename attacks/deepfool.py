@@ -1,4 +1,4 @@
-"""DeepFool (Moosavi-Dezfooli et al. 2016), with the clipped step of the thesis on margins, and its rho_adv."""
+"""DeepFool (Moosavi-Dezfooli et al. 2016), with the limited step of Matyasko (2020), and the metric rho_adv."""
 
 import math
 from dataclasses import dataclass
@@ -10,24 +10,23 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial, is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.jacobian import jacobian
+from adversarial_lightning.attacks.core.gradient import jacobian, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.radius import Radius
 
-_NUDGE = 1e-4  # added to every step (in its norm): a row on the boundary would otherwise stay there
+_NUDGE = 1e-4  # added to every step (in its norm), so that a row leaves the boundary
 
 
 def rivals(logits: Tensor, y: Tensor, candidates: int) -> Tensor:
-    """The `candidates` classes other than `y` with the largest logits, (B, C) int64."""
+    """Classes other than `y` with the largest logits, `candidates` of them at most, (B, C) int64."""
     return logits.scatter(1, y[:, None], -torch.inf).topk(min(candidates, logits.shape[1] - 1), 1).indices
 
 
 def nearest_boundary(values: Tensor, slopes: Tensor, norm: Literal["l2", "linf"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of the linearised boundaries ``value + slope . r = 0`` is nearest: index (B,), distance (B,), its slope.
+    """Index (B,), distance (B,) and slope of the nearest linearised boundary ``value + slope . r = 0``.
 
-    `values` (B, C) and `slopes` (B, C, ...); a boundary whose slope is zero is infinitely far.
+    `values` (B, C) and `slopes` (B, C, ...); a boundary with slope zero has infinite distance.
     """
     dual = torch.linalg.vector_norm(slopes.flatten(2), ord=2 if norm == "l2" else 1, dim=2)
     distance = torch.where(dual > 0, values.abs() / dual.clamp_min(1e-30), torch.inf).nan_to_num(nan=torch.inf)
@@ -39,12 +38,13 @@ def nearest_boundary(values: Tensor, slopes: Tensor, norm: Literal["l2", "linf"]
 class DeepFool(Attack):
     """Steps to the nearest linearised class boundary until the label changes (Algorithm 2; eqs. 10 and 11 for linf).
 
-    As in the paper the model is linearised at x + r and judged at x + (1 + overshoot) r, here with the label `y` as
-    reference, not the prediction. For a target the only boundary is the one to the currently strongest other class.
+    As in the paper the model is linearised at x + r and success is judged at x + (1 + overshoot) r; here the reference
+    is the label `y`, not the prediction. A targeted attack uses only the boundary to the currently strongest other
+    class.
 
     The variants of the thesis (Matyasko 2020): ``max_step=0.5, box=False`` (chapter 3), ``steps=500, max_step=0.1``
-    (chapter 4). Without the box, `displacement` is what its metric measures; the attack still returns images in
-    [0, 1], and x where clipping undoes the success.
+    (chapter 4). Without the box, the thesis' metric uses `displacement`; the attack still returns images in [0, 1], and
+    x where the clipped image is not adversarial.
 
     Args:
         norm: norm of the steps.
@@ -53,7 +53,7 @@ class DeepFool(Attack):
         max_step: longest step, in `norm` and pixels of [0, 1]; none: no limit.
         box: clip x + r to [0, 1] after every step.
         candidates: classes with the largest logits whose boundaries are considered.
-        targeted: look for the target `y` instead.
+        targeted: search for the target class `y` instead.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
@@ -75,13 +75,16 @@ class DeepFool(Attack):
         between(0, math.inf, max_step=self.max_step)
 
     def displacement(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(1 + overshoot) r, like `x`, and whether it fools (B,); zero for rows that need no attack. Inside `frozen_eval`."""
+        """Perturbation (1 + overshoot) r, like `x`, and its success (B,); call it in `frozen_eval`.
+
+        The perturbation is zero for rows that are adversarial without an attack.
+        """
         with torch.no_grad():
             logits = model(x)
         others, done = rivals(logits, y, self.candidates), is_adversarial(logits, y, self.targeted)
 
         def towards(logits: Tensor) -> Tensor:
-            """Logit of each goal less that of where the row must leave, (B, C): negative until the attack is done."""
+            """Logit of each class to reach minus that of the class to leave, (B, C); negative until success."""
             if self.targeted:
                 return -margin(logits, y)[:, None]
             return logits.gather(1, others) - logits.gather(1, y[:, None])
@@ -113,10 +116,10 @@ class DeepFool(Attack):
 
 
 def relative_robustness(r: Tensor, x: Tensor, where: Tensor | None = None) -> Tensor:
-    """The thesis' rho_adv, the mean of ||r||_2 / ||x||_2 over the rows `where` (B,): all (eq. 4.9), the correct (3.20).
+    """Metric rho_adv of Matyasko (2020): the mean of ||r||_2 / ||x||_2 over the rows `where` (B,).
 
-    `r` and `x` (B, ...) alike; an image that is black everywhere has no relative length and is left out. NaN if no
-    row is left.
+    Eq. 4.9 takes all rows, eq. 3.20 those classified correctly. `r` and `x` are (B, ...). Images that are all black
+    have no relative length and are left out. NaN if no row is left.
     """
     size = NORMS["l2"].distance(x)
     counted = size > 0 if where is None else where & (size > 0)

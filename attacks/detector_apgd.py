@@ -1,4 +1,4 @@
-"""Auto-PGD on two constraints at once: misclassified, and below the detector's threshold."""
+"""Detector-aware Auto-PGD: misclassify the image and keep its score below the detector's threshold."""
 
 from dataclasses import dataclass
 
@@ -15,17 +15,18 @@ from adversarial_lightning.attacks.core.threshold import evades
 from adversarial_lightning.attacks.detector_pgd import detector_and_threshold, margin_and_gradient, score_gradient
 from adversarial_lightning.errors import UserError
 
-_NO_NUMBER = 1e3  # how far over the threshold a score counts that is none: dear, but the margin is still seen beside it
+# Excess over the threshold of a score that is NaN or infinite; finite, so that the margin still matters.
+_NO_NUMBER = 1e3
 
 
 @dataclass(frozen=True)
 class DetectorAwareAPGD(Attack):
-    """Minimises ``relu(kappa - lead) + detector_weight relu(s - theta)``; returns the least suspicious that fools.
+    """Minimise ``relu(kappa - margin) + detector_weight relu(s - theta)`` by Auto-PGD (Croce and Hein 2020a).
 
-    The lead is the margin of the logits, s the score of the detector, which is found as by `DetectorAwarePGD`. Either
-    term falls silent once it is met, unlike the margin there, which goes on rising and drags the score along; and the
-    steps are those of Auto-PGD (Croce and Hein 2020a), halved where nothing is gained: a density of codes leaves a
-    valley narrower than any fixed step that still reaches it.
+    s is the score of the detector, which is the same as in `DetectorAwarePGD`. Each term is zero once its constraint
+    holds (hinge), so the attack optimises only the violated one; in `DetectorAwarePGD` the margin grows further, at the
+    expense of the score. Adaptive steps matter: for detectors that model a density of codes the set of unflagged points
+    is narrower than any fixed step that is long enough to reach it. Returns the best point by success, then by loss.
 
     Args:
         norm: norm of the ball.
@@ -33,7 +34,7 @@ class DetectorAwareAPGD(Attack):
         steps: number of gradient steps.
         detector_weight: weight of the detector term; try 0.1, 1 and 10.
         theta: threshold of the score; none: the attribute ``theta`` of the detector.
-        kappa: margin of the logits above which a label counts as fooled.
+        kappa: margin of the logits at which an image counts as misclassified.
         targeted: `y` holds targets.
         random_start: start at a random point of the ball instead of the image.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
@@ -59,15 +60,15 @@ class DetectorAwareAPGD(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         detector, theta = detector_and_threshold(model, self.theta)
 
-        def look(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            lead, fooled, up = margin_and_gradient(model, z, y, "margin", self.targeted, self.eot_samples)
+        def evaluate(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            lead, success, up = margin_and_gradient(model, z, y, "margin", self.targeted, self.eot_samples)
             slope, score = score_gradient(detector, z, self.eot_samples)
             short, over = (self.kappa - lead).relu(), (score - theta).relu()
             value = -short - self.detector_weight * over.nan_to_num(nan=_NO_NUMBER, posinf=_NO_NUMBER)
             down = torch.where(batch_view(evades(score, theta), z), 0, self.detector_weight * slope)
             gradient = torch.where(batch_view(short > 0, z), up, 0) - down
-            return gradient, value, fooled.long() + (fooled & evades(score, theta)).long()
+            return gradient, value, success.long() + (success & evades(score, theta)).long()
 
         apgd = APGD(self.norm, self.eps, self.steps, random_start=self.random_start)
         start = apgd.clip(apgd.start(x, self.eps, noise), x, self.eps)
-        return apgd.ascend(look, x, start, self.eps, self.steps)[1]
+        return apgd.ascend(evaluate, x, start, self.eps, self.steps)[1]

@@ -1,4 +1,4 @@
-"""Detector-aware PGD: fool the classifier and stay below the detector's threshold, both at once."""
+"""Detector-aware PGD: misclassify the image and keep its score below the detector's threshold."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,17 +10,16 @@ from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.bpda import find_attribute
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, ObjectiveName, input_gradient, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveName, margin
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.attacks.core.threshold import evades
 from adversarial_lightning.errors import UserError
 
 
 def orthogonal_part(a: Tensor, b: Tensor) -> Tensor:
-    """Row by row the part of `a` that is orthogonal to `b`; all of `a` where `b` is zero."""
+    """Component of `a` orthogonal to `b`, row by row; `a` itself where `b` is zero."""
     shape, a, b = a.shape, a.flatten(1), b.flatten(1)
     unit = NORMS["l2"].steepest(b, b)  # safe for tiny and zero rows
     return (a - (a * unit).sum(1, keepdim=True) * unit).view(shape)
@@ -36,12 +35,12 @@ def score_gradient(detector: Any, x: Tensor, eot_samples: int) -> tuple[Tensor, 
             raise UserError(f"the score of {type(detector).__name__} must be differentiable with one value an image")
         gradient += torch.autograd.grad(score.sum(), x)[0]
         mean += score.detach()
-    # A score that is not a number has no slope; its row goes on by the logit term alone.
+    # A score that is NaN has no gradient; its row continues with the logit term alone.
     return (gradient / eot_samples).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), mean / eot_samples
 
 
 def detector_and_threshold(model: nn.Module, theta: float | None) -> tuple[Any, float]:
-    """The detector inside `model` and its threshold: `theta`, else the detector's own. ValueError without either."""
+    """Detector inside `model` and its threshold: `theta`, else the detector's own; ValueError if one is missing."""
     detector: Any = find_attribute(model, "detector")
     found = getattr(detector, "theta", None) if theta is None else theta
     if found is None:
@@ -52,32 +51,35 @@ def detector_and_threshold(model: nn.Module, theta: float | None) -> tuple[Any, 
 def margin_and_gradient(
     model: nn.Module, z: Tensor, y: Tensor, loss: ObjectiveName, targeted: bool, eot_samples: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """How far `z` is on the wanted side (B,), whether it is there (B,), and the gradient towards it, in one pass."""
-    seen: list[Tensor] = []
+    """Margin of the attack at `z` (B,), its success (B,), and the gradient of `loss` to ascend, like `z`.
+
+    Margin and gradient have the sign that the attack increases, also if `targeted`.
+    """
+    draws: list[Tensor] = []
 
     def objective(logits: Tensor, y: Tensor) -> Tensor:
-        seen.append(logits.detach())
+        draws.append(logits.detach())
         return OBJECTIVES[loss](logits, y)
 
     gradient, _ = input_gradient(model, z, y, objective, eot_samples)
-    logits = torch.stack(seen).mean(0)
-    lead, fooled = margin(logits, y), is_adversarial(logits, y, targeted)
-    return (-lead, fooled, -gradient) if targeted else (lead, fooled, gradient)
+    logits = torch.stack(draws).mean(0)
+    lead, success = margin(logits, y), is_adversarial(logits, y, targeted)
+    return (-lead, success, -gradient) if targeted else (lead, success, gradient)
 
 
 @dataclass(frozen=True)
 class DetectorAwarePGD(Attack):
-    """PGD with a logit term J and a detector term s; returns the least suspicious misclassified point it visits.
+    """PGD on a logit term J and a detector score s; returns the misclassified iterate of lowest score.
 
     The detector is the attribute ``detector`` of the model, or of a module inside it, with a differentiable
-    ``score(x) -> (B,)`` and a threshold (`core.threshold`); a model without one is refused with a ValueError.
-    A score that is not a number counts as flagged. Where no point fools the classifier, the last one is returned.
+    ``score(x) -> (B,)`` and a threshold (`core.threshold`). Raises UserError without a detector. A NaN score counts as
+    flagged. If no iterate is misclassified, the last one is returned.
 
     Ways to combine the two gradients:
       sum: ascend ``J - detector_weight s`` (the combined attack of Srinivasan et al. 2021);
-      hinge: ascend ``J - detector_weight relu(s - theta)``, nothing to hide from below the threshold;
-      selective: ascend J until the label is fooled, then descend s (Bryniarski et al. 2021, selective PGD);
-      orthogonal: the same, each gradient without its part along the other's (orthogonal PGD).
+      hinge: ascend ``J - detector_weight relu(s - theta)``, without a detector term below the threshold;
+      selective: ascend J until misclassified, then descend s (Bryniarski et al. 2021, selective PGD);
+      orthogonal: the same, with each gradient's component orthogonal to the other gradient (orthogonal PGD).
 
     Args:
         norm: norm of the ball.
@@ -88,8 +90,8 @@ class DetectorAwarePGD(Attack):
         combine: see above.
         detector_weight: weight of the detector term in sum and hinge; try 0.1, 1, 10 and 100.
         theta: threshold of the score; none: the attribute ``theta`` of the detector.
-        kappa: margin of the logits above which a label counts as fooled when steps choose their term
-            (selective and orthogonal); keeps them from stopping on the boundary.
+        kappa: margin of the logits above which a step descends s (selective and orthogonal); keeps iterates off the
+            decision boundary.
         loss: objective J.
         targeted: decrease J for the target `y` instead.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
@@ -121,25 +123,25 @@ class DetectorAwarePGD(Attack):
         step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         detector, theta = detector_and_threshold(model, self.theta)
         z = (x + norm.random(x, self.eps, noise)).clamp_(0, 1) if self.random_start else x
-        best, excess = x, x.new_full((len(x),), torch.inf)  # of the score over the threshold, of the best point
+        best, excess = x, x.new_full((len(x),), torch.inf)  # excess: of the score over the threshold, at the best point
         best_lead = torch.full_like(excess, -torch.inf)
         for k in range(self.steps + 1):
-            lead, fooled, up = margin_and_gradient(model, z, y, self.loss, self.targeted, self.eot_samples)
+            lead, success, up = margin_and_gradient(model, z, y, self.loss, self.targeted, self.eot_samples)
             slope, score = score_gradient(detector, z, self.eot_samples)
             over = (score - theta).clamp_min(0).nan_to_num(nan=torch.inf)
             over = torch.where(evades(score, theta), over, over.clamp_min(torch.finfo(x.dtype).tiny))
-            better = fooled & ((over < excess) | ((over == excess) & (lead > best_lead)))
+            better = success & ((over < excess) | ((over == excess) & (lead > best_lead)))
             best = torch.where(batch_view(better, x), z, best)
             excess, best_lead = torch.where(better, over, excess), torch.where(better, lead, best_lead)
             if k < self.steps:
-                ahead = fooled & (lead > self.kappa)
+                ahead = success & (lead > self.kappa)
                 direction = self.direction(up, slope, ahead, over > 0)
                 z = z + step_size * norm.steepest(direction, z)
                 z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
         return torch.where(batch_view(best_lead.isfinite(), x), best, z)
 
     def direction(self, up: Tensor, slope: Tensor, ahead: Tensor, flagged: Tensor) -> Tensor:
-        """Where to step, from the gradients `up` of +-J and `slope` of the score."""
+        """Direction of the step, from the gradients `up` of +-J and `slope` of the score."""
         if self.combine == "sum":
             return up - self.detector_weight * slope
         if self.combine == "hinge":

@@ -1,4 +1,4 @@
-"""EAD: the elastic-net attack (Chen et al. 2018, Algorithm 1)."""
+"""EAD: elastic-net attack (Chen et al. 2018, Algorithm 1)."""
 
 import math
 from dataclasses import dataclass
@@ -10,37 +10,37 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
+from adversarial_lightning.attacks.core.gradient import gradient_and_logits
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 from adversarial_lightning.attacks.cw import ConstSearch, hinge
 
 
 def shrink(z: Tensor, x: Tensor, threshold: float) -> Tensor:
-    """Projected shrinkage (eq. 6): towards `x` by `threshold`, exactly `x` within it, clipped to [0, 1]."""
+    """Projected shrinkage (eq. 6): move `z` towards `x` by `threshold`, to `x` if nearer, and clip to [0, 1]."""
     d = z - x
     return torch.where(d.abs() > threshold, (z - threshold * d.sign()).clamp(0, 1), x)
 
 
 @dataclass(frozen=True)
 class EAD(Attack):
-    """Makes const f(z) + ||z - x||_2^2 + beta ||z - x||_1 small by FISTA, and searches for the smallest const.
+    """Minimise const f(z) + ||z - x||_2^2 + beta ||z - x||_1 by FISTA, for the smallest const that succeeds.
 
-    f is the hinge of `CW`. The gradient is taken at the point of momentum, success is judged at the iterate: two
-    forward passes a step. Rows abort by themselves.
+    f is the hinge of `CW`. The gradient is taken at the momentum point and success is judged at the iterate, so a step
+    takes two forward passes. Each row aborts by itself.
 
     Args:
-        norm: the norm made small.
-        rule: which of the successful iterates is kept: en, the least elastic net; l1, the least l1 length.
+        norm: norm that is minimised.
+        rule: the successful iterate to keep, by least elastic net (en) or least l1 length (l1).
         beta: weight of l1 against the squared l2 norm; also the threshold of the shrinkage.
         steps: steps for each const.
         search_steps: number of consts tried.
-        step_size: first step on the smooth part; falls with the root of the steps left.
+        step_size: first step on the smooth part; proportional to the square root of the remaining steps.
         const: first weight of the loss.
-        kappa: logit margin by which the attack must win (the paper's confidence).
+        kappa: logit margin that a success needs (the paper's confidence).
         fista: momentum; without it plain proximal gradient descent (ISTA).
-        abort_early: leave a const when a row's loss fell by less than 0.01 % in a tenth of the steps.
-        targeted: look for the target `y` instead.
+        abort_early: end a const for a row whose loss decreased by less than 0.01 % in a tenth of the steps.
+        targeted: search for the target class `y` instead.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
@@ -66,7 +66,7 @@ class EAD(Attack):
         between(0, math.inf, step_size=self.step_size, const=self.const)
 
     def elastic(self, d: Tensor) -> Tensor:
-        """||d||_2^2 + beta ||d||_1, (B,)."""
+        """Elastic net ||d||_2^2 + beta ||d||_1 of each row, (B,)."""
         return d.flatten(1).square().sum(1) + self.beta * NORMS["l1"].distance(d)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:

@@ -9,18 +9,23 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 
-START_RADIUS = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # of restarts where nothing is known yet; the authors' values
+# Radius of restarts while no adversarial point is known: the authors' values.
+START_RADIUS = {
+    "linf": 0.3,
+    "l2": 1.0,
+    "l1": 5.0,
+}
 
 
 def project_plane(z: Tensor, w: Tensor, c: Tensor, norm: NormName) -> Tensor:
-    """The shortest step d (in `norm`) with w.d = -c and z + d in [0, 1]; the box's nearest corner where there is none.
+    """Shortest step d (in `norm`) with w.d = -c and z + d in [0, 1]; if there is none, the box's nearest corner.
 
-    All entries go against their slope, up to the wall: |d_i| = min(t, room_i) in linf, min(t |w_i|, room_i) in l2; in
-    l1 the steepest entries go first, all the way. `z` and `w` are (B, n), `c` (B,).
+    All entries move against the sign of w and stop at the box: |d_i| = min(t, room_i) in linf, min(t |w_i|, room_i) in
+    l2. In l1 entries move one after the other, those with the largest |w_i| first. `z` and `w` are (B, n), `c` (B,).
     """
     w, c = w * torch.where(c < 0, -1, 1)[:, None], c.abs()[:, None]
     slope = w.abs()
@@ -32,11 +37,11 @@ def project_plane(z: Tensor, w: Tensor, c: Tensor, norm: NormName) -> Tensor:
         part = ((c - before) / gain.clamp_min(1e-30)).clamp(0, 1)
         return -w.sign() * room * torch.zeros_like(room).scatter(1, order, part)
     pace = slope if norm == "l2" else (slope > 0).to(slope.dtype)
-    wall = room / pace.clamp_min(1e-30)  # the t at which an entry stops
+    wall = room / pace.clamp_min(1e-30)  # the t at which an entry reaches the box
     walls, order = wall.sort(1)
     rate = (slope * pace).gather(1, order)
-    ahead = rate.flip(1).cumsum(1).flip(1)  # w.d changes at this rate until the next wall
-    gain = (ahead * walls.diff(dim=1, prepend=torch.zeros_like(c))).cumsum(1)  # reached at each wall
+    ahead = rate.flip(1).cumsum(1).flip(1)  # rate of change of w.d up to the next wall
+    gain = (ahead * walls.diff(dim=1, prepend=torch.zeros_like(c))).cumsum(1)  # value of w.d at each wall
     k = (gain < c).sum(1, keepdim=True).clamp_max(z.shape[1] - 1)
     t = walls.gather(1, k) - (gain.gather(1, k) - c) / ahead.gather(1, k).clamp_min(1e-30)
     return -w.sign() * torch.minimum(t * pace, room)
@@ -44,10 +49,10 @@ def project_plane(z: Tensor, w: Tensor, c: Tensor, norm: NormName) -> Tensor:
 
 @dataclass(frozen=True)
 class FAB(Attack):
-    """Steps to the boundary's linear approximation from the iterate and from the image, mixed so as to stay near it.
+    """Projections of iterate and image on the linearised boundary, averaged so that the iterate stays near the image.
 
     `y` holds targets if targeted; the boundary is then the one between the target and the most likely other class of
-    the image, and an iteration costs one backward pass instead of one a wrong class.
+    the image, and an iteration takes one backward pass instead of one for each wrong class.
 
     Args:
         norm: norm to minimise.
@@ -100,15 +105,17 @@ class FAB(Attack):
         return self.search(model, closest, y)
 
     def begin(self, x: Tensor, length: Tensor, noise: Noise) -> Tensor:
-        """A random point at half the best distance known, at most half the norm's start radius."""
+        """Random start at half the best distance known, at most half the norm's start radius."""
         norm = NORMS[self.norm]
         d = norm.random(x, 1.0, noise)
         radius = length.clamp_max(START_RADIUS[self.norm]) / 2
         return (x + batch_view(radius / norm.distance(d).clamp_min(1e-12), x) * d).clamp_(0, 1)
 
     def boundary(self, model: nn.Module, z: Tensor, label: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Logit of the label minus that of the target, or of the class whose linearised boundary is nearest: value (B,)
-        and gradient (like `z`)."""
+        """Value (B,) and gradient (like `z`) of the label's logit minus that of the nearest class.
+
+        The nearest class is the one whose linearised boundary is nearest, or the target `y` if targeted.
+        """
         z = z.detach().requires_grad_()
         logits = model(z)
         own = logits.gather(1, label[:, None])[:, 0]
@@ -130,12 +137,14 @@ class FAB(Attack):
         return best_gap.detach(), best_slope
 
     def dual(self, slope: Tensor) -> Tensor:
-        """Length (B,) of each row in the dual norm."""
+        """Length (B,) of each row of `slope` in the dual norm."""
         return NORMS[{"linf": "l1", "l2": "l2", "l1": "linf"}[self.norm]].distance(slope)
 
     def search(self, model: nn.Module, closest: BestAdversarial, y: Tensor) -> Tensor:
-        """The paper's final search on the segment from the image to the result: where the margin, if it were linear,
-        would be 10 % of the way beyond zero."""
+        """Final search of the paper on the segment from the image to the result, by linear interpolation of the margin.
+
+        Each step tries the point 10 % of the way from the interpolated zero of the margin to the result.
+        """
         x, result = closest.x, closest.point
         open_rows = closest.found & ~closest.done
         low, high = torch.zeros_like(closest.length), torch.ones_like(closest.length)

@@ -1,4 +1,4 @@
-"""Feature adversary: an image whose inner representation is another's (Sabour, Cao, Faghri and Fleet 2016)."""
+"""Feature adversary: imitate another image's inner representation (Sabour, Cao, Faghri and Fleet 2016)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,16 +19,16 @@ from adversarial_lightning.errors import UserError
 
 
 class Representation(nn.Module):
-    """Images -> the flattened output (B, F) of the module of `model` called `layer`."""
+    """Flattened output (B, F) of the module of `model` that is called `layer`."""
 
     def __init__(self, model: nn.Module, layer: str) -> None:
         super().__init__()
         self.model, self.layer = model, layer
-        self.seen: list[Tensor] = []
+        self.outputs: list[Tensor] = []
 
     @contextmanager
-    def listening(self) -> Iterator["Representation"]:
-        """Listen to the layer in this context; raises ValueError where the model has none of that name."""
+    def recording(self) -> Iterator["Representation"]:
+        """Record the layer's output in this context; raises ValueError if the model has no layer of that name."""
         names = dict(self.model.named_modules())
         # Wrappers, such as a counter of queries, put a prefix in front of the names.
         ends = [name for name in names if name.endswith(f".{self.layer}")] if self.layer else []
@@ -39,21 +39,21 @@ class Representation(nn.Module):
         def keep(_: nn.Module, args: object, output: object) -> None:
             if not isinstance(output, Tensor):
                 raise UserError(f"layer {self.layer!r} returns a {type(output).__name__}, not a tensor")
-            self.seen.append(output.flatten(1).clone())  # a ReLU in place behind the layer would change it
+            self.outputs.append(output.flatten(1).clone())  # an in-place ReLU after the layer would change it
 
         handle = module.register_forward_hook(keep)
         try:
             yield self
         finally:
             handle.remove()
-            self.seen.clear()
+            self.outputs.clear()
 
     def forward(self, x: Tensor) -> Tensor:
         self.model(x)
-        if not self.seen:
+        if not self.outputs:
             raise UserError(f"layer {self.layer!r} is not used in the model's forward pass")
-        features = self.seen[-1]
-        self.seen.clear()
+        features = self.outputs[-1]
+        self.outputs.clear()
         if len(features) != len(x):
             raise UserError(f"layer {self.layer!r} returns {len(features)} rows for {len(x)} images")
         return features
@@ -61,26 +61,26 @@ class Representation(nn.Module):
 
 @dataclass(frozen=True)
 class FeatureAdversary(Attack):
-    """Moves the representation at a named layer to that of a guide image, or, without guides, away from its own.
+    """Move the representation at a layer to that of a guide image, or, without guides, away from its own.
 
     Minimises ``||phi(z) - phi(guide)||^2`` in the ball (Sabour et al., eqs. 1 and 2), or maximises
-    ``||phi(z) - phi(x)||^2``, the attack on codes. An image's guide is, among the guides of other classes (of the class
-    `y`, if targeted), the one with the nearest representation.
+    ``||phi(z) - phi(x)||^2``, the attack on codes. The guide of an image is the one with the nearest representation
+    among the guides of other classes (if targeted, of the class `y`).
 
-    Departures from the paper: projected steepest steps instead of L-BFGS-B, and any norm. Moving away knows no label
-    and may well make the prediction surer: run it in ``Restarts``, which keeps the largest margin.
+    Departures from the paper: projected steepest steps instead of L-BFGS-B, and any norm. Without guides the attack
+    ignores the label and may increase the margin of the correct class; ``Restarts`` keeps the best of several runs.
 
     Args:
         layer: path of the module whose output is the representation, as in ``named_modules``, such as
             ``features.3``; the empty path is the model itself (logits).
         guides: a safetensors file with ``images`` (G, ...) in [0, 1] and ``labels`` (G,), each costing one forward;
-            none: away from x.
-        norm: norm of the ball; the paper's is linf.
+            none: move away from x.
+        norm: norm of the ball; the paper uses linf.
         eps: radius, in pixels of [0, 1].
         steps: number of gradient steps.
         step_size: length of a step, in pixels of [0, 1]; none: 2.5 eps / steps.
         random_start: start at a random point of the ball instead of the image; needed without guides, because the
-            gradient of the distance to itself is zero at x.
+            gradient of the distance to x is zero at x.
         targeted: guides of the class `y` instead of guides of other classes.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
@@ -109,7 +109,7 @@ class FeatureAdversary(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm = NORMS[self.norm]
         step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        with Representation(model, self.layer).listening() as phi:
+        with Representation(model, self.layer).recording() as phi:
             goal = self.goal(phi, x, y)
             sign = 1.0 if self.guides is None else -1.0
 
@@ -125,7 +125,7 @@ class FeatureAdversary(Attack):
 
     @torch.no_grad()
     def goal(self, phi: Representation, x: Tensor, y: Tensor) -> Tensor:
-        """The representation (B, F) that each row shall have, or leave: that of its guide, or its own."""
+        """Representation (B, F) of each row's guide, to be reached, or of the row itself, to be left."""
         own: Tensor = phi(x)
         if self.guides is None:
             return own
@@ -135,16 +135,15 @@ class FeatureAdversary(Attack):
         images, labels = file["images"].to(x), file["labels"].to(y)
         check_images(images)
         goal, nearest = own, torch.full_like(own[:, 0], torch.inf)
-        # Each guide is seen by every row with that row's own noise, so that a row's guide is its own affair.
+        # Each row sees each guide with the row's own noise, so that the choice does not depend on the batch.
         for image, label in zip(images, labels, strict=True):
             theirs = phi(image.expand_as(x))
-            square = (
-                (theirs - own).square().sum(1).nan_to_num(torch.finfo(own.dtype).max)
-            )  # no number: any guide will do
+            # A distance that is NaN counts as the largest number, so that any guide can be chosen.
+            square = (theirs - own).square().sum(1).nan_to_num(torch.finfo(own.dtype).max)
             square = square.masked_fill((y == label) != self.targeted, torch.inf)
             goal = torch.where((square < nearest)[:, None], theirs, goal)
             nearest = torch.minimum(square, nearest)
         if not nearest.isfinite().all():
-            lonely = int(y[~nearest.isfinite()][0])
-            raise UserError(f"guides has no image {'of' if self.targeted else 'outside'} class {lonely}")
+            missing = int(y[~nearest.isfinite()][0])
+            raise UserError(f"guides has no image {'of' if self.targeted else 'outside'} class {missing}")
         return goal

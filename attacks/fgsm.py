@@ -6,16 +6,15 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, ObjectiveName, input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveName
 from adversarial_lightning.attacks.core.radius import Radius
 
 
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """One step of length `eps` along the steepest direction of the norm (l2: the fast gradient method, FGM).
+    """One step of length `eps` in the steepest direction of the norm (l2: the fast gradient method, FGM).
 
     Args:
         norm: norm of the ball.

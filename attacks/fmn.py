@@ -10,20 +10,19 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.jacobian import gradient_and_logits
+from adversarial_lightning.attacks.core.gradient import gradient_and_logits, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view, l0_distance
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.radius import Radius
 
 
 def cosine(first: float, last: float, k: int, steps: int) -> float:
-    """The paper's h: from `first` at k = 0 to `last` at k = `steps`."""
+    """Cosine schedule, the paper's h: from `first` at k = 0 to `last` at k = `steps`."""
     return last + (first - last) * (1 + math.cos(math.pi * k / steps)) / 2
 
 
 def keep_largest(d: Tensor, count: Tensor) -> Tensor:
-    """Projection on the l0 ball: row by row the `count` (B,) entries of largest size, zero elsewhere."""
+    """Projection on the l0 ball: keep the `count` (B,) largest entries of each row, set others to zero."""
     flat = d.flatten(1)
     order = flat.abs().argsort(dim=1, descending=True, stable=True)
     ranks = torch.arange(flat.shape[1], device=d.device).expand_as(order)
@@ -33,22 +32,23 @@ def keep_largest(d: Tensor, count: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FMN(Attack):
-    """The nearest adversarial point in linf, l2, l1 or l0: steps on the logit margin, projected on a ball that adapts.
+    """Nearest adversarial point in linf, l2, l1 or l0: margin ascent, projected on a ball of adaptive radius.
 
-    Until a row has been fooled once, its radius is the linear estimate of the distance to the boundary; then it
-    shrinks or grows by a factor gamma (l0: by at least one entry). l0 counts values, not pixels.
+    Until a row is misclassified for the first time, its radius is the linear estimate of the distance to the boundary;
+    then it shrinks or grows by a factor gamma (l0: by at least one entry). l0 counts values, not pixels.
 
-    Departures: the estimate is lengthened by gamma, because rows that land on the boundary itself were never fooled
-    (one row in ten on a plain MNIST network); the radius never exceeds the box; the last iterate is looked at too.
+    Departures: the estimate is increased by the factor 1 + gamma, because rows exactly on the boundary were never
+    misclassified (one row in ten on an undefended MNIST network); the radius never exceeds the box; the last iterate is
+    a candidate too.
 
     Args:
-        norm: the norm made small.
+        norm: norm that is minimised.
         steps: number of gradient steps.
-        step_size: l2 length of the first step, in pixels of [0, 1]; falls by a cosine to 1 % of it. None: 10 for linf,
+        step_size: l2 length of the first step, in pixels of [0, 1]; decays by a cosine to 1 % of it. None: 10 for linf,
             1 otherwise (the paper's choices).
         gamma: first share by which the radius changes.
         gamma_final: last share, reached by a cosine.
-        targeted: look for the target `y` instead.
+        targeted: search for the target class `y` instead.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
@@ -69,10 +69,11 @@ class FMN(Attack):
         between(0, 1, gamma=self.gamma, gamma_final=self.gamma_final)
 
     def length(self, d: Tensor) -> Tensor:
+        """Length (B,) of each row in the norm, as a float."""
         return l0_distance(d).to(d.dtype) if self.norm == "l0" else NORMS[self.norm].distance(d)
 
     def project(self, d: Tensor, radius: Tensor) -> Tensor:
-        """On the ball of each row's own radius; the ball of radius r is r times the unit ball."""
+        """Project each row of `d` on the ball of its own `radius` (B,)."""
         if self.norm == "l0":
             return keep_largest(d, radius)
         r = batch_view(radius.clamp_min(1e-12), d)
@@ -86,10 +87,8 @@ class FMN(Attack):
         farthest = self.length(x.maximum(1 - x))
         radius, z = torch.full_like(farthest, float(self.norm == "l0")), x
         for k in range(self.steps):
-            gamma, alpha = (
-                cosine(self.gamma, self.gamma_final, k, self.steps),
-                cosine(first, first / 100, k, self.steps),
-            )
+            gamma = cosine(self.gamma, self.gamma_final, k, self.steps)
+            alpha = cosine(first, first / 100, k, self.steps)
             gradient, value, logits = gradient_and_logits(model, z, y, margin, self.eot_samples)
             gradient = sign * gradient
             fooled = closest.update(z, logits)

@@ -1,4 +1,4 @@
-"""The high-confidence attack of the thesis on adversary critics (Matyasko 2020, section 4.3, Algorithm 1)."""
+"""High-confidence attack of the thesis on adversary critics (Matyasko 2020, section 4.3, Algorithm 1)."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.jacobian import gradient_and_logits, jacobian
+from adversarial_lightning.attacks.core.gradient import gradient_and_logits, jacobian
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 from adversarial_lightning.attacks.core.radius import Radius
@@ -19,11 +19,11 @@ from adversarial_lightning.errors import UserError
 
 
 def confidence_step(log_p: Tensor, w: Tensor, confidence: Tensor, max_step: float = math.inf) -> Tensor:
-    """The step that takes the linearised log-probability to log C: (log C - log p) / ||w|| along w / ||w||, like `w`.
+    """Step along w / ||w|| of length (log C - log p) / ||w||, to where the linearised log-probability is log C.
 
-    `log_p` (B,) of the target, its gradient `w` (B, ...), `confidence` C (B,) in (0, 1]. Differentiable in `log_p` and
-    `w`. As in the public code the length is |d| / n + 1e-4 with n = sqrt(||w||^2 + 1e-8), at most `max_step`;
-    |d| is limited to 50, and a zero gradient gives a zero step. Eq. 4.8 prints the length only.
+    `log_p` (B,) of the target, its gradient `w` (B, ...), `confidence` C (B,) in (0, 1]. Returns a step like
+    `w`, differentiable in `log_p` and `w`. As in the public code the length is |d| / n + 1e-4, at most `max_step`, with
+    n = sqrt(||w||^2 + 1e-8) and |d| limited to 50; a zero gradient gives a zero step. Eq. 4.8 prints the length only.
     """
     n = (w.flatten(1).square().sum(1) + 1e-8).sqrt()
     length = ((confidence.log() - log_p).abs().clamp(max=50) / n + 1e-4).clamp(max=max_step)
@@ -31,7 +31,7 @@ def confidence_step(log_p: Tensor, w: Tensor, confidence: Tensor, max_step: floa
 
 
 def closest_target(model: nn.Module, x: Tensor, y: Tensor, candidates: int = 10, eot_samples: int = 1) -> Tensor:
-    """The class (B,), never `y`, whose linearised l2 boundary with `y` is nearest to `x` (B, ...)."""
+    """Class (B,) other than `y` whose linearised l2 boundary with `y` is nearest to `x` (B, ...)."""
     with torch.no_grad():
         others = rivals(model(x), y, candidates)
     slopes, values = jacobian(model, x, lambda z: z.gather(1, others) - z.gather(1, y[:, None]), eot_samples)
@@ -40,21 +40,21 @@ def closest_target(model: nn.Module, x: Tensor, y: Tensor, candidates: int = 10,
 
 
 def log_probability(logits: Tensor, y: Tensor) -> Tensor:
-    """log softmax of the class `y`, (B,)."""
+    """Log-probability of the class `y`, (B,)."""
     return logits.log_softmax(1).gather(1, y[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
 class HighConfidence(Attack):
-    """The nearest point found that the model assigns to a target class with probability at least C (evaluation form).
+    """Nearest point found with probability at least C of a target class (evaluation form of the attack).
 
     Each step linearises the log-probability of the target at the overshot point. The target is the class with the
     nearest boundary at x. Rows that never reach C are returned unchanged.
 
     Args:
-        norm: the norm made small.
-        confidence: the probability C, above 1/K; none: the model's own confidence in x, row by row, as in the thesis'
-            tables.
+        norm: norm that is minimised.
+        confidence: the probability C, above 1/K; none: the model's own confidence in x, row by row, as in the tables of
+            the thesis.
         steps: most steps taken.
         max_step: longest step, in l2 and pixels of [0, 1]; none: no limit.
         overshoot: share by which the result overshoots.
@@ -87,7 +87,7 @@ class HighConfidence(Attack):
             clean = model(x).softmax(1)
         if self.confidence is not None and self.confidence <= 1 / clean.shape[1]:
             raise UserError(f"confidence must be above 1/K = {1 / clean.shape[1]:.3g}, not {self.confidence}")
-        # Float32 rounds a probability to 1 where no attack could: the thesis' code has the same ceiling.
+        # float32 can round a probability to 1, which no attack could reach; the thesis' code has the same limit.
         confidence = clean.amax(1) if self.confidence is None else x.new_full((len(x),), self.confidence)
         confidence = confidence.clamp(1 / clean.shape[1] + 1e-3, 1 - 1e-4)
         target = y if self.targeted else closest_target(model, x, y, self.candidates, self.eot_samples)

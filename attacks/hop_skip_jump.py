@@ -1,4 +1,4 @@
-"""HopSkipJump: gradients of the boundary from decisions (Chen, Jordan and Wainwright 2020)."""
+"""HopSkipJump: boundary normals estimated from decisions (Chen, Jordan and Wainwright 2020)."""
 
 import math
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ from adversarial_lightning.attacks.core.norms import NORMS, batch_view
 
 @dataclass(frozen=True)
 class HopSkipJump(Attack):
-    """Nearest adversarial point by steps along estimated normals of the decision boundary.
+    """Nearest adversarial point found by steps along estimated normals of the decision boundary.
 
     Chen, Jordan and Wainwright, "HopSkipJumpAttack: A Query-Efficient Decision-Based Attack", S&P 2020, Algorithm 2:
-    bisect to the boundary, estimate its normal (eq. 16, with the baseline), step by a length that is halved until
-    the point fools, repeat. As in the authors' code, probes of the linf attack are uniform, the first ones have
-    length 0.1, and a probe counts as it is after clipping to [0, 1].
+    bisect to the boundary, estimate its normal (eq. 16, with the baseline), take a step whose length is halved until
+    the point is adversarial, repeat. As in the authors' code, the random directions of the linf attack are uniform, the
+    first have length 0.1, and the estimate uses the queried points as they are after clipping to [0, 1].
 
     Args:
         norm: norm that is minimised.
         queries: forward passes for each image.
-        probes: B_0: questions about the first normal; round t asks sqrt(t) times as many.
+        probes: B_0, the number of queries for the first normal; round t takes sqrt(t) times as many.
         gamma: width of the bisections: theta = gamma / D^(3/2) of the distance (l2) or gamma / D^2 (linf), D pixels.
-        start: uniform noise (MALADE's), or varied: also black and white squares, which reach more classes.
-        starts: images that are tried as the start; where none fools, the image itself is returned.
-        votes: forward passes a question, of which the majority decides: more than 1 for stochastic models. That is the
-            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `eot_samples`.
-        targeted: look for the class `y` instead of any but `y`.
+        start: uniform (noise, as in MALADE) or varied (also black and white squares, which reach more classes).
+        starts: random images tried as the start; if none is adversarial, the image itself is returned.
+        votes: forward passes for one question, decided by their majority; more than 1 for stochastic models. Votes do
+            not replace EOT: a suite for such models also needs a gradient attack with `eot_samples`.
+        targeted: search for the class `y` instead of any other class than `y`.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -53,20 +53,16 @@ class HopSkipJump(Attack):
         between(0, math.inf, gamma=self.gamma)
 
     def normal(self, ask: Decisions, z: Tensor, delta: Tensor, rows: Tensor, count: int, noise: Noise) -> Tensor:
-        """Monte-Carlo estimate of the boundary's normal at `z`, towards the points that fool (eq. 16)."""
-        weighted, total, answers, asked = (
-            torch.zeros_like(z),
-            torch.zeros_like(z),
-            z.new_zeros(len(z)),
-            ask.used.clone(),
-        )
+        """Monte-Carlo estimate (like `z`) of the boundary's normal at `z`, towards adversarial points (eq. 16)."""
+        weighted, total = torch.zeros_like(z), torch.zeros_like(z)
+        answers, asked = z.new_zeros(len(z)), ask.used.clone()
         for _ in range(count):
             u = noise.normal(z) if self.norm == "l2" else noise.uniform(z) * 2 - 1
             u = u / batch_view(NORMS["l2"].distance(u), z)
-            probe = (z + batch_view(delta, z) * u).clamp(0, 1)
-            u = (probe - z) / batch_view(delta, z)
-            live = ask.open & rows  # a probe that nobody answers counts for nothing
-            phi = torch.where(ask(probe, rows), 1.0, -1.0).to(z.dtype) * live
+            queried = (z + batch_view(delta, z) * u).clamp(0, 1)
+            u = (queried - z) / batch_view(delta, z)
+            live = ask.open & rows  # rows without queries left do not count
+            phi = torch.where(ask(queried, rows), 1.0, -1.0).to(z.dtype) * live
             weighted, total, answers = weighted + batch_view(phi, z) * u, total + batch_view(live, z) * u, answers + phi
         mean = answers / ((ask.used - asked) / self.votes).clamp_min(1)
         one_sided = batch_view(mean.abs() == 1, z)
@@ -74,13 +70,7 @@ class HopSkipJump(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         norm, n = NORMS[self.norm], x[0].numel()
-        ask = Decisions(
-            *(model, x, y, noise),
-            distance=norm.distance,
-            targeted=self.targeted,
-            queries=self.queries,
-            votes=self.votes,
-        )
+        ask = Decisions(model, x, y, noise, norm.distance, self.targeted, queries=self.queries, votes=self.votes)
         theta = self.gamma / n ** (1.5 if self.norm == "l2" else 2.0)
         halvings = min(max(1, math.ceil(-math.log2(theta))), 40)
         rows = find_start(ask, noise, self.starts, self.start)

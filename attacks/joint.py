@@ -1,4 +1,4 @@
-"""The joint attack on a classifier and its detector: wrong and unflagged, whatever it takes."""
+"""Joint attack on a classifier and its detector: several attacks, restarts and targets (Carlini and Wagner 2017)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least
@@ -18,16 +18,17 @@ from adversarial_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class Joint(Combination):
-    """Of several attacks, restarted, the image that is misclassified and least suspicious (Carlini and Wagner 2017).
+    """Misclassified image with the lowest detector score, over several attacks with restarts.
 
-    An image that fools the classifier and lies below the threshold is done and takes part no longer; of the others the
-    least suspicious misclassified one is kept, else the last. A targeted attack aims at each of the `n_targets` most
-    likely wrong classes in turn, one run each: the density under a class is smooth while the prediction stays.
-    The detector is the attribute ``detector`` of the model, with its threshold ``theta``, as for `DetectorAwarePGD`.
+    A row is finished once its image is misclassified with a score below the threshold. Otherwise the misclassified
+    image with the lowest score is kept, or the last image if none is misclassified. A targeted attack runs once against
+    each of the `n_targets` most likely wrong classes: a score that depends on the predicted class is smooth as long as
+    the prediction does not change. The detector is the attribute ``detector`` of the model, with its threshold
+    ``theta``, as for `DetectorAwarePGD`.
 
     Args:
         attacks: budget attacks of one ball, with and without knowledge of the detector.
-        restarts: runs of each.
+        restarts: number of runs of each attack.
         n_targets: targets of a targeted attack; all wrong classes where the model has fewer.
         theta: threshold of the score; none: the attribute ``theta`` of the detector.
     """
@@ -72,6 +73,6 @@ class Joint(Combination):
         return best
 
     def runs(self, others: int) -> list[tuple[Attack, int | None]]:
-        """Every attack with every target, then all of that again."""
+        """List of runs (attack, target rank): every attack with every target, repeated `restarts` times."""
         once = [(a, aim) for a in self.attacks for aim in (range(others) if a.targeted else [None])]
         return once * self.restarts

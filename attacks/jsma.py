@@ -1,4 +1,4 @@
-"""JSMA: the Jacobian-based saliency map attack (Papernot et al. 2016, Algorithms 2 and 3)."""
+"""JSMA: Jacobian-based saliency map attack (Papernot et al. 2016, Algorithms 2 and 3)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial, is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.jacobian import jacobian
+from adversarial_lightning.attacks.core.gradient import jacobian
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import batch_view, l0_distance
 from adversarial_lightning.attacks.core.radius import Radius
@@ -17,7 +17,7 @@ from adversarial_lightning.errors import UserError
 
 
 def frontier(u: Tensor, v: Tensor) -> Tensor:
-    """Points of each row (B, D) that no other one exceeds in both `u` and `v`; never where `u` is -inf."""
+    """Pareto frontier of each row: entries (B, D) that no other exceeds in both `u` and `v`; without `u` = -inf."""
     order = u.argsort(dim=1, descending=True)
     level = v.gather(1, order).where(u.gather(1, order).isfinite(), -torch.inf)
     before = torch.full_like(level, -torch.inf)
@@ -26,12 +26,13 @@ def frontier(u: Tensor, v: Tensor) -> Tensor:
 
 
 def salient_pair(target: Tensor, others: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair of values whose common change does most (Algorithm 3): positions (B, 2), and whether there is one (B,).
+    """Most salient pair of values (Algorithm 3): positions (B, 2), and existence (B,).
 
     `target` and `others` (B, D) are the derivatives of the target's logit and of the sum of all others in the direction
-    of the change; a pair counts if together it raises the first and lowers the second, by the product of both. Exact
-    without looking at all pairs: in the best one at most its partner exceeds a member in both, so that both
-    members lie on the frontier or on the frontier of what is left without it.
+    of the change. A pair is admissible if it raises the first and lowers the second; its saliency is the product of
+    both changes. The search is exact without trying all pairs: a member of the best pair is exceeded in both
+    derivatives by its partner at most, so it lies on the frontier, or on the frontier of the values that remain when
+    the first frontier is removed.
     """
     u, v = target.masked_fill(~allowed, -torch.inf), -others
     first = frontier(u, v)
@@ -47,18 +48,18 @@ def salient_pair(target: Tensor, others: Tensor, allowed: Tensor) -> tuple[Tenso
 
 @dataclass(frozen=True)
 class JSMA(Attack):
-    """Changes two values at a time, those that most raise the target's logit and lower the others', until it wins.
+    """Change two values at a time, those that most raise the target's logit and lower the others, until success.
 
-    Works on logits, not on the softmax. Without a target every other class is tried and the fewest changes win; rows
-    that cannot improve any more leave early. l0 counts values, not pixels.
+    Works on logits, not on the softmax. An untargeted attack tries every candidate class as the target and returns the
+    result with the fewest changes; rows that cannot improve stop early. l0 counts values, not pixels.
 
     Args:
-        norm: the norm made small.
-        theta: by how much a value changes in a step, in pixels of [0, 1].
-        direction: whether values rise, fall, or both are tried, one after the other.
-        gamma: largest share of the values that may change (the paper's maximum distortion); half as many steps.
+        norm: norm that is minimised.
+        theta: change of a value in a step, in pixels of [0, 1].
+        direction: increase values (up), decrease them (down), or try one after the other (both).
+        gamma: largest share of the values that may change (the paper's maximum distortion); steps are half as many.
         candidates: classes, by logit, tried as targets.
-        targeted: look for the target `y` instead.
+        targeted: search for the target class `y` instead.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
 
@@ -94,7 +95,7 @@ class JSMA(Attack):
         return closest.point
 
     def towards(self, model: nn.Module, x: Tensor, target: Tensor, sign: float, closest: BestAdversarial) -> None:
-        """Algorithm 2: raise the logit of `target` (B,) by changes of `sign`; what fools goes to `closest`."""
+        """Algorithm 2: raise the logit of `target` (B,) by changes of `sign`; adversarial points go to `closest`."""
 
         def heads(logits: Tensor) -> Tensor:
             own = logits.gather(1, target[:, None])
@@ -103,7 +104,7 @@ class JSMA(Attack):
         z, active = x, ~closest.done
         room = torch.ones_like(x, dtype=torch.bool).flatten(1)
         for _ in range(max(1, int(self.gamma * x[0].numel()) // 2)):
-            active = active & (l0_distance(z - x) < closest.length)  # nothing better can come of the other rows
+            active = active & (l0_distance(z - x) < closest.length)  # other rows cannot improve
             if not active.any():
                 return
             slopes, _ = jacobian(model, z, heads, self.eot_samples)

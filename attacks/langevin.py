@@ -1,4 +1,4 @@
-"""The Langevin sampler of ATENT (Jagatap et al., Algorithms 1 and 2), usable as an attack (their Table 6)."""
+"""Langevin sampler of ATENT (Jagatap et al., Algorithms 1 and 2), usable as an attack (their Table 6)."""
 
 import math
 from dataclasses import dataclass
@@ -8,20 +8,19 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
 class Langevin(Attack):
-    """Noisy gradient ascent on the cross-entropy: samples near x from a density that favours high loss.
+    """Noisy gradient ascent on the cross-entropy: samples near x from a density that grows with the loss.
 
     Departures from the paper, all as in its authors' code: the step follows the sign (linf) or the unit vector (l2)
-    of each example's own gradient, the projection acts on the whole displacement z - x, and every iterate is clipped
+    of each example's own gradient, the projection acts on the whole perturbation z - x, and every iterate is clipped
     to [0, 1].
 
     Args:
@@ -30,13 +29,13 @@ class Langevin(Attack):
         steps: number K of Langevin steps.
         step_size: eta', in pixels of [0, 1].
         pull: gamma of Algorithm 1: share of the way back to x that each step takes, in [0, 1].
-        coupled: multiply the pull by the step size, as Algorithm 1 is printed; the authors' code does not.
+        coupled: multiply the pull by the step size, as in the printed Algorithm 1; the authors' code does not.
         noise_scale: the paper's epsilon; each step adds sqrt(2 step_size) noise_scale N(0, I). Not a radius.
         project: when to project on the ball.
         start: edge (linf: a random corner; l2: a normal draw scaled back to the ball), uniform (the norm's random
             point), gaussian (N(0, start_std^2)) or zero.
         start_std: standard deviation of the gaussian start.
-        direction: unit (see above) or raw, the per-example gradient itself, the only one faithful to the density.
+        direction: unit (see above) or raw, the per-example gradient itself; only raw samples from the density.
         targeted: descend on the cross-entropy of the target `y` instead.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
@@ -66,10 +65,11 @@ class Langevin(Attack):
 
     @property
     def pull_per_step(self) -> float:
+        """Share of the way back to x that each step takes."""
         return self.pull * self.step_size if self.coupled else self.pull
 
     def begin(self, x: Tensor, noise: Noise) -> Tensor:
-        """x'^0 (like `x`)."""
+        """Start x'^0 (like `x`)."""
         norm = NORMS[self.norm]
         if self.start == "edge":
             d = noise.normal(x)
@@ -83,7 +83,7 @@ class Langevin(Attack):
         return (x + d).clamp_(0, 1)
 
     def step(self, z: Tensor, gradient: Tensor, x: Tensor, noise: Noise, last: bool) -> Tensor:
-        """x'^{k+1} from z = x'^k and the `gradient` of the summed cross-entropy at z; `last` marks step K."""
+        """Next iterate x'^{k+1} from z = x'^k and the `gradient` of the cross-entropy at z; `last` marks step K."""
         norm = NORMS[self.norm]
         u = norm.steepest(gradient, z) if self.direction == "unit" else gradient
         pulled = z + self.step_size * u

@@ -1,10 +1,10 @@
-"""LogitEOT: an attack on the mean logits of several draws of a stochastic model, not on their mean gradient."""
+"""LogitEOT: attack on the mean logits of several draws of a stochastic model, not on the mean gradient."""
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least
 from adversarial_lightning.attacks.core.noise import Noise
@@ -12,7 +12,7 @@ from adversarial_lightning.errors import UserError
 
 
 class MeanLogits(nn.Module):
-    """The mean of the logits of `eot_samples` passes through a stochastic `model`."""
+    """Mean of the logits of `eot_samples` passes through a stochastic `model`."""
 
     def __init__(self, model: nn.Module, eot_samples: int) -> None:
         super().__init__()
@@ -27,11 +27,11 @@ class MeanLogits(nn.Module):
 
 @dataclass(frozen=True)
 class LogitEOT(Combination):
-    """An attack on the mean logits of `eot_samples` draws, instead of on the mean of their gradients.
+    """Attack on the mean logits of `eot_samples` draws, instead of the mean of their gradients.
 
-    Named for what it is: the gradient of a loss of mean logits is not the gradient of the expected loss (EOT, Athalye
-    et al. 2018), which is what `eot_samples` of an attack computes. It suits defenders that average logits themselves,
-    and hands attacks without gradients a steadier score. All passes of a step are in memory at once.
+    The gradient of a loss of mean logits is not the gradient of the expected loss (EOT, Athalye et al. 2018), which an
+    attack with `eot_samples` computes. LogitEOT fits defenses that average logits themselves, and gives attacks without
+    gradients a score with less variance. All passes of a step are in memory at once.
 
     Args:
         attack: the attack to run, a budget attack.

@@ -1,4 +1,4 @@
-"""The one-pixel attack: a few pixels chosen by differential evolution (Su, Vargas and Sakurai 2019)."""
+"""One-pixel attack: a few pixels chosen by differential evolution (Su, Vargas and Sakurai 2019)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -17,20 +17,21 @@ from adversarial_lightning.attacks.core.noise import Noise, noise_for
 
 @dataclass(frozen=True)
 class OnePixel(Attack):
-    """A point with no more than `pixels` pixels changed (all their channels) that fools, or the image itself.
+    """Adversarial image with at most `pixels` changed pixels (all their channels), or the image itself.
 
     Su, Vargas and Sakurai, "One Pixel Attack for Fooling Deep Neural Networks", IEEE TEVC 2019, section III: a
-    candidate is a list of pixels, each its place and its new values; differential evolution without crossover
-    (eq. 3), fitness the log-probability of `y`. Black-box, but it needs the model's logits. It ends at the first
-    candidates that fool, not at a certain confidence. The images are attacked one by one, a generation at a time.
+    candidate is a list of pixels with their positions and new values; candidates evolve by differential evolution
+    without crossover (eq. 3), and their fitness is the log-probability of `y`. The attack is black-box, but needs the
+    model's logits. It ends at the first adversarial candidates, not at a certain confidence. The images are attacked
+    one by one, a generation at a time.
 
     Args:
-        norm: norm that is bounded; it counts values, a pixel has one for each channel.
+        norm: norm that is bounded; it counts values, and a pixel has one for each channel.
         pixels: number of pixels that may change.
-        population: candidates of a generation, at least 5.
-        generations: after the first; an image costs at most population (generations + 1) + 1 forward passes.
+        population: number of candidates in a generation, at least 5.
+        generations: generations after the first; at most population (generations + 1) + 1 forward passes for an image.
         differential: F of eq. 3, the weight of the difference of two candidates.
-        targeted: look for the class `y` instead of any but `y`.
+        targeted: search for the class `y` instead of any other class than `y`.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -57,7 +58,7 @@ class OnePixel(Attack):
         return z
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, key: int) -> Tensor:
-        """The adversarial image for one image `x` (C, H, W) or (D,) with the label `y` (); `x` itself if none."""
+        """Adversarial image for one image `x` (C, H, W) or (D,) with the label `y` (); `x` itself if none is found."""
         image = x if x.ndim == 3 else x.view(1, 1, -1)
         channels, height, width = image.shape
         random = np.random.default_rng(key % 2**64)
@@ -98,7 +99,7 @@ class OnePixel(Attack):
         return found
 
     def paint(self, image: Tensor, genes: np.ndarray) -> Tensor:
-        """The images (S, C, H, W) that `genes` (pixels (2 + C), S) describe: row, column and values of each pixel."""
+        """Images (S, C, H, W) of the `genes` (pixels (2 + C), S): row, column and values of each pixel."""
         pixels = torch.from_numpy(genes.reshape(self.pixels, -1, genes.shape[1]).copy()).to(image)
         z = image.repeat(pixels.shape[-1], 1, 1, 1)
         member = torch.arange(len(z), device=z.device)

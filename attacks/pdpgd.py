@@ -1,17 +1,18 @@
-"""PDGD and PDPGD: minimum-norm attacks as a game between a perturbation and its multipliers (Matyasko 2020, ch. 5).
+"""PDGD and PDPGD: primal-dual minimum-norm attacks (Matyasko 2020, chapter 5).
 
-One player moves the perturbation r down ``rho ||r|| + h(m(x + r))``, m the margin by which the label wins and h the
-hinge; the other raises or lowers ``rho = lambda_1 / lambda_2`` by multiplicative weights, as x + r is adversarial or
-not. Everything is kept for each row, and every schedule runs over the fraction of the steps done, so that few steps
-still make a whole attack. Where this departs from the thesis:
+The attack is a game of two players. The primal player minimises ``rho ||r|| + h(m(x + r))`` over the perturbation r,
+where m is the margin of the label and h the hinge. The dual player updates ``rho = lambda_1 / lambda_2`` by
+multiplicative weights: rho grows while x + r is adversarial and decreases while it is not. Every row has its own
+multipliers. All schedules depend on the fraction of the steps done, so that they are complete also in a short run.
+Departures from the thesis:
 
-- The first run starts at x, later ones at random; all may be followed by a fine-tuning run from the best point, as in
-  the author's code. Later runs can aim at the runners-up among the classes, which finds other minima.
-- The indicator of the dual player is the sign of success (the printed 0/1 can never lower a multiplier), and the player
-  of r sees moving averages of the multipliers (again the author's code).
-- Step sizes fall by the square of the thesis' linear schedule, and with fewer than 300 steps rho moves faster until it
-  has once been so large that the point fell back to its class. Both keep short runs close to long ones.
-- The proximal step is taken in Adam's own metric. An unscaled one has another fixed point: 3 times too long in l1.
+- The first run starts at x, later runs start at random; a fine-tuning run from the best point may follow, as in the
+  author's code. Later runs can target the runners-up among the classes, which finds other minima.
+- The dual player's indicator is the sign of success (the printed 0/1 can never lower a multiplier), and the primal
+  player uses moving averages of the multipliers (again as in the author's code).
+- Step sizes decay by the square of the thesis' linear schedule. With fewer than 300 steps, rho changes faster until
+  x + r, once adversarial, is no longer so. Both keep the results of short runs close to those of long runs.
+- The proximal step uses Adam's metric. The Euclidean proximal step has another fixed point: 3 times too long in l1.
 """
 
 import math
@@ -27,14 +28,13 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import input_gradient, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.prox import L1Penalty, L2Penalty, LinfPenalty, Penalty, QuasinormPenalty
 from adversarial_lightning.errors import UserError
 
-FLOOR = math.log(1e-6)  # of the multipliers' logarithms
+FLOOR = math.log(1e-6)  # smallest log rho; the largest is -FLOOR
 PENALTIES: dict[str, Penalty] = {
     "linf": LinfPenalty(),
     "l2": L2Penalty(),
@@ -42,28 +42,28 @@ PENALTIES: dict[str, Penalty] = {
     "l0": QuasinormPenalty(),
 }
 
-Push = Callable[[Tensor, Tensor, Tensor], Tensor]  # (r, gradient of h, lambda_1) -> what Adam descends
-Pull = Callable[[Tensor, Tensor, Tensor], Tensor]  # (r, step times rho, Adam's metric) -> r
+Push = Callable[[Tensor, Tensor, Tensor], Tensor]  # (r, gradient of h, lambda_1) -> gradient for Adam
+Pull = Callable[[Tensor, Tensor, Tensor], Tensor]  # (r, step times rho, Adam's metric) -> r after the proximal step
 Distance = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class PrimalDual(Attack):
-    """The game that `PDGD` and `PDPGD` play with different moves.
+    """Abstract base of `PDGD` and `PDPGD`: the primal-dual loop, without the primal step.
 
     Args:
         norm: norm that is minimised.
-        steps: gradients in each run.
-        step_size: Adam's first step, in pixels of [0, 1]; it falls to 1e-4 of it. The thesis tunes it on held-out
+        steps: number of gradient steps in each run.
+        step_size: Adam's first step, in pixels of [0, 1]; it decays to 1e-4 of it. The thesis tunes it on held-out
             images among 0.01, 0.05, 0.1, 0.5 and 1: `attacks.choose_step_size`.
         restarts: number of runs.
-        finetune: gradients of one more run from the best point, with a hundredth of the step; 0 for none.
-        runners_up: runs after the first aim in turn at so many of the most likely wrong classes; 0 for any class.
+        finetune: steps of one more run from the best point, with a hundredth of the step size; 0 for none.
+        runners_up: runs after the first target this many of the most likely wrong classes in turn; 0 for any class.
         spread: later runs start uniformly within this distance (linf) of the image.
-        ratio: first value of rho, the weight of the norm over the weight of the class; none: 0.01, the thesis' value,
-            but for l2 the length of the first gradient, where a linear model is in balance.
-        dual_step: step of the logarithm of rho.
-        surrogate: h, hinge or softplus (smooth, for models on which the hinge stalls).
+        ratio: first value of rho, the weight of the norm over the weight of h; none: 0.01, the thesis' value, but for
+            l2 the length of the first gradient, with which both terms balance for a linear model.
+        dual_step: change of log rho in each step.
+        surrogate: h, hinge or softplus (smooth, for models on which the hinge makes no progress).
         targeted: `y` holds the classes to reach.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.
     """
@@ -94,10 +94,10 @@ class PrimalDual(Attack):
 
     @abstractmethod
     def moves(self) -> tuple[Distance, Push, Pull]:
-        """What is made small, what Adam descends, and what follows its step."""
+        """Distance that is minimised, gradient for Adam (push), and proximal step after Adam's step (pull)."""
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """All runs; rows that are adversarial as they are travel with the others and stay as they are."""
+        """Do all runs; rows that are adversarial without an attack take part, and are returned unchanged."""
         distance, push, pull = self.moves()
         keep = BestAdversarial(model, x, y, distance, self.targeted)
         if bool(keep.done.all()):
@@ -118,7 +118,7 @@ class PrimalDual(Attack):
         return keep.point
 
     def balance(self, gradient: Tensor) -> Tensor:
-        """Logarithm of the first rho (B,)."""
+        """Logarithm (B,) of the first rho, from the first `gradient`."""
         if self.ratio is None and self.norm == "l2":
             dual = NORMS["l2"].distance(gradient)
             return torch.where(dual > 0, dual, 0.01).log().clamp(FLOOR, -FLOOR)
@@ -135,7 +135,7 @@ class PrimalDual(Attack):
         best: Tensor,
         finetuning: bool = False,
     ) -> Tensor:
-        """One run from `z` towards the classes `aim` (B,); returns the new `best`."""
+        """Run from `z` towards the classes `aim` (B,), if given; returns the new `best`."""
         x, logits = keep.x, torch.empty(0)
         steps, primal, dual = (self.finetune, 0.01, 0.1) if finetuning else (self.steps, 1.0, 1.0)
 
@@ -170,11 +170,12 @@ class PrimalDual(Attack):
             theta = primal * self.step_size * (1 - 0.99 * k / max(steps - 1, 1)) ** 2
             z = (z - theta * mean / (1 - 0.9 ** (k + 1)) / metric).clamp_(0, 1)
             z = (x + pull(z - x, theta * lambda_1 / (1 - lambda_1), metric)).clamp_(0, 1)
-            # The margin of the step above decides: both players move at once. No success (-1) lowers the norm's weight.
-            # Where few steps are left for it, rho hastens from its start to where success is first lost again.
+            # Both players move at once, so the dual step uses the success before the primal step. It raises rho after a
+            # success (+1) and lowers it otherwise (-1). In a run of fewer than 300 steps it is longer, until a row that
+            # was adversarial is no longer so: rho has then passed its equilibrium for the first time.
             been, lost = been | fooled, lost | (been & ~fooled)
-            pace = torch.where(lost, 1.0, max(1.0, 300 / steps))
-            log_rho = (log_rho + dual * self.dual_step * pace * (2 * fooled.to(x.dtype) - 1)).clamp(FLOOR, -FLOOR)
+            speed = torch.where(lost, 1.0, max(1.0, 300 / steps))
+            log_rho = (log_rho + dual * self.dual_step * speed * (2 * fooled.to(x.dtype) - 1)).clamp(FLOOR, -FLOOR)
             lambda_1 = 0.9 * lambda_1 + 0.1 * torch.sigmoid(log_rho)
         with torch.no_grad():
             length = keep.length
@@ -184,7 +185,7 @@ class PrimalDual(Attack):
 
 @dataclass(frozen=True)
 class PDGD(PrimalDual):
-    """Primal-dual gradient descent: the smallest l2 perturbation that fools (Matyasko 2020, Algorithm 2).
+    """Primal-dual gradient descent: smallest adversarial perturbation in l2 (Matyasko 2020, Algorithm 2).
 
     A strong setting for about 500 gradients: ``steps=100, restarts=4, finetune=100, runners_up=3``.
 
@@ -203,15 +204,15 @@ class PDGD(PrimalDual):
 
 @dataclass(frozen=True)
 class PDPGD(PrimalDual):
-    """Primal-dual proximal gradient descent: the smallest perturbation in a penalty with a prox (Algorithm 3).
+    """Primal-dual proximal gradient descent: smallest adversarial perturbation in a norm or penalty (Algorithm 3).
 
-    Strong settings for about 500 gradients: ``steps=100, restarts=4, finetune=100`` for l1 and l0, whose minima differ
-    much, and ``step_size=0.15, steps=250, restarts=2`` for linf.
+    Strong settings for about 500 gradients: ``steps=100, restarts=4, finetune=100`` for l1 and l0, whose local minima
+    differ much, and ``step_size=0.15, steps=250, restarts=2`` for linf.
 
     Args:
         norm: norm that is minimised; l0 counts values and is reached through the 2/3 quasinorm, as in the author's
             published runs.
-        penalty: another penalty of `attacks.prox` to minimise instead: pixels (GroupL0Penalty), total variation, sums.
+        penalty: penalty of `attacks.core.prox` or `prox_iterative` to minimise instead, such as GroupL0Penalty.
     """
 
     norm: Literal["linf", "l2", "l1", "l0"] = "linf"

@@ -1,4 +1,4 @@
-"""Projected gradient descent on the ball (Madry et al. 2018) and, with momentum, MIM (Dong et al. 2018)."""
+"""PGD: projected gradient descent (Madry et al. 2018) and, with momentum, MIM (Dong et al. 2018)."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, ObjectiveName, input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveName
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
 class PGD(Attack):
-    """`steps` steepest steps, each projected on the ball and the box; the last iterate is returned.
+    """Steepest ascent steps, each projected on the ball and the box; returns the last iterate.
 
     l1 takes the sparse steps of SLIDE (Tramèr and Boneh 2019). ``momentum=1, random_start=False`` is MIM.
 
@@ -70,7 +69,7 @@ class PGD(Attack):
         return z
 
     def _start(self, x: Tensor, noise: Noise) -> Tensor:
-        """Where the path starts, from `x`."""
+        """Random first perturbation, like `x`."""
         norm = NORMS[self.norm]
         if self.start_std is None:
             return norm.random(x, self.eps, noise)

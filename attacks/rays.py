@@ -1,4 +1,4 @@
-"""RayS: hierarchical search for the best sign vector (Chen and Gu 2020)."""
+"""RayS: hierarchical search over sign vectors, decision-based (Chen and Gu 2020)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,7 +14,7 @@ from adversarial_lightning.attacks.core.norms import NORMS
 
 
 def blocks(n: int, count: int) -> Tensor:
-    """The first `count` blocks to flip, (count, 2): none, all, halves, quarters, ..., single entries for ever."""
+    """First `count` blocks (begin, end) to flip, (count, 2): none, all, halves, quarters, ..., single entries."""
     found, size = [(0, 0)], n
     while len(found) < count:
         found += [(start, min(start + size, n)) for start in range(0, n, size)]
@@ -24,20 +24,21 @@ def blocks(n: int, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class RayS(Attack):
-    """Nearest adversarial point on the rays x + r d, d a vector of signs, with no more than the model's decisions.
+    """Nearest adversarial point on the rays x + r d, d a vector of signs, found from the model's decisions.
 
     Chen and Gu, "RayS: A Ray Searching Method for Hard-label Adversarial Attack", KDD 2020, Algorithms 2 and 3: flip
-    the signs of blocks of d, each level half as large; a flip that still fools at the best radius is kept, and the
-    radius along the new ray found by bisection. Radii are measured in linf, the paper's in l2. Where neither the
-    white image nor the black one fools, and so the paper's search has no ray, random black and white images are tried.
+    the signs of blocks of d, which halve in size from level to level. A flip is kept if the point at the best radius
+    remains adversarial; the radius along the new ray is then found by bisection. Radii are measured in linf, in the
+    paper in l2. If neither the white image nor the black one is adversarial, the paper's search has no ray; here random
+    black and white images are tried.
 
     Args:
         norm: norm that is minimised.
         queries: forward passes for each image.
         tolerance: width at which a bisection ends, in pixels of [0, 1]; the authors' 1e-3 in l2 on 784 pixels is 4e-5.
-        votes: forward passes a question, of which the majority decides: more than 1 for stochastic models. That is the
-            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `eot_samples`.
-        targeted: look for the class `y` instead of any but `y`.
+        votes: forward passes for one question, decided by their majority; more than 1 for stochastic models. Votes do
+            not replace EOT: a suite for such models also needs a gradient attack with `eot_samples`.
+        targeted: search for the class `y` instead of any other class than `y`.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -54,18 +55,13 @@ class RayS(Attack):
         between(0, 1, tolerance=self.tolerance)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        ask = Decisions(
-            *(model, x, y, noise),
-            distance=NORMS[self.norm].distance,
-            targeted=self.targeted,
-            queries=self.queries,
-            votes=self.votes,
-        )
+        length = NORMS[self.norm].distance
+        ask = Decisions(model, x, y, noise, length, self.targeted, queries=self.queries, votes=self.votes)
         flat = x.flatten(1)
         position = torch.arange(flat.shape[1], device=x.device)
         begin, end = blocks(flat.shape[1], self.queries // self.votes).to(x.device).unbind(1)
         best, radius, low = torch.ones_like(flat), x.new_ones(len(x)), x.new_zeros(len(x))
-        trial = torch.zeros_like(ask.used)  # of each row: number of the block that is flipped
+        trial = torch.zeros_like(ask.used)  # for each row, the number of the block that is flipped
         searching = torch.zeros_like(ask.open)  # rows in the bisection along `best`; the others try a flip
         query = 0
         while ask.open.any():
@@ -82,6 +78,6 @@ class RayS(Attack):
             radius = torch.where(fooled, r, radius)
             low = torch.where(searching, torch.where(fooled, low, r), 0.0)
             searching = torch.where(searching, True, fooled) & (radius - low > self.tolerance)
-            trial = torch.where(lost, 1, trial)  # so that the flips go on where they stopped
+            trial = torch.where(lost, 1, trial)  # so that the flips then start with the first block
             trial = torch.where(searching, trial, trial + 1).clamp_max(len(begin) - 1)
         return ask.closest.point

@@ -1,4 +1,4 @@
-"""R+PGD: PGD that also stays where a purifier changes little (reconstruction regularisation; MALADE's Table 2)."""
+"""R+PGD: PGD with a penalty on the purifier's reconstruction error (MALADE, Table 2)."""
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -9,18 +9,17 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.bpda import find_attribute, purifiers, straight_through
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, ObjectiveName, input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, NormName
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ObjectiveName
 from adversarial_lightning.attacks.core.radius import Radius
 
 
 def reconstruction_gradient(rec: nn.Module, x: Tensor, differentiable: bool, eot_samples: int) -> Tensor:
     """Gradient (like `x`) of ||rec(x) - x||^2, summed over the values of an image, mean over `eot_samples` draws.
 
-    Where `rec` is not differentiable its output counts as constant. (With BPDA's identity for it the gradient would
-    be zero everywhere.)
+    The output of a `rec` that is not differentiable counts as constant. (With the identity of BPDA instead, the
+    gradient would be zero everywhere.)
     """
     x = x.detach().requires_grad_()
     total = torch.zeros_like(x)
@@ -35,9 +34,9 @@ def reconstruction_gradient(rec: nn.Module, x: Tensor, differentiable: bool, eot
 class ReconstructionPGD(Attack):
     """PGD on ``J(f(d(x)), y) - reconstruction_weight ||rec(x) - x||^2`` for a classifier f behind a purifier d.
 
-    The purifier is the attribute ``purifier`` of the model, or of a module inside it; a model without one is refused
-    with a ValueError. The paper (Srinivasan et al. 2021) gives the plain sum; the best of the weights 0.01, 0.1, 1 and
-    10 for each image, ``WorstOf([...])``, is stronger.
+    The purifier is the attribute ``purifier`` of the model, or of a module inside it. Raises ValueError for a model
+    without a purifier. The paper (Srinivasan et al. 2021) uses weight 1; the best of the weights 0.01, 0.1, 1 and 10
+    for each image, ``WorstOf([...])``, is stronger.
 
     Args:
         norm: norm of the ball.
@@ -46,8 +45,8 @@ class ReconstructionPGD(Attack):
         step_size: length of a step, in pixels of [0, 1]; none: 2.5 eps / steps.
         random_start: start at a random point of the ball instead of the image.
         reconstruction_weight: weight of the reconstruction error; 1 is the paper's sum.
-        one_pass: rec is a single pass of the purifier's attribute ``denoiser``, where it has one, instead of all of d.
-        bpda: take the gradient of J with the identity for d, and for every other purifier; false: through them.
+        one_pass: rec is a single pass of the purifier's attribute ``denoiser``, if it has one, instead of d.
+        bpda: take the gradient of J with the identity in place of every purifier; false: through the purifiers.
         loss: objective J.
         targeted: decrease J for the target `y` instead.
         eot_samples: gradients averaged in each step (EOT), for stochastic models.

@@ -1,8 +1,8 @@
-"""Other people's attacks behind our guard, for cross-checks and comparable numbers (extra ``reference``).
+"""Adapters to the attacks of foolbox, adv-lib and autoattack, for cross-checks (extra ``reference``).
 
-foolbox (Rauber et al. 2017), adv-lib (Rony and Ben Ayed) and autoattack (Croce and Hein 2020) stay optional: each is
-imported when its attack runs. Their random numbers come from the global generators of torch and numpy, which are
-seeded from our noise and put back; what they return is checked by a fresh forward and never taken on trust.
+foolbox (Rauber et al. 2017), adv-lib (Rony and Ben Ayed) and autoattack (Croce and Hein 2020a) are optional: each is
+imported when its attack runs. Their random numbers come from the global generators of torch and numpy, which are seeded
+from our noise and restored afterwards. Every result is verified by a separate forward pass.
 """
 
 import warnings
@@ -28,10 +28,10 @@ from adversarial_lightning.networks.eval_mode import stochastic
 
 
 def foreign(module: str, package: str) -> Any:
-    """Import `module`; raises ValueError saying how to get `package` where that fails."""
+    """Import `module`; raises ValueError that tells how to install `package` if that fails."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of modules that the libraries themselves import
+            warnings.simplefilter("ignore")  # from modules that the libraries import
             return import_module(module)
     except ImportError as error:
         raise UserError(
@@ -42,7 +42,7 @@ def foreign(module: str, package: str) -> Any:
 
 @contextmanager
 def seeded(noise: Noise) -> Iterator[int]:
-    """Seed torch's and numpy's global generators from the first row of `noise`, give the seed, put both back."""
+    """Context with torch's and numpy's global generators seeded from the first row of `noise`; yields the seed."""
     seed = int(noise.fork("reference").key[0]) % 2**32
     state = np.random.get_state()
     devices = [noise.key.device] if noise.key.is_cuda else []
@@ -56,7 +56,7 @@ def seeded(noise: Noise) -> Iterator[int]:
 
 
 def deterministic(model: nn.Module) -> None:
-    """Raise ValueError for a stochastic `model`: its noise is keyed by row, and foreign attacks select rows."""
+    """Raise ValueError for a stochastic `model`: its noise is keyed by row, and the libraries reorder rows."""
     if stochastic(model):
         raise UserError(
             "reference attacks run on deterministic models only: use our own attacks with eot_samples (EOT)"
@@ -73,9 +73,9 @@ def nearest(
     run: Callable[[Tensor, Tensor], Tensor],
     one_by_one: bool,
 ) -> Tensor:
-    """The images that ``run(x, y)`` finds, x itself where they do not fool or where x needs no attack.
+    """Adversarial images from ``run(x, y)``; x itself for failures and for rows that need no attack.
 
-    An attack that draws random numbers goes `one_by_one`, seeded by the row: outcomes do not depend on the batch.
+    An attack with random numbers runs `one_by_one`, seeded by the row, so that results do not depend on the batch.
     """
     deterministic(model)
     best = BestAdversarial(model, x, y, partial(distance, norm), targeted)
@@ -91,7 +91,7 @@ def nearest(
 
 
 def _foolbox(attack: Callable[[Any], Any], model: nn.Module, targeted: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """(x, y) -> images: a foolbox attack, made by ``attack(foolbox.attacks)``, that gives x where it finds no start."""
+    """Function (x, y) -> images of the foolbox attack ``attack(foolbox.attacks)``; x itself if it finds no start."""
     fb: Any = foreign("foolbox", "foolbox")
 
     def run(x: Tensor, y: Tensor) -> Tensor:
@@ -110,14 +110,14 @@ def _foolbox(attack: Callable[[Any], Any], model: nn.Module, targeted: bool) -> 
 
 @dataclass(frozen=True)
 class ReferenceBrendelBethge(Attack):
-    """foolbox's Brendel-Bethge attack (Brendel et al. 2019): walks along the boundary from a far adversarial point.
+    """foolbox's Brendel-Bethge attack (Brendel et al. 2019): a walk along the decision boundary.
 
-    One image at a time; an image for which no starting point is found is returned as it is. Needs numba besides.
+    One image at a time. An image without a starting point is returned unchanged. Also needs numba.
 
     Args:
         norm: norm to minimise.
         steps: number of steps.
-        targeted: reach the target `y` instead of leaving the label `y`; blended noise rarely is a start for that.
+        targeted: reach the target `y` instead of leaving the label `y`; the start, blended noise, rarely reaches it.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -138,9 +138,9 @@ class ReferenceBrendelBethge(Attack):
 
 @dataclass(frozen=True)
 class ReferencePointwise(Attack):
-    """foolbox's pointwise attack (Schott et al. 2019): puts the pixels of an adversarial image back, one after another.
+    """foolbox's pointwise attack (Schott et al. 2019): resets pixels of an adversarial image, one after another.
 
-    One image at a time, starting from salt-and-pepper noise; without a start the image is returned as it is.
+    One image at a time, from salt-and-pepper noise. An image without a starting point is returned unchanged.
 
     Args:
         norm: l0, or l2 (then with a search along each pixel).
@@ -221,8 +221,8 @@ class ReferenceSigmaZero(Attack):
 class ReferenceAutoAttack(Attack):
     """The authors' AutoAttack (Croce and Hein 2020), for numbers comparable with leaderboards.
 
-    It reseeds one global generator per batch: outcomes depend on the batch, as everywhere this code is used, and
-    images it does not fool come back unchanged. float32 only.
+    It uses one global generator for a batch, so results depend on the batch. Images that it does not break are returned
+    unchanged. float32 only.
 
     Args:
         norm: norm of the ball.

@@ -1,4 +1,4 @@
-"""Salt-and-pepper noise with the least density that fools: the simplest decision-based attack."""
+"""Search for the smallest density of salt-and-pepper noise that changes the decision."""
 
 import math
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from adversarial_lightning.attacks.core.norms import batch_view, distance
 
 @dataclass(frozen=True)
 class SaltAndPepperSearch(Attack):
-    """Random pixels become black or white, as few as fool.
+    """Turn random pixels black or white, as few as needed for an adversarial image.
 
-    The form of the attack that Foolbox made common (Rauber et al. 2017): the density grows until the image is
-    misclassified, and is then reduced. Here the order of the pixels and their new values are drawn once for each
-    pattern; patterns grow in `steps` until one fools, later ones only have to fool at the least density so far; each
-    is then reduced by bisection, down to single pixels. l0 counts values, a pixel has one for each channel.
+    The attack as in Foolbox (Rauber et al. 2017): the density grows until the image is misclassified, and is then
+    reduced. Here a pattern is an order of the pixels with their new values, drawn once. Patterns grow in `steps` steps
+    until one is adversarial; later patterns are tried at the least density so far. Each adversarial pattern is then
+    reduced by bisection, down to single pixels. l0 counts values; a pixel has one for each channel.
 
     Args:
         norm: norm that is minimised.
         queries: forward passes for each image.
-        steps: densities that a growing pattern goes through.
-        votes: forward passes a question, of which the majority decides: more than 1 for stochastic models. That is the
-            honest form of this attack, but no EOT: a suite still owes them a gradient attack with `eot_samples`.
-        targeted: look for the class `y` instead of any but `y`.
+        steps: number of densities through which a pattern grows.
+        votes: forward passes for one question, decided by their majority; more than 1 for stochastic models. Votes do
+            not replace EOT: a suite for such models also needs a gradient attack with `eot_samples`.
+        targeted: search for the class `y` instead of any other class than `y`.
     """
 
     kind: ClassVar[Kind] = "minimum-norm"
@@ -47,16 +47,11 @@ class SaltAndPepperSearch(Attack):
         check_budget(self.queries, self.votes)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        ask = Decisions(
-            *(model, x, y, noise),
-            distance=partial(distance, self.norm),
-            targeted=self.targeted,
-            queries=self.queries,
-            votes=self.votes,
-        )
+        length = partial(distance, self.norm)
+        ask = Decisions(model, x, y, noise, length, self.targeted, queries=self.queries, votes=self.votes)
         halvings = math.ceil(math.log2(max(2, x[0, :1].numel() if x.ndim > 2 else x[0].numel())))
         like = x[:, :1] if x.ndim > 2 else x  # one draw a pixel
-        high = x.new_ones(len(x))  # least density that fooled
+        high = x.new_ones(len(x))  # least density of an adversarial pattern
         while ask.open.any():
             order, colour = noise.uniform(like), (noise.uniform(like) < 0.5).to(x.dtype)
 

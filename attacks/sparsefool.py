@@ -10,18 +10,17 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.base import Attack, Kind
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
-from adversarial_lightning.attacks.core.jacobian import jacobian
+from adversarial_lightning.attacks.core.gradient import jacobian, margin
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import batch_view, distance
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.deepfool import DeepFool
 
 
 def sparse_step(z: Tensor, normal: Tensor, anchor: Tensor) -> Tensor:
-    """The sparsest point of [0, 1] on the plane through `anchor` with `normal` (Algorithm 1), from `z`; all (B, ...).
+    """Sparsest step in [0, 1] from `z` to the plane through `anchor` with `normal` (Algorithm 1); all (B, ...).
 
-    Values move in the order of |normal|, each as far as needed or until the box stops it. In that order the
-    way that is left to the k-th is known at once, so the loop of the paper is a cumulative sum.
+    Values change in the order of |normal|, each as far as needed or up to the box. The distance that is left for the
+    k-th value is a cumulative sum, which replaces the paper's loop. Returns the point after the step.
     """
     w, start = normal.flatten(1), z.flatten(1)
     need = (w * (anchor - z).flatten(1)).sum(1, keepdim=True).clamp_min(0)
@@ -37,16 +36,16 @@ def sparse_step(z: Tensor, normal: Tensor, anchor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SparseFool(Attack):
-    """Moves few values onto the boundary as DeepFool's l2 point linearises it, until the label changes.
+    """Sparse steps to the boundary that DeepFool's l2 point linearises, until the label changes.
 
     Args:
-        norm: the norm by which results are compared; the steps are the same.
-        steps: most linearisations.
+        norm: norm by which results are compared; the steps do not depend on it.
+        steps: largest number of linearisations.
         overshoot: share by which the result overshoots.
-        lambda_: how far beyond DeepFool's point the plane lies, at least 1 (1: sparsest; more: quicker).
-        deepfool_steps: most steps of DeepFool in each linearisation.
+        lambda_: distance of the plane, in multiples of DeepFool's step, at least 1 (1: sparsest; more: faster).
+        deepfool_steps: largest number of DeepFool steps in each linearisation.
         candidates: classes that DeepFool considers.
-        targeted: look for the target `y` instead.
+        targeted: search for the target class `y` instead.
         eot_samples: gradients averaged (EOT), for stochastic models.
     """
 
@@ -74,7 +73,7 @@ class SparseFool(Attack):
         )
 
         def wanted(logits: Tensor) -> Tensor:
-            """The margin; its gradient, that of the class found less that of the label, is the plane's normal."""
+            """Margin (B, 1), whose gradient is the normal of the plane."""
             return (-margin(logits, y) if self.targeted else margin(logits, y))[:, None]
 
         z = x

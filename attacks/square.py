@@ -1,4 +1,4 @@
-"""Square attack (Andriushchenko et al. 2020): random search that changes one square window a query; black-box."""
+"""Square attack (Andriushchenko et al. 2020): black-box random search over changes of square windows."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks.core.base import Attack, Knowledge
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view, project_l1_box
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 
@@ -19,38 +19,38 @@ from adversarial_lightning.errors import UserError
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-def pattern(height: int, width: int, like: Tensor, fall: int = 2) -> Tensor:
-    """The paper's eta (height, width): two halves of opposite sign, each falling off from its centre (Figure 2).
+def pattern(height: int, width: int, like: Tensor, decay: int = 2) -> Tensor:
+    """Pattern eta of the paper, (height, width): two halves of opposite sign that decay from their centres (Figure 2).
 
-    A half is a pile of ever larger squares, the k-th of height k ** -fall.
+    A half is a sum of nested squares, of which the k-th has the height ``k ** -decay``.
     """
     if height == 1 and width > 1:
-        return pattern(width, height, like, fall).T
+        return pattern(width, height, like, decay).T
     halves = []
     for sign, rows in ((1.0, height // 2), (-1.0, height - height // 2)):
         i = (torch.arange(rows, device=like.device) - rows // 2).abs()[:, None]
         j = (torch.arange(width, device=like.device) - width // 2).abs()[None]
         rings = max(rows, width) // 2 + 1
-        weights = torch.arange(1, rings + 1, device=like.device, dtype=like.dtype) ** -fall
+        weights = torch.arange(1, rings + 1, device=like.device, dtype=like.dtype) ** -decay
         halves.append(sign * weights.flip(0).cumsum(0).flip(0)[torch.maximum(i, j).clamp_max(rings - 1)])
     return torch.cat(halves)
 
 
 @dataclass(frozen=True)
 class Square(Attack):
-    """Keeps a random change in a square window where it raises the loss; a row stops at its first success.
+    """Random search: keep the change of a square window if it raises the loss; a row stops at its first success.
 
-    The l1 search is that of Croce and Hein 2021, as their code has it: the l2 search with steeper patterns and l1
-    windows, whose candidates are projected on the ball and the box together, not scaled to the sphere. The position of
-    the window and all signs are drawn for each row by itself (the reference shares them). Vectors are images of one
-    row, whose windows are intervals.
+    The l1 search follows the code of Croce and Hein 2021: the l2 search with steeper patterns and l1 windows, and with
+    candidates projected on the intersection of ball and box instead of scaled to the sphere. The position of the window
+    and all signs are drawn separately for each row (the reference implementation shares them). Vectors are treated as
+    images of one row, with intervals as windows.
 
-    Of a stochastic model it believes single draws: ``LogitEOT(Square(...))`` compares means of several.
+    For a stochastic model it compares single draws; ``LogitEOT(Square(...))`` compares means of several draws.
 
     Args:
         norm: norm of the ball.
         eps: radius, in pixels of [0, 1].
-        queries: forward passes a row, the start included.
+        queries: forward passes for each row, the start included.
         p_init: share of the pixels in the first windows.
         rescale_schedule: stretch the schedule of window sizes, made for 10,000 queries, to `queries`.
         loss: objective that the search increases.
@@ -94,14 +94,14 @@ class Square(Attack):
         return best.view_as(x)
 
     def judge(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss to increase (B,), minus infinity where logits are not finite, and success (B,)."""
+        """Loss to increase (B,), minus infinity for logits that are not finite, and success (B,)."""
         sign = -1 if self.targeted else 1
         finite = logits.isfinite().all(1)
         margin, gain = OBJECTIVES["margin"](logits, y), OBJECTIVES[self.loss](logits, y)
         return (sign * gain).masked_fill(~finite, -torch.inf), (sign * margin > 0) & finite
 
     def window(self, query: int, x: Tensor) -> tuple[int, int]:
-        """Height and width of the window that query number `query` changes."""
+        """Height and width of the window in query number `query`."""
         position = query * 10_000 / self.queries if self.rescale_schedule else query
         height, width = x.shape[-2:]
         area = self.p_init / 2 ** sum(position > h for h in HALVINGS) * height * width
@@ -113,7 +113,7 @@ class Square(Attack):
         return max(1, side), min(width, max(1, side))
 
     def start(self, x: Tensor, draws: Noise) -> Tensor:
-        """linf: vertical stripes of +-eps; else: a grid of patterns, with random signs."""
+        """First candidate: vertical stripes of +-eps (linf), or a grid of patterns with random signs (l2, l1)."""
         if self.norm == "linf":
             stripes = signs(draws.uniform(x[:, :, :1]))
             return (x + self.eps * stripes).clamp_(0, 1)
@@ -127,7 +127,7 @@ class Square(Attack):
         return self.fill(d, x)
 
     def change(self, best: Tensor, x: Tensor, window: tuple[int, int], draws: Noise) -> Tensor:
-        """`best` with another window; all tensors (B, C, H, W)."""
+        """Next candidate: `best` with a changed window; all tensors (B, C, H, W)."""
         (b, c), (h, w) = x.shape[:2], window
         u = draws.uniform(x.new_empty(b, 5 + c))
         sign = signs(u[:, 5:])[:, :, None, None]
@@ -151,19 +151,19 @@ class Square(Attack):
         freed = (d * (first | second)).abs().pow(p).sum((2, 3))
         mass = (unused[:, None] / c + freed) ** (1 / p)
         if self.norm == "l1":
-            mass = mass * c  # more than the ball holds, of which the projection keeps the largest entries
+            mass = mass * c  # longer than the ball allows; the projection keeps the largest entries
         new = new * (mass / length(new, p, 2).clamp_min(1e-12))[..., None]
         d = d.masked_fill(second, 0).flatten(2).scatter(2, flat, new).view_as(x)
         return self.fill(d, x)
 
     def tile(self, height: int, width: int, like: Tensor) -> Tensor:
-        """The pattern of length 1, (height, width)."""
+        """Pattern (height, width) of length 1."""
         eta = pattern(height, width, like, 4 if self.norm == "l1" else 2)
         length: Tensor = torch.linalg.vector_norm(eta, 1 if self.norm == "l1" else 2)
         return eta / length
 
     def fill(self, d: Tensor, x: Tensor) -> Tensor:
-        """`x` moved along `d` to the sphere and then put into the box (l2), or by what is nearest in both (l1)."""
+        """Candidate from `d`: scaled to the sphere and clipped to the box (l2), or projected on ball and box (l1)."""
         if self.norm == "l1":
             d = project_l1_box(d, x, self.eps)
         else:
@@ -171,18 +171,18 @@ class Square(Attack):
         return (x + d).clamp_(0, 1)
 
     def mask(self, inside: Tensor, x: Tensor) -> Tensor:
-        """Pixels (B, 1, H, W) that the flat positions `inside` (B, h w) name."""
+        """Mask (B, 1, H, W) of the flat positions `inside` (B, h w)."""
         blank = torch.zeros(len(x), x.shape[-2] * x.shape[-1], dtype=torch.bool, device=x.device)
         return blank.scatter_(1, inside, True).view(len(x), 1, *x.shape[-2:])
 
 
 def signs(u: Tensor) -> Tensor:
-    """-1 or 1 from uniform numbers."""
+    """Random signs, -1 or 1, from uniform numbers."""
     return torch.where(u < 0.5, -1.0, 1.0).to(u.dtype)
 
 
 def place(u: Tensor, v: Tensor, window: tuple[int, int], x: Tensor) -> Tensor:
-    """Flat positions (B, h w) of a window whose corner the uniform numbers `u` and `v` (B,) choose."""
+    """Flat positions (B, h w) of a window with a random corner, from uniform numbers `u` and `v` (B,)."""
     (height, width), (h, w) = x.shape[-2:], window
     i = (u * (height - h + 1)).long()[:, None, None] + torch.arange(h, device=x.device)[:, None]
     j = (v * (width - w + 1)).long()[:, None, None] + torch.arange(w, device=x.device)

@@ -1,4 +1,4 @@
-"""Which step size suits a model: tried on held-out images (Matyasko 2020, section 5.4, of PDGD and PDPGD)."""
+"""Step size search on held-out images, for PDGD and PDPGD (Matyasko 2020, section 5.4)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.compose import threat
 from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.introspection import threat
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import distance
 from adversarial_lightning.errors import UserError
@@ -21,14 +21,15 @@ GRID = (0.01, 0.05, 0.1, 0.5, 1.0)
 def choose_step_size(
     attack: A, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, grid: Sequence[float] = GRID
 ) -> tuple[A, dict[float, tuple[float, float]]]:
-    """`attack` with the `step_size` of the `grid` that finds the nearest points, and what each of the grid reached.
+    """Choose the `step_size` of the `grid` with which `attack` finds the nearest points.
 
-    The second result holds, for every step size, the share of images for which a point was found and the mean length of
-    those found (NaN if none), in the attack's norm; most found is best, then shortest. Images (B, ...) in [0, 1] whose
-    labels `y` (B,) the model misses need no attack and are not counted. Every step size gets the same `noise`.
+    Returns the attack with that step size and, for every step size, the share of images for which an adversarial point
+    was found and the mean length of these perturbations in the attack's norm (NaN if none). The best has the largest
+    share, then the shortest mean. Images (B, ...) in [0, 1] that the model misclassifies without an attack, by their
+    labels `y` (B,), are not counted. Every step size gets the same `noise`.
 
-    Choose on images that no reported number is computed from: the validation split, never the test images.
-    Raises ValueError for attacks that are not minimum-norm or have no step size, and where no image is left.
+    Use images of the validation split, never test images or others from which a number is reported.
+    Raises ValueError for attacks that are not minimum-norm or have no step size, and if no image is left.
     """
     if attack.kind != "minimum-norm" or not hasattr(attack, "step_size"):
         raise UserError(f"{type(attack).__name__} is no minimum-norm attack with a step_size to choose")

@@ -1,4 +1,4 @@
-"""A targeted attack aimed at each of the most likely wrong classes in turn."""
+"""Targeted attack against each of the most likely wrong classes in turn."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,26 +6,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.compose import Combination, threat
+from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least
+from adversarial_lightning.attacks.core.gradient import margin
+from adversarial_lightning.attacks.core.introspection import threat
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
 from adversarial_lightning.attacks.core.norms import distance
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
 class Targeted(Combination):
-    """The best result of `attack` against the `n_targets` most likely wrong classes of each image; `y` holds labels.
+    """Best result of `attack` against the `n_targets` most likely wrong classes of each image; `y` holds labels.
 
-    Of a budget attack that is the first success in the order of likelihood, which spares a row the remaining targets,
-    else the largest margin; of a minimum-norm attack the nearest success. As many targets run at once as fit into the
-    size of the batch, which changes no result.
+    For a budget attack the best result is the first success in the order of likelihood, else the largest margin; a row
+    skips the targets after its first success. For a minimum-norm attack it is the nearest success. As many targets run
+    together as fit into the size of the batch, which changes no result.
 
     Args:
-        attack: the attack to aim, one with targeted: true.
+        attack: an attack with targeted: true.
         n_targets: number of targets; all wrong classes where the model has fewer.
     """
 
@@ -46,7 +47,7 @@ class Targeted(Combination):
         targets = logits.scatter(1, y[:, None], -torch.inf).topk(others, 1).indices
         nearest, norm = self.kind == "minimum-norm", str(threat(self.attack)[0])
         best = x.clone()
-        # The larger the better. A success counts as infinite for a budget attack: the first one is kept.
+        # Larger is better. A success of a budget attack scores infinity, so the first success is kept.
         score = torch.full_like(logits[:, 0], -torch.inf)
         rows = torch.arange(len(x), device=x.device)
         if nearest:

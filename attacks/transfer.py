@@ -1,4 +1,4 @@
-"""Transfer: adversarial examples made on another network (Papernot, McDaniel and Goodfellow 2016)."""
+"""Transfer attacks: adversarial examples made on another network (Papernot, McDaniel and Goodfellow 2016)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from adversarial_lightning.errors import UserError
 
 
 class Surrogate(ABC):
-    """A network that the attacker owns: a few plain arguments that say which, loaded when it is first used.
+    """Abstract network of the attacker, described by plain arguments and loaded at its first use.
 
     Leaves are frozen dataclasses, such as `CheckpointSurrogate`.
     """
 
     @abstractmethod
     def network(self) -> nn.Module:
-        """The network: images in [0, 1] -> logits, or images for `BPDA`. The same object when asked again."""
+        """Network from images in [0, 1] to logits (for `BPDA`: to images); every call returns the same object."""
 
 
 @lru_cache(maxsize=4)
 def _load(path: str, defenses: str | None, changed: tuple[int, ...]) -> nn.Module:
-    """Kept between batches until a file changes; `changed` are the times when they did."""
+    """Network of a checkpoint, cached until a file changes; `changed` are the files' modification times."""
     network = load_network(path)[0]
     if defenses is not None:
         parser = ArgumentParser(exit_on_error=False)
@@ -41,14 +41,14 @@ def _load(path: str, defenses: str | None, changed: tuple[int, ...]) -> nn.Modul
 
 @dataclass(frozen=True)
 class CheckpointSurrogate(Surrogate):
-    """The network of a training run, loaded weights-only and built from the catalogue of networks.
+    """Network of a training run, built from the catalogue of networks and loaded weights-only.
 
-    The bytes of the files are part of the identity of the evaluation. Defenses may be deterministic ones, such as
-    filters: what an attacker puts in the place of a purifier that is slow or hides its gradient.
+    The bytes of the files are part of the identity of the evaluation. Defenses must be deterministic, such as filters
+    with which an attacker replaces a purifier that is slow or masks gradients.
 
     Args:
         path: the .ckpt file.
-        defenses: a YAML list as for --defenses of evaluate.py, put in front of the network; none: nothing.
+        defenses: a YAML list as for --defenses of evaluate.py, put in front of the network.
     """
 
     path: str
@@ -67,12 +67,12 @@ class CheckpointSurrogate(Surrogate):
 
 @dataclass(frozen=True)
 class Transfer(Attack):
-    """What `attack` makes of a network that the attacker owns; the model itself is never asked.
+    """Result of `attack` on the attacker's own network; the model itself is never queried.
 
-    For several surrogates put several transfers into a `WorstOf`.
+    For several surrogates, combine several transfers in a `WorstOf`.
 
     Args:
-        attack: a budget attack; the nearest points of minimum-norm attacks hardly transfer.
+        attack: a budget attack; the points of minimum-norm attacks rarely transfer.
         surrogate: the attacker's network.
     """
 

@@ -16,8 +16,7 @@ from timing import ratios, table
 
 from adversarial_lightning.attacks import Noise, noise_for
 from adversarial_lightning.attacks.core.bpda import straight_through
-from adversarial_lightning.attacks.core.gradient import input_gradient
-from adversarial_lightning.attacks.core.objectives import ce
+from adversarial_lightning.attacks.core.gradient import ce, input_gradient
 from adversarial_lightning.defenses import MALA, Purified
 from adversarial_lightning.networks import ConvAutoencoder, Denoiser, MadryCNN
 from adversarial_lightning.networks.eval_mode import frozen_eval
@@ -37,7 +36,7 @@ def gradient(batch: int, steps: int, samples: int, bpda: bool, at_once: int) -> 
     def run() -> None:
         way = straight_through(model.purifier) if bpda else nullcontext()
         draws = noise_for(model, Noise.keyed(0, torch.arange(batch)))
-        with frozen_eval(model), draws, way, patch("adversarial_lightning.attacks.core.gradient._AT_ONCE", at_once):
+        with frozen_eval(model), draws, way, patch("adversarial_lightning.attacks.core.eot_batched._AT_ONCE", at_once):
             input_gradient(model, x, y, ce, samples)
 
     return run

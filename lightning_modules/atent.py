@@ -10,8 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Langevin
-from adversarial_lightning.attacks.core.gradient import input_gradient
-from adversarial_lightning.attacks.core.objectives import ce
+from adversarial_lightning.attacks.core.gradient import ce, input_gradient
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import Classifier
 from adversarial_lightning.lightning_modules.schedules import Schedule

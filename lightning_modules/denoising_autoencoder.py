@@ -11,8 +11,7 @@ from torchmetrics import MeanMetric
 
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.attacks.core.checks import check_arguments
-from adversarial_lightning.attacks.core.gradient import input_gradient
-from adversarial_lightning.attacks.core.objectives import ce
+from adversarial_lightning.attacks.core.gradient import ce, input_gradient
 from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.checkpoints.load import check_fit, load_network
 from adversarial_lightning.errors import UserError

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.attacks.core.checks import check_arguments
-from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.attacks.core.gradient import margin
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.double_backward import (

@@ -6,7 +6,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import PGD, Attack, Noise
-from adversarial_lightning.attacks.core.objectives import kl
+from adversarial_lightning.attacks.core.gradient import kl
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.base import LossClassifier
 from adversarial_lightning.lightning_modules.schedules import Schedule

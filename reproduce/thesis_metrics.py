@@ -30,9 +30,8 @@ from torchvision.utils import make_grid
 
 from adversarial_lightning import datamodules
 from adversarial_lightning.attacks import DeepFool, HighConfidence
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import ce, input_gradient
 from adversarial_lightning.attacks.core.norms import NORMS
-from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.attacks.deepfool import relative_robustness
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue

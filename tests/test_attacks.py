@@ -62,9 +62,10 @@ from adversarial_lightning.attacks import (
     threat,
 )
 from adversarial_lightning.attacks.core.base import Attack as AttackBase
+from adversarial_lightning.attacks.core.gradient import OBJECTIVES, ce, dlr, margin
 from adversarial_lightning.attacks.core.norms import NORMS, distances
-from adversarial_lightning.attacks.core.objectives import OBJECTIVES, ce, dlr, margin
-from adversarial_lightning.attacks.core.prox import GroupL0Penalty, QuasinormPenalty, TotalVariation
+from adversarial_lightning.attacks.core.prox import GroupL0Penalty, QuasinormPenalty
+from adversarial_lightning.attacks.core.prox_iterative import TotalVariation
 from adversarial_lightning.attacks.reference import (
     ReferenceALMA,
     ReferenceAutoAttack,

@@ -10,11 +10,11 @@ from victims import BatchNormNet, Linear, at_distance
 
 from adversarial_lightning.attacks.apgd import APGD, sparse_step
 from adversarial_lightning.attacks.autoattack import AutoAttack
-from adversarial_lightning.attacks.compose import scale_eps, threat
 from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.gradient import ce, dlr_targeted, margin
+from adversarial_lightning.attacks.core.introspection import scale_eps, threat
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, project_l1_box
-from adversarial_lightning.attacks.core.objectives import ce, dlr_targeted, margin
 from adversarial_lightning.attacks.fab import FAB, project_plane
 from adversarial_lightning.attacks.pgd import PGD
 from adversarial_lightning.attacks.square import Square, pattern
@@ -425,7 +425,7 @@ def test_autoattack_runs_the_settings_of_the_reference(norm: str) -> None:
         assert plus == [*[ce_run] * 5, *[replace(ce_run, loss="dlr")] * 5, plain, square, dlr_t, fab_t]
     rand = replace(a, version="rand")
     eot = APGD(norm, 0.25, 100, "ce", eot_samples=20)  # type: ignore[arg-type]
-    assert rand.ensemble(10) == [eot, replace(eot, loss="dlr")] and rand.samples == 20
+    assert rand.ensemble(10) == [eot, replace(eot, loss="dlr")] and rand.eot_samples == 20
     assert threat(a) == (norm, 0.25) and threat(scale_eps(a, 2)) == (norm, 0.5)
 
 

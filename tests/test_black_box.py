@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from victims import BatchNormNet, Linear, at_distance, fewest
 
 from adversarial_lightning.attacks.boundary import Boundary
-from adversarial_lightning.attacks.compose import WorstOf, scale_eps, threat
+from adversarial_lightning.attacks.combinators import WorstOf
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.decisions import Decisions, Majority, find_start, squares
+from adversarial_lightning.attacks.core.introspection import scale_eps, threat
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.attacks.core.norms import NORMS, distance, distances
 from adversarial_lightning.attacks.hop_skip_jump import HopSkipJump

@@ -20,7 +20,7 @@ from test_evaluation import Shift, Threshold, Unbounded, campaign, numbers, save
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within
-from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.cli import evaluate
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.datamodules.images import TensorImages

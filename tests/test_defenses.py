@@ -7,8 +7,7 @@ from victims import Linear, at_distance
 
 from adversarial_lightning import defenses
 from adversarial_lightning.attacks import PGD, Noise, noise_for
-from adversarial_lightning.attacks.core.gradient import input_gradient
-from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.attacks.core.gradient import input_gradient, margin
 from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.defenses import (
     JPEG,

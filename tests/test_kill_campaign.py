@@ -33,7 +33,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Attack, Noise
-from adversarial_lightning.attacks.compose import Combination
+from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.checkpoints.spec import describe
 from adversarial_lightning.datamodules import Digits, ImageFolder
 from adversarial_lightning.networks import MLP

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from victims import BatchNormNet
 
 from adversarial_lightning.attacks import BPDA, FGSM, PGD, GrayBox, Noise, ReconstructionPGD, noise_for
-from adversarial_lightning.attacks.core.gradient import input_gradient
-from adversarial_lightning.attacks.core.objectives import ce
+from adversarial_lightning.attacks.core.gradient import ce, input_gradient
 from adversarial_lightning.attacks.corruptions import SaltAndPepper
 from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.checkpoints.load import load_network
@@ -438,7 +437,7 @@ def test_draws_side_by_side_are_those_in_a_row(batch: int, monkeypatch: pytest.M
     x, y = torch.rand(batch, 1, 8, 8, dtype=torch.float64), torch.arange(batch) % 3
 
     def run(at_once: int) -> tuple[Tensor, Tensor, int, int]:
-        monkeypatch.setattr("adversarial_lightning.attacks.core.gradient._AT_ONCE", at_once)
+        monkeypatch.setattr("adversarial_lightning.attacks.core.eot_batched._AT_ONCE", at_once)
         noise, passes = keyed(batch), []
         handle = inner.register_forward_hook(lambda *_: passes.append(1))
         with frozen_eval(model), noise_for(model, noise):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from victims import BatchNormNet, Linear, at_distance
 
-from adversarial_lightning.attacks.compose import strongest
+from adversarial_lightning.attacks.combinators import best_of
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
@@ -428,10 +428,10 @@ def test_the_strongest_of_a_stochastic_model_is_strong_on_average() -> None:
     """The second attack moves over the edge, where every draw is wrong; the first only has luck in some draws."""
     model, x, y = Coin(0.5), torch.zeros(200, 1, 2, 2), torch.zeros(200, dtype=torch.int64)
     with noise_for(model, keys(200)):
-        z = strongest([Shifted(0.3), Shifted(0.6)], model, x, y, [keys(200)] * 2)
+        z = best_of([Shifted(0.3), Shifted(0.6)], model, x, y, [keys(200)] * 2)
     assert (z == 0.6).all()
     with noise_for(model, keys(200)):
-        z = strongest([Shifted(0.6), Shifted(0.3)], model, x, y, [keys(200)] * 2)
+        z = best_of([Shifted(0.6), Shifted(0.3)], model, x, y, [keys(200)] * 2)
     assert (z == 0.6).all()
 
 

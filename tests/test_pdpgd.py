@@ -19,9 +19,8 @@ from adversarial_lightning.attacks.core.prox import (
     LinfPenalty,
     Penalty,
     QuasinormPenalty,
-    SumPenalty,
-    TotalVariation,
 )
+from adversarial_lightning.attacks.core.prox_iterative import SumPenalty, TotalVariation
 from adversarial_lightning.attacks.ddn import DDN
 from adversarial_lightning.attacks.deepfool import DeepFool
 from adversarial_lightning.attacks.pdpgd import PDGD, PDPGD

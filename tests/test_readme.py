@@ -200,11 +200,3 @@ def test_seeds_of_a_row_become_mean_and_deviation(tmp_path: Path, monkeypatch: p
     assert rows["rho under pgd"] == ["0.500", "0.700 ± 0.100"]
     assert "over trainings, vat 3." in text and "**vat**: about vat\n" in text and "seed_1" not in text
     assert "| 9 + 9 + 9 " in text
-
-
-def test_pgd_is_explained_in_250_lines() -> None:
-    """Lines of code, without blank lines and docstrings, of all that PGD needs (the keyed noise not counted)."""
-    files = ["pgd", "core/base", "core/norms", "core/objectives", "core/gradient"]
-    text = "\n".join((ROOT / "attacks" / f"{name}.py").read_text() for name in files)
-    code = re.sub(r'"""[\s\S]*?"""', "", text)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 250

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import BPDA, FGSM, PGD, Noise, noise_for
-from adversarial_lightning.attacks.core.gradient import input_gradient
-from adversarial_lightning.attacks.core.objectives import ce
+from adversarial_lightning.attacks.core.gradient import ce, input_gradient
 from adversarial_lightning.defenses import RIDE, MeanFilter, Purified
 from adversarial_lightning.defenses.fitting import PerImageFit
 from adversarial_lightning.defenses.ride import Watch, combine
@@ -304,7 +303,7 @@ def test_eot_draws_fresh_fits_side_by_side_or_not() -> None:
     for at_once in (0, 2**16):
         with (
             noise_for(model, Noise.keyed(0, torch.arange(2))),
-            patch("adversarial_lightning.attacks.core.gradient._AT_ONCE", at_once),
+            patch("adversarial_lightning.attacks.core.eot_batched._AT_ONCE", at_once),
         ):
             means.append(input_gradient(model, x, y, ce, 4)[0])
     assert torch.allclose(*means, rtol=1e-6, atol=1e-12)

@@ -15,8 +15,8 @@ from victims import BatchNormNet, Linear, at_distance
 
 from adversarial_lightning.attacks import APGD, PGD, Attack, Noise, Restarts
 from adversarial_lightning.attacks.core.bpda import find_attribute, straight_through
+from adversarial_lightning.attacks.core.gradient import margin
 from adversarial_lightning.attacks.core.norms import NORMS
-from adversarial_lightning.attacks.core.objectives import margin
 from adversarial_lightning.attacks.core.unroll import unroll
 from adversarial_lightning.attacks.daa import DAA, blob
 from adversarial_lightning.attacks.detector_apgd import DetectorAwareAPGD
@@ -399,9 +399,9 @@ def test_layers_are_found_by_name_also_behind_wrappers() -> None:
     net = BatchNormNet().eval()
     x = torch.rand(2, 1, 8, 8)
     for model in (net, MeanLogits(net, 1)):
-        with Representation(model, "layers.2").listening() as phi:
+        with Representation(model, "layers.2").recording() as phi:
             assert torch.allclose(phi(x), net.layers[:3](x).flatten(1))
-    with Representation(net, "").listening() as phi:
+    with Representation(net, "").recording() as phi:
         assert torch.equal(phi(x), net(x))
     assert not net._forward_hooks and not net.layers[2]._forward_hooks
     with pytest.raises(ValueError, match=r"layer 'layers.9' is no module of the model; it has layers"):

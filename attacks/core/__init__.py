@@ -1,1 +1,1 @@
-"""The tools of attacks: their base class, norms, objectives, the input gradient, random numbers."""
+"""Tools of attacks: base class, norms, objectives, input gradients, random numbers."""

@@ -1,4 +1,4 @@
-"""What every attack is: a frozen set of parameters with ``x_adv = attack(model, x, y)``."""
+"""Base class of attacks: frozen parameters with the call ``x_adv = attack(model, x, y)``."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
@@ -15,16 +15,16 @@ Knowledge = Literal["white-box", "scores", "decisions", "surrogate", "none"]
 
 
 class Attack(ABC):
-    """Base of all attacks; leaves are frozen dataclasses and write `perturb`, the paper's loop.
+    """Base of all attacks; leaves are frozen dataclasses that implement `perturb`, the paper's loop.
 
-    ``attack(model, x, y, noise)``: `model` maps images (B, C, H, W) in [0, 1] to logits (B, K); `y` holds labels (B,)
-    int64 or target probabilities (B, K), and where the attack is `targeted` the classes to reach: a targeted attack
-    that is given labels does nothing. `noise` is keyed per sample, or None for torch's global generator. Returns images
-    like `x`: same shape, dtype and device, in [0, 1].
+    ``attack(model, x, y, noise)``: `model` maps images (B, C, H, W) in [0, 1] to logits (B, K). `y` holds labels (B,)
+    int64 or target probabilities (B, K); if the attack is `targeted` it holds the classes to reach, never the labels.
+    `noise` is keyed per sample, or None for torch's global generator. Returns images like `x`: same shape, dtype and
+    device, in [0, 1].
 
     `kind`: a *budget* attack returns a point of the ball, a *minimum-norm* attack the nearest adversarial point it
-    found, or x itself; a *corruption* has no ball. `knowledge` is what it must see of the model: all, for gradients
-    (white-box), or, black-box, logits (scores), predictions (decisions), another network (surrogate) or nothing.
+    found, or x itself; a *corruption* has no ball. `knowledge`: the part of the model that the attack uses, which is
+    all of it (white-box), logits (scores), predictions (decisions), only another network (surrogate), or nothing.
     """
 
     kind: ClassVar[Kind] = "budget"
@@ -37,10 +37,10 @@ class Attack(ABC):
             raise UserError(f"{len(x)} images came with {len(y)} labels")
         noise = Noise.from_global(x) if noise is None else noise
         with frozen_eval(model), checked_logits(model, y), noise_for(model, noise.fork("defense")):
-            # Clones made here are no inference tensors, so autograd may keep them, labels too.
+            # Clones made here are no inference tensors, so autograd can save them; this holds for labels too.
             x, y = x.detach().clone(), y.detach().clone()
             return self.perturb(model, x, y, noise).detach().clamp(0, 1)
 
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """The attack itself, inside the guard: `x` and `y` are its own copies."""
+        """Compute the adversarial images; called in `frozen_eval` with copies of `x` and `y`."""

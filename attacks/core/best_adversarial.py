@@ -1,4 +1,4 @@
-"""What minimum-norm attacks keep: for each row the nearest adversarial point seen so far."""
+"""Nearest adversarial point so far of each row, for minimum-norm attacks."""
 
 from collections.abc import Callable
 
@@ -8,17 +8,20 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.core.norms import batch_view
 from adversarial_lightning.networks.eval_mode import stochastic
 
-VOTES = 10  # draws by whose majority a stochastic model is said to be wrong
+VOTES = 10  # draws of a stochastic model whose majority decides
 
 
 def is_adversarial(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
-    """Whether each row is what the attack wants (B,): not the label `y`, or the target `y`; never where not finite."""
+    """Rows (B,) that are not predicted as `y` or, if `targeted`, are; false for logits that are not finite."""
     predicted = logits.argmax(1)
     return (predicted == y if targeted else predicted != y) & logits.isfinite().all(1)
 
 
 def is_adversarial_by_vote(model: nn.Module, x: Tensor, y: Tensor, targeted: bool, votes: int | None = None) -> Tensor:
-    """Whether each row `is_adversarial` the model in more than half of `votes` (none: one, or `VOTES` of a stochastic model)."""
+    """Rows (B,) that are adversarial in more than half of `votes` passes.
+
+    `votes` None means 1, or `VOTES` for a stochastic model.
+    """
     votes = votes or (VOTES if stochastic(model) else 1)
     with torch.no_grad():
         fooled = sum(is_adversarial(model(x), y, targeted).int() for _ in range(votes))
@@ -26,12 +29,11 @@ def is_adversarial_by_vote(model: nn.Module, x: Tensor, y: Tensor, targeted: boo
 
 
 class BestAdversarial:
-    """Keeps, row by row, the nearest point to `x` among those offered that fool; `x` itself where none did.
+    """Adversarial point nearest to `x` for each row, among the points given to `update`; `x` itself if there is none.
 
-    `distance` measures perturbations, (B, ...) -> (B,). `x` counts as offered: a row that is adversarial without an
-    attack is returned unchanged, and `length` (B,) is 0 there; it is infinite where nothing was found. A stochastic
-    model is looked at several times (`votes`), and must be fooled by `x` in most of them: a row that is wrong by bad
-    luck once is attacked.
+    `distance` measures perturbations, (B, ...) -> (B,). `length` (B,) is the distance found: 0 for rows that are
+    adversarial without an attack, which stay unchanged, and infinite where nothing was found. For a stochastic model a
+    row counts as adversarial without an attack only by the majority of `votes` passes.
     """
 
     def __init__(
@@ -54,9 +56,9 @@ class BestAdversarial:
         return self.length.isfinite()
 
     def update(self, z: Tensor, logits: Tensor, where: Tensor | None = None) -> Tensor:
-        """Take `z` (like x, in [0, 1]), whose logits are known, where it fools and is nearer; returns who fools (B,).
+        """Keep the rows of `z` (like x, in [0, 1]) that are adversarial and nearer; returns the adversarial rows (B,).
 
-        `where` (B,) restricts the rows considered.
+        `logits` are those of `z`; `where` (B,) restricts the rows that may be kept.
         """
         fooled = is_adversarial(logits.detach(), self.y, self.targeted)
         length = self.distance(z.detach() - self.x).to(self.length.dtype)

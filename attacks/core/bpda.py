@@ -1,4 +1,4 @@
-"""BPDA on demand, and the parts of a defended model found by name."""
+"""BPDA for any module, and look-up of the parts of a defended model by name."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,9 +10,9 @@ from adversarial_lightning.errors import UserError
 
 
 def find_attribute(model: nn.Module, name: str) -> Any:
-    """The attribute `name` of the outermost module inside `model` that has one, such as ``purifier`` or ``detector``.
+    """Attribute `name`, such as ``purifier`` or ``detector``, of the outermost module inside `model` that has it.
 
-    Raises ValueError where nothing has it: an attack made for a defense must not run quietly without it.
+    Raises ValueError if no module has it: an attack made for a defense must not run silently without it.
     """
     for module in model.modules():
         if getattr(module, name, None) is not None:
@@ -24,18 +24,18 @@ def find_attribute(model: nn.Module, name: str) -> Any:
 
 
 def purifiers(model: nn.Module) -> list[nn.Module]:
-    """Every ``purifier`` inside `model`, the outermost first."""
+    """All attributes ``purifier`` of modules inside `model`, the outermost first."""
     found = (getattr(m, "purifier", None) for m in model.modules())
     return [purifier for purifier in found if isinstance(purifier, nn.Module)]
 
 
 @contextmanager
 def straight_through(module: Any, surrogate: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
-    """BPDA on demand (Athalye et al. 2018): in this context `module` is `surrogate` backwards, and itself forwards.
+    """Context with BPDA (Athalye et al. 2018): `module` runs unchanged forwards, `surrogate` gives its gradient.
 
-    Without a surrogate it is the identity backwards. Nothing inside `module` is differentiated, so an unrolled chain
-    keeps no activations. A purifier that says that it is not differentiable has BPDA around it already
-    (`defenses.Purified`), through a surrogate of its own: that one is replaced.
+    Without a surrogate the gradient is that of the identity. Nothing inside `module` is differentiated, so an unrolled
+    chain keeps no activations. A purifier with ``differentiable = False`` already has BPDA around it
+    (`defenses.Purified`), through a surrogate of its own; that surrogate is replaced.
     """
     backwards = (lambda x: x) if surrogate is None else surrogate
     if not getattr(module, "differentiable", True):

@@ -1,4 +1,4 @@
-"""What attacks refuse, and what they warn of: settings, images, labels and logits that cannot be meant."""
+"""Input validation of attacks: settings, images, labels and logits."""
 
 import math
 import warnings
@@ -15,14 +15,14 @@ from adversarial_lightning.networks.eval_mode import are_probabilities
 
 
 def at_least(minimum: float, **settings: float | None) -> None:
-    """Raise ValueError naming the first of `settings` that is below `minimum`, infinite or no number; None passes."""
+    """Raise ValueError for the first of `settings` that is below `minimum`, infinite or NaN; None is allowed."""
     for name, value in settings.items():
         if value is not None and not minimum <= value < math.inf:
             raise UserError(f"{name} must be at least {minimum}{' and finite' * (value == math.inf)}, not {value}")
 
 
 def between(low: float, high: float, **settings: float | None) -> None:
-    """Raise ValueError naming the first of `settings` that is not above `low` and below `high`; None passes."""
+    """Raise ValueError for the first of `settings` that is not above `low` and below `high`; None is allowed."""
     for name, value in settings.items():
         if value is not None and not low < value < high:
             limit = "and finite" if high == math.inf else f"and below {high}"
@@ -30,14 +30,14 @@ def between(low: float, high: float, **settings: float | None) -> None:
 
 
 def check_choices(settings: Any) -> None:
-    """Raise ValueError where a field of the dataclass `settings` that is a choice (`Literal`) has another value."""
+    """Raise ValueError if a field of the dataclass `settings` has a value that its `Literal` type does not allow."""
     hints = get_type_hints(type(settings))
     for name in (f.name for f in fields(settings) if get_origin(hints[f.name]) is Literal):
         _check_choice(type(settings), name, get_args(hints[name]), getattr(settings, name))
 
 
 def check_arguments(cls: type, **values: Any) -> None:
-    """Raise ValueError where one of `values` is not among the choices (`Literal`) of that argument of `cls`."""
+    """Raise ValueError if one of `values` is not allowed by the `Literal` type of that argument of `cls`."""
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     for name, value in values.items():
         kinds = [hints[name], *get_args(hints[name])]  # a choice, or a choice among other kinds
@@ -67,21 +67,22 @@ def check_images(x: Tensor) -> None:
 
 @contextmanager
 def checked_logits(model: nn.Module, y: Tensor) -> Iterator[None]:
-    """In this context the first output of `model` is looked at, once.
+    """Check the first output of `model` in this context.
 
-    Raises ValueError where it is no (B, K) with K > 1, or where labels `y` (B,) do not lie in 0 .. K-1. Warns where all
-    rows are probabilities: after a softmax losses flatten and most attacks fail quietly. Log-probabilities are logits.
+    Raises ValueError if it is not (B, K) with K > 1, or if labels `y` (B,) do not lie in 0 .. K-1. Warns if all rows
+    are probabilities: after a softmax, gradients nearly vanish and most attacks fail silently. Log-probabilities are
+    valid logits.
     """
 
-    def look(_module: nn.Module, _inputs: object, logits: Any) -> None:
+    def check(_module: nn.Module, _inputs: object, logits: Any) -> None:
         handle.remove()
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             what = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise UserError(f"the model returned {what}: attacks need logits (B, K) of K > 1 classes")
         p, labels = logits.detach(), y if y.ndim == 1 else y.new_full((1,), y.shape[1] - 1)
         probabilities = are_probabilities(p)
-        strange = ((labels < 0) | (labels >= p.shape[1])).any()
-        probable, misfit = torch.stack([probabilities, strange]).tolist() if len(p) else (False, False)
+        unfit = ((labels < 0) | (labels >= p.shape[1])).any()
+        probable, misfit = torch.stack([probabilities, unfit]).tolist() if len(p) else (False, False)
         if misfit:
             raise UserError(
                 f"labels {int(labels.min())} .. {int(labels.max())} do not fit a model with {p.shape[1]} outputs: "
@@ -94,7 +95,7 @@ def checked_logits(model: nn.Module, y: Tensor) -> Iterator[None]:
                 stacklevel=2,
             )
 
-    handle = model.register_forward_hook(look)
+    handle = model.register_forward_hook(check)
     try:
         yield
     finally:

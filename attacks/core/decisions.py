@@ -1,8 +1,9 @@
-"""What decision-based attacks see of a model: whether a point fools it, for a price. No logits, no gradients.
+"""Decision-based attacks: query budget, adversarial starting points, bisection to the boundary.
 
-Of a stochastic model they see one draw a question, or the majority of `votes`. With enough votes an attack without
-gradients is as strong as it can be; that says nothing about attackers with gradients, so votes do not count as EOT
-(Athalye et al. 2018): a headline number still needs an attack that averages gradients over `eot_samples`.
+A decision tells whether a point is adversarial; logits and gradients are not seen. The decision of a stochastic model
+is that of one draw, or of the majority of `votes` draws. Votes do not count as EOT (Athalye et al. 2018): they say
+nothing about attackers with gradients, so a headline number also needs an attack that averages gradients over
+`eot_samples`.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from adversarial_lightning.networks.eval_mode import stochastic
 
 
 class Majority(nn.Module):
-    """`model` asked `votes` times: the number of votes for each class, (B, K); NaN where a logit was not finite."""
+    """Number of votes for each class (B, K) in `votes` passes through `model`; NaN where a logit is not finite."""
 
     def __init__(self, model: nn.Module, votes: int) -> None:
         super().__init__()
@@ -36,12 +37,13 @@ class Majority(nn.Module):
 
 
 class Decisions:
-    """``ask(z)``: which rows of `z` fool the model (B,); `closest` keeps the nearest point to `x` that did.
+    """Query budget of a batch: ``ask(z)`` tells which rows of `z` are adversarial, (B,).
 
-    Each row has a budget of its own: at most `queries` forward passes, the look at `x` included; a question costs
-    `votes` of them (the majority counts, for stochastic models). Rows that `closest` found misclassified and rows
-    whose budget is spent are asked no more, and answer false. The numbers that a stochastic model draws for a row are
-    a function of the row's `noise` and of the passes it has used, so rows stay independent of their batch.
+    `closest` keeps the adversarial point nearest to `x` for each row. A row has at most `queries` forward passes, those
+    for `x` included; each question costs `votes` passes (their majority decides, for stochastic models). Rows that are
+    misclassified without an attack and rows without passes left are not asked again; their answer is false. The numbers
+    that a stochastic model draws for a row depend on the row's `noise` and the number of passes it has used, never on
+    the batch.
     """
 
     def __init__(
@@ -50,9 +52,9 @@ class Decisions:
         x: Tensor,
         y: Tensor,
         noise: Noise,
-        *,
         distance: Callable[[Tensor], Tensor],
         targeted: bool,
+        *,
         queries: int,
         votes: int = 1,
     ) -> None:
@@ -64,11 +66,11 @@ class Decisions:
 
     @property
     def open(self) -> Tensor:
-        """Rows (B,) that can still be asked."""
+        """Rows (B,) that have passes left and are not misclassified without an attack."""
         return ~self.closest.done & (self.used + self.votes <= self.queries)
 
     def __call__(self, z: Tensor, where: Tensor | None = None) -> Tensor:
-        """Ask about the rows `where` (B,) of `z` (B, ...) in [0, 1]; the others answer false and pay nothing."""
+        """Query the rows `where` (B,) of `z` (B, ...) in [0, 1]; for other rows the answer is false, at no cost."""
         asked = self.open if where is None else self.open & where
         rows = asked.nonzero()[:, 0]
         if not len(rows):
@@ -80,14 +82,14 @@ class Decisions:
         return self.closest.update(z, logits)
 
     def _draws(self, rows: Tensor) -> AbstractContextManager[None]:
-        """Streams for a stochastic model, one for each of the `rows` and each pass."""
+        """Context in which a stochastic model draws from a stream for each of the `rows` and each pass."""
         if not self.stochastic:
             return nullcontext()
         return noise_for(self.model, Noise(self.noise.key[rows] ^ Noise.keyed(0, self.used[rows]).key))
 
 
 def check_budget(queries: int, votes: int) -> None:
-    """Raise ValueError for budgets that buy no question besides the look at the image."""
+    """Raise ValueError for budgets that allow no query besides the one for the image itself."""
     at_least(1, votes=votes)
     at_least(2 * votes, queries=queries)
 
@@ -104,10 +106,10 @@ def squares(like: Tensor, noise: Noise, side: int) -> Tensor:
 
 
 def find_start(ask: Decisions, noise: Noise, tries: int, start: StartName) -> Tensor:
-    """Look for a point that fools, among `tries` random images; returns which rows have one (B,).
+    """Search for an adversarial point among `tries` random images; returns the rows (B,) that have one.
 
-    The points themselves are then `ask.closest.point`. The first half of the images of a varied start, and all of a
-    uniform one, are uniform noise, which most networks see as one and the same class; the other half are `squares`.
+    The points are then in `ask.closest.point`. With start uniform all images are uniform noise, which most networks
+    assign to one and the same class; with start varied the second half of them are `squares`.
     """
     x = ask.closest.x
     for i in range(tries):
@@ -116,8 +118,8 @@ def find_start(ask: Decisions, noise: Noise, tries: int, start: StartName) -> Te
     return ask.closest.found & ~ask.closest.done
 
 
-def between(norm: Literal["l2", "linf"], x: Tensor, z: Tensor, share: Tensor) -> Tensor:
-    """The point nearest to `z` within `share` (B,) of its distance to `x`: on the line (l2), or clipped (linf)."""
+def interpolate(norm: Literal["l2", "linf"], x: Tensor, z: Tensor, share: Tensor) -> Tensor:
+    """Point nearest to `z` within `share` (B,) of its distance to `x`: on the line (l2) or by clipping (linf)."""
     if norm == "l2":
         return torch.lerp(x, z, batch_view(share, x))
     radius = batch_view(share * NORMS["linf"].distance(z - x), x)
@@ -125,10 +127,10 @@ def between(norm: Literal["l2", "linf"], x: Tensor, z: Tensor, share: Tensor) ->
 
 
 def bisect(ask: Decisions, norm: Literal["l2", "linf"], z: Tensor, where: Tensor, halvings: int) -> Tensor:
-    """Towards x from the fooling points `z` until the boundary: fooling points, by `halvings` questions."""
+    """Move the adversarial points `z` towards x, up to the boundary, by `halvings` queries; they remain adversarial."""
     x, low, high = ask.closest.x, z.new_zeros(len(z)), z.new_ones(len(z))
     for _ in range(halvings):
         middle = (low + high) / 2
-        fooled = ask(between(norm, x, z, middle), where)
+        fooled = ask(interpolate(norm, x, z, middle), where)
         low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
-    return between(norm, x, z, high)
+    return interpolate(norm, x, z, high)

@@ -1,8 +1,8 @@
-"""Random numbers that are a property of the sample: a counter-based source keyed by (seed, sample index).
+"""Counter-based random numbers keyed by (seed, sample index).
 
 A draw is ``mix(key + counter * golden)`` with the finaliser of splitmix64 (Steele, Lea and Flood 2014), computed on
-the device of the key, so results depend neither on batch size, nor on the number of processes, nor on what was drawn
-for other samples. The global generators of torch are never touched.
+the device of the key. So results do not depend on the batch size, the number of processes or the draws for other
+samples. The global generators of torch are not used, except by `Noise.from_global`.
 """
 
 import math
@@ -17,7 +17,7 @@ from adversarial_lightning.errors import UserError
 
 
 def _signed(value: int) -> int:
-    """The 64-bit pattern of `value` as a Python int in the range of torch.int64."""
+    """Python int in the range of torch.int64 with the 64-bit pattern of `value`."""
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
@@ -25,17 +25,17 @@ _GOLDEN, _MIX1, _MIX2 = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x
 
 
 def _mix(z: Tensor) -> Tensor:
-    """splitmix64's finaliser on int64 (two's complement wraps; the masks make the shifts logical)."""
+    """Finaliser of splitmix64 on int64 (two's complement wraps; the masks make the shifts logical)."""
     z = (z ^ (z >> 30).bitwise_and_(0x3FFFFFFFF)).mul_(_MIX1)
     z = z.bitwise_xor_((z >> 27).bitwise_and_(0x1FFFFFFFFF)).mul_(_MIX2)
     return z.bitwise_xor_((z >> 31).bitwise_and_(0x1FFFFFFFF))
 
 
 class Noise:
-    """One stream of random numbers for each row of a batch; drawing advances all rows alike.
+    """Streams of random numbers, one for each row of a batch; a draw advances all rows equally.
 
-    `key` is int64 (B,). `fork` gives independent streams (restarts, EOT members, defender against attacker) and
-    leaves this one where it is; `noise[rows]` follows a selection of the batch's rows.
+    `key` is int64 (B,). `fork` returns independent streams (for restarts, EOT draws, the defender) and does not advance
+    this one; `noise[rows]` returns the streams of selected rows.
     """
 
     def __init__(self, key: Tensor, counter: int = 0) -> None:
@@ -54,17 +54,17 @@ class Noise:
         return cls.keyed(seed, torch.arange(len(x), device=x.device))
 
     def fork(self, name: int | str) -> "Noise":
-        """Independent streams, one for each `name`; the same name gives the same streams."""
+        """Independent streams for `name`; the same name gives the same streams."""
         number = name if isinstance(name, int) else zlib.crc32(name.encode()) + (1 << 32)
         salt = _mix(torch.tensor(_signed((number + 1) * 0xD1B54A32D192ED03), device=self.key.device))
         return Noise(_mix(self.key ^ salt))
 
     def split(self) -> "Noise":
-        """Streams for one use, seeded by this one's next number: it advances by one, however much the use draws."""
+        """New streams seeded by the next number of these, which advance by one only."""
         return Noise(self._words(1)[:, 0])
 
     def repeat(self, copies: int, apart: int) -> "Noise":
-        """`copies` of these streams below each other, each `apart` numbers further on than the one before."""
+        """Stack `copies` of these streams along the rows, each `apart` numbers ahead of the previous one."""
         ahead = torch.arange(copies, device=self.key.device) * apart
         return Noise((self.key + (ahead * _GOLDEN)[:, None]).flatten(), self.counter)
 
@@ -94,7 +94,7 @@ class Noise:
     def bernoulli(self, like: Tensor, p: float) -> Tensor:
         """Independent booleans with the shape (B, ...) of `like`, true with probability p rounded to 1/65536.
 
-        One mixed word makes four of them, or eight where p is a multiple of 1/256: masks and dropout in bulk.
+        One 64-bit word gives four booleans, or eight if p is a multiple of 1/256; made for large masks and dropout.
         """
         self._check(like)
         n, bits = math.prod(like.shape[1:]), 8 if (256 * p).is_integer() else 16

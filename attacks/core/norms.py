@@ -1,6 +1,6 @@
-"""Norms as objects: distance, projection, steepest ascent and random points of a ball, row by row.
+"""Norms: distance, projection, steepest ascent direction and random points of a ball, row by row.
 
-All functions take perturbations `d` (B, ...) in pixels of [0, 1] and treat every row by itself.
+All functions take perturbations `d` (B, ...) in pixels of [0, 1] and treat every row separately.
 """
 
 from abc import ABC, abstractmethod
@@ -15,12 +15,12 @@ NormName = Literal["linf", "l2", "l1"]
 
 
 def batch_view(value: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ...) with as many dimensions as `like`."""
+    """View `value` (B,) as (B, 1, ...) with as many dimensions as `like`."""
     return value.view(-1, *[1] * (like.ndim - 1))
 
 
 class Norm(ABC):
-    """A norm with a ball that can be projected on."""
+    """Abstract norm with the operations that attacks need."""
 
     @abstractmethod
     def distance(self, d: Tensor) -> Tensor:
@@ -28,18 +28,20 @@ class Norm(ABC):
 
     @abstractmethod
     def project(self, d: Tensor, eps: float) -> Tensor:
-        """The nearest point (Euclidean) of the ball with radius `eps`."""
+        """Euclidean projection on the ball of radius `eps`."""
 
     @abstractmethod
     def steepest(self, gradient: Tensor, x: Tensor) -> Tensor:
-        """The direction of length 1 (this norm) in which a function with `gradient` at `x` in [0, 1] rises most."""
+        """Steepest ascent direction, of length 1 in this norm, for `gradient` at `x` in [0, 1]."""
 
     @abstractmethod
     def random(self, like: Tensor, eps: float, noise: Noise) -> Tensor:
-        """A random point of the ball with radius `eps`."""
+        """Random point of the ball of radius `eps`, like `like`."""
 
 
 class Linf(Norm):
+    """The linf norm; its steepest direction is the sign of the gradient."""
+
     def distance(self, d: Tensor) -> Tensor:
         return d.flatten(1).abs().amax(1)
 
@@ -50,11 +52,13 @@ class Linf(Norm):
         return gradient.sign()
 
     def random(self, like: Tensor, eps: float, noise: Noise) -> Tensor:
-        """Uniform in the ball."""
+        """Uniformly distributed point of the ball."""
         return noise.uniform(like).mul_(2).sub_(1).mul_(eps)
 
 
 class L2(Norm):
+    """The Euclidean norm; its steepest direction is the normalised gradient."""
+
     def distance(self, d: Tensor) -> Tensor:
         lengths: Tensor = torch.linalg.vector_norm(d.flatten(1), dim=1)
         return lengths
@@ -63,21 +67,24 @@ class L2(Norm):
         return d * batch_view(eps / self.distance(d).clamp_min(max(eps, 1e-12)), d)
 
     def steepest(self, gradient: Tensor, x: Tensor) -> Tensor:
-        """The unit vector; a zero gradient stays zero. Scaled by the largest entry first, so that tiny ones count."""
+        """Unit vector of the gradient; zero for a zero gradient.
+
+        Division by the largest entry first keeps tiny gradients from underflow.
+        """
         scaled = gradient / batch_view(gradient.flatten(1).abs().amax(1).clamp_min(1e-30), gradient)
         return scaled / batch_view(self.distance(scaled).clamp_min(1e-12), gradient)
 
     def random(self, like: Tensor, eps: float, noise: Noise) -> Tensor:
-        """A uniform direction with a uniform length (Rice et al. 2020), not uniform in volume."""
+        """Random point with uniform direction and uniform length (Rice et al. 2020), not uniform in volume."""
         d = noise.normal(like)
         length = noise.uniform(like.flatten(1)[:, :1])[:, 0]
         return d * batch_view(eps * length / self.distance(d).clamp_min(1e-12), d)
 
 
 class L1(Norm):
-    """Projection of Duchi et al. 2008; sparse steps of Tramèr and Boneh 2019 (SLIDE)."""
+    """The l1 norm with the projection of Duchi et al. 2008 and the sparse steps of Tramèr and Boneh 2019 (SLIDE)."""
 
-    density = 0.01  # share of the pixels that a step moves
+    density = 0.01  # share of the values that a step changes
 
     def distance(self, d: Tensor) -> Tensor:
         return d.flatten(1).abs().sum(1)
@@ -93,7 +100,7 @@ class L1(Norm):
         return (flat.sign() * (size - threshold).clamp_min(0)).view_as(d)
 
     def steepest(self, gradient: Tensor, x: Tensor) -> Tensor:
-        """Equal shares of the step on the 1 % largest entries, left out where the box stops them."""
+        """Equal steps on the 1 % largest entries, without entries that would leave the box."""
         stopped = ((x >= 1) & (gradient > 0)) | ((x <= 0) & (gradient < 0))
         flat = gradient.masked_fill(stopped, 0).flatten(1)
         k = max(1, round(self.density * flat.shape[1]))
@@ -101,7 +108,7 @@ class L1(Norm):
         return torch.zeros_like(flat).scatter_(1, top, flat.gather(1, top).sign() / k).view_as(gradient)
 
     def random(self, like: Tensor, eps: float, noise: Noise) -> Tensor:
-        """A Laplace direction (uniform on the sphere of l1) with a uniform length."""
+        """Random point with a Laplace direction (uniform on the l1 sphere) and uniform length."""
         u = noise.uniform(like).sub_(0.5)
         d = u.sign() * torch.log1p(-2 * u.abs()).neg()
         length = noise.uniform(like.flatten(1)[:, :1])[:, 0]
@@ -109,16 +116,16 @@ class L1(Norm):
 
 
 def project_l1_box(d: Tensor, x: Tensor, eps: float) -> Tensor:
-    """The perturbation `p` nearest to `d` with ||p||_1 <= eps and x + p in [0, 1] (Croce and Hein 2021, prop. 2.1).
+    """Nearest `p` to `d` with ||p||_1 <= eps and x + p in [0, 1] (Croce and Hein 2021, prop. 2.1).
 
-    Every entry shrinks by the same amount t and stops at the box: |p_i| = min(room_i, max(|d_i| - t, 0)), with t the
-    smallest that fits into the ball. Projecting on the ball and then on the box would end short of the sphere.
+    Every entry shrinks by the same amount t and stops at the box: |p_i| = min(room_i, max(|d_i| - t, 0)), with the
+    smallest t for which p lies in the ball. Projection on the ball and then on the box would give a shorter vector.
     """
     flat, x = d.flatten(1), x.flatten(1)
     size = flat.abs()
     room = torch.where(flat > 0, 1 - x, x)
-    # The mass that is left after shrinking by t is piecewise linear: entries appear below t = |d_i|, and are
-    # stopped by the box below t = |d_i| - room_i.
+    # The mass after shrinking by t is piecewise linear in t: as t decreases, an entry starts to grow at t = |d_i| and
+    # is stopped by the box at t = |d_i| - room_i.
     knots, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
     moving = torch.where(order < size.shape[1], 1, -1).cumsum(1).to(size.dtype)
     mass = torch.zeros_like(knots)
@@ -127,7 +134,7 @@ def project_l1_box(d: Tensor, x: Tensor, eps: float) -> Tensor:
     rest = (eps - mass.gather(1, last)) / moving.gather(1, last).clamp_min(1)
     t = (knots.gather(1, last) - rest).clamp_min(0)
     shrunk = torch.minimum(room, (size - t).clamp_min(0))
-    shrunk = shrunk * (eps / shrunk.sum(1, keepdim=True).clamp_min(max(eps, 1e-30)))  # what rounding left over
+    shrunk = shrunk * (eps / shrunk.sum(1, keepdim=True).clamp_min(max(eps, 1e-30)))  # removes the rounding error
     return (flat.sign() * shrunk).view_as(d)
 
 
@@ -145,15 +152,15 @@ def distance(norm: str, d: Tensor) -> Tensor:
 
 
 def distances(d: Tensor) -> dict[str, Tensor]:
-    """All four lengths of each row of `d`: l0, l1, l2 and linf, (B,) each."""
+    """Lengths of each row of `d` in l0, l1, l2 and linf, (B,) each."""
     return {name: distance(name, d) for name in ("l0", "l1", "l2", "linf")}
 
 
 def outside_ball(length: Any, eps: float, kind: str) -> Any:
-    """Whether perturbations of this `length` (number, array or tensor) lie outside the ball of radius `eps`.
+    """True where a perturbation of this `length` (number, array or tensor) lies outside the ball of radius `eps`.
 
     A *budget* attack gets the slack of float32 arithmetic: eps (1 + 1e-6) + 1e-7; a *minimum-norm* attack, whose
-    length is the result itself, gets none. This is the one rule: attacks, campaigns, audits and reports ask here.
+    length is the result itself, gets none. Attacks, campaigns, audits and reports all use this rule.
     """
     slack = eps * 1e-6 + 1e-7 if kind == "budget" else 0.0
     return length > eps + slack

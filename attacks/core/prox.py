@@ -1,4 +1,4 @@
-"""Penalties on a perturbation and their proximal operators, for attacks that alternate a step and a prox.
+"""Penalties on perturbations and their proximal operators, for proximal gradient attacks.
 
 ``penalty.prox(v, weight, metric)`` is ``argmin_u weight * phi(u) + 1/2 sum_i metric_i (u_i - v_i)^2``, row by row: `v`
 and `metric` are (B, ...), `metric` positive, `weight` (B,) at least 0. A penalty is anything with these two methods.
@@ -11,26 +11,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.checks import check_choices
 from adversarial_lightning.attacks.core.norms import NORMS, batch_view, l0_distance
-from adversarial_lightning.errors import UserError
 
 
 class Penalty(ABC):
-    """A function phi of each row of a perturbation, with its proximal operator in a diagonal metric."""
+    """Function phi of each row of a perturbation, with its proximal operator in a diagonal metric."""
 
     @abstractmethod
     def distance(self, d: Tensor) -> Tensor:
-        """What an attack with this penalty makes small: (B, ...) -> (B,); phi itself, or the count it stands for."""
+        """Length (B,) of `d` (B, ...) that attacks with this penalty minimise: phi, or the count that it replaces."""
 
     @abstractmethod
     def prox(self, v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
-        """``argmin_u weight * phi(u) + 1/2 sum_i metric_i (u_i - v_i)^2``."""
+        """Proximal operator: ``argmin_u weight * phi(u) + 1/2 sum_i metric_i (u_i - v_i)^2``."""
 
 
 @dataclass(frozen=True)
 class LinfPenalty(Penalty):
-    """The largest entry; its prox clips at the level t where ``sum_i metric_i (|v_i| - t)_+ = weight``, by sorting.
+    """Largest entry; the prox clips at the level t with ``sum_i metric_i (|v_i| - t)_+ = weight``.
 
     With a constant metric it is Moreau's ``v - P(v)``, P the projection on the l1 ball (thesis, eq. 5.11).
     """
@@ -41,7 +40,7 @@ class LinfPenalty(Penalty):
     def prox(self, v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
         size, order = v.flatten(1).abs().sort(1, descending=True)
         share = metric.expand_as(v).flatten(1).gather(1, order)
-        # Levels if exactly the j largest entries were clipped; the true one is the largest of them.
+        # The level if exactly the j largest entries are clipped, for every j; the true level is the largest of these.
         levels = ((share * size).cumsum(1) - weight[:, None]) / share.cumsum(1)
         level = batch_view(levels.amax(1).clamp_min(0), v)
         return torch.maximum(torch.minimum(v, level), -level)
@@ -49,7 +48,7 @@ class LinfPenalty(Penalty):
 
 @dataclass(frozen=True)
 class L2Penalty(Penalty):
-    """The Euclidean length; in a constant metric its prox is the block soft threshold."""
+    """Euclidean length; in a constant metric its prox is the block soft threshold."""
 
     def distance(self, d: Tensor) -> Tensor:
         return NORMS["l2"].distance(d)
@@ -61,7 +60,7 @@ class L2Penalty(Penalty):
         share = metric.expand_as(v).flatten(1) / scale[:, None]
         a, w = share * v.flatten(1), weight / scale
         n = torch.zeros_like(w)
-        alive = torch.linalg.vector_norm(a, dim=1) > w  # else u = 0
+        positive = torch.linalg.vector_norm(a, dim=1) > w  # else u = 0
         w, tiny = w.clamp_min(1e-12), torch.finfo(v.dtype).tiny
         for _ in range(12):
             below = share * n[:, None] + w[:, None]
@@ -69,23 +68,23 @@ class L2Penalty(Penalty):
             slope = ((a / below / f[:, None]) ** 2 * (share / below)).sum(1) * f
             n = (n + f * (f - 1) / slope.clamp_min(tiny)).clamp_min(0)
         u = a * n[:, None] / (share * n[:, None] + w[:, None])
-        return torch.where(alive[:, None], u, 0).view_as(v)
+        return torch.where(positive[:, None], u, 0).view_as(v)
 
 
 class Separable(Penalty):
-    """A penalty that is a sum over entries, so that a metric only changes each entry's own weight."""
+    """Sum of a penalty over entries; a metric changes only the weight of each entry."""
 
     def prox(self, v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
         return self.shrink(v, batch_view(weight, v) / metric)
 
     @abstractmethod
     def shrink(self, v: Tensor, mu: Tensor) -> Tensor:
-        """The prox of one entry, ``argmin_u mu phi(u) + 1/2 (u - v)^2``; `mu` broadcasts to `v`."""
+        """Prox of one entry, ``argmin_u mu phi(u) + 1/2 (u - v)^2``; `mu` broadcasts to `v`."""
 
 
 @dataclass(frozen=True)
 class L1Penalty(Separable):
-    """The sum of absolute values; soft threshold (thesis, eq. 5.13)."""
+    """Sum of absolute values; the prox is the soft threshold (thesis, eq. 5.13)."""
 
     def distance(self, d: Tensor) -> Tensor:
         return NORMS["l1"].distance(d)
@@ -96,7 +95,7 @@ class L1Penalty(Separable):
 
 @dataclass(frozen=True)
 class L0Penalty(Separable):
-    """The number of entries that are not zero; hard threshold at sqrt(2 mu) (thesis, eq. 5.14)."""
+    """Number of non-zero entries; the prox is the hard threshold at sqrt(2 mu) (thesis, eq. 5.14)."""
 
     def distance(self, d: Tensor) -> Tensor:
         return l0_distance(d)
@@ -107,10 +106,10 @@ class L0Penalty(Separable):
 
 @dataclass(frozen=True)
 class QuasinormPenalty(Separable):
-    """``sum_i |u_i|^q`` for q = 2/3 or 1/2 in closed form: what finds few entries better than counting them.
+    """Quasinorm ``sum_i |u_i|^q`` for q = 2/3 or 1/2, which finds sparser points than the count of entries.
 
-    Its `distance` is the count that it stands for. The prox of 2/3 is that of Cao, Sun and Xu 2013, the one of 1/2
-    that of Xu et al. 2012.
+    Its `distance` is the number of non-zero entries. The prox is in closed form: for 2/3 by Cao, Sun and Xu 2013, for
+    1/2 by Xu et al. 2012.
 
     Args:
         q: exponent.
@@ -131,7 +130,7 @@ class QuasinormPenalty(Separable):
             size = size.where(kept, 1)
             cosine = (3**1.5 / 4 * mu * size**-1.5).where(kept, 0).clamp(-1, 1)
             return torch.where(kept, 2 / 3 * v * (1 + torch.cos(2 / 3 * torch.arccos(-cosine))), 0)
-        # With b the larger real root of the quartic's resolvent; scaled by |v|, so that nothing under- or overflows.
+        # b is the larger real root of the quartic's resolvent; all is scaled by |v| against under- and overflow.
         kept = size > 2 * (2 * mu / 3) ** 0.75
         size = size.where(kept, 1)
         c = (mu.where(kept, 0) / size ** (4 / 3)) ** 3 * (8 / 729)
@@ -144,10 +143,10 @@ class QuasinormPenalty(Separable):
 
 @dataclass(frozen=True)
 class GroupL0Penalty(Penalty):
-    """The number of pixels (all channels of one place, dimension 1) that are not zero.
+    """Number of non-zero pixels; the channels of a pixel (dimension 1) count as one.
 
-    Keeps a pixel where ``sum_c metric_c v_c^2 > 2 weight``: the minimiser. The thesis (eq. 5.16) compares the largest
-    channel only, which drops pixels that should be kept; `rule` "max" does that.
+    The prox keeps pixels with ``sum_c metric_c v_c^2 > 2 weight``. The thesis (eq. 5.16) compares only the largest
+    channel, which removes pixels that the minimiser keeps; `rule` "max" does that.
 
     Args:
         rule: exact, or max.
@@ -165,103 +164,3 @@ class GroupL0Penalty(Penalty):
         energy = metric * v * v
         energy = energy.sum(1, keepdim=True) if self.rule == "exact" else energy.amax(1, keepdim=True)
         return torch.where(energy > 2 * batch_view(weight, v), v, 0)
-
-
-class Iterated(Penalty):
-    """A penalty whose prox is known in a constant metric only: others are reached by inner proximal gradient steps."""
-
-    def prox(self, v: Tensor, weight: Tensor, metric: Tensor) -> Tensor:
-        most = batch_view(metric.expand_as(v).flatten(1).amax(1), v)
-        u, share, mu = v, metric / most, weight / most.flatten()
-        for _ in range(1 if bool((share == 1).all()) else 10):
-            u = self.euclidean(u - share * (u - v), mu)
-        return u
-
-    @abstractmethod
-    def euclidean(self, v: Tensor, mu: Tensor) -> Tensor:
-        """``argmin_u mu phi(u) + 1/2 ||u - v||^2`` with `mu` (B,)."""
-
-
-@dataclass(frozen=True)
-class TotalVariation(Iterated):
-    """Isotropic total variation of each channel of an image; prox by fast dual gradient projection.
-
-    Chambolle 2004 with the momentum of Beck and Teboulle 2009. Free of charge for constants: add another penalty.
-
-    Args:
-        iterations: of the dual problem, in each prox.
-    """
-
-    iterations: int = 20
-
-    def __post_init__(self) -> None:
-        at_least(1, iterations=self.iterations)
-
-    def distance(self, d: Tensor) -> Tensor:
-        steepness: Tensor = torch.linalg.vector_norm(_slopes(d), dim=0)
-        return steepness.flatten(1).sum(1)
-
-    def euclidean(self, v: Tensor, mu: Tensor) -> Tensor:
-        if v.ndim != 4:
-            raise UserError(f"total variation needs images (B, C, H, W), not {tuple(v.shape)}")
-        mu = batch_view(mu, v)
-        p = ahead = torch.zeros_like(_slopes(v))
-        t = 1.0
-        for _ in range(self.iterations):  # p in the unit ball of each pixel minimises ||v + mu div p||
-            q = ahead + _slopes(v + mu * _divergence(ahead)) / (8 * mu.clamp_min(1e-30))
-            q = q / torch.linalg.vector_norm(q, dim=0).clamp_min(1)
-            t, before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
-            p, ahead = q, q + (before - 1) / t * (q - p)
-        return v + mu * _divergence(p)
-
-
-def _slopes(u: Tensor) -> Tensor:
-    """Forward differences (2, B, C, H, W) down and right, 0 at the border."""
-    slopes = torch.zeros(2, *u.shape, dtype=u.dtype, device=u.device)
-    slopes[0, ..., :-1, :] = u[..., 1:, :] - u[..., :-1, :]
-    slopes[1, ..., :-1] = u[..., 1:] - u[..., :-1]
-    return slopes
-
-
-def _divergence(p: Tensor) -> Tensor:
-    """Minus the adjoint of `_slopes`."""
-    down, right = p[0, ..., :-1, :], p[1, ..., :-1]
-    out = torch.zeros_like(p[0])
-    out[..., :-1, :] += down
-    out[..., 1:, :] -= down
-    out[..., :-1] += right
-    out[..., 1:] -= right
-    return out
-
-
-@dataclass(frozen=True)
-class SumPenalty(Iterated):
-    """A weighted sum whose prox is taken as the composition of the parts' proxes, the first part's first.
-
-    Exact for total variation then l1 (fused lasso), l1 then l2 (sparse groups), and for anything that is followed by a
-    positive multiple of the l2 norm; otherwise an approximation.
-
-    Args:
-        parts: the penalties.
-        weights: one factor for each.
-    """
-
-    parts: list[Penalty]
-    weights: list[float]
-
-    def __post_init__(self) -> None:
-        if not self.parts or len(self.parts) != len(self.weights):
-            raise UserError(f"weights must be one for each of the {len(self.parts)} parts, not {self.weights}")
-        at_least(0, weights=min(self.weights))
-
-    def distance(self, d: Tensor) -> Tensor:
-        total = d.new_zeros(len(d))
-        for part, w in zip(self.parts, self.weights, strict=True):
-            total = total + w * part.distance(d)
-        return total
-
-    def euclidean(self, v: Tensor, mu: Tensor) -> Tensor:
-        one = torch.ones_like(v)
-        for part, w in zip(self.parts, self.weights, strict=True):
-            v = part.prox(v, w * mu, one)
-        return v

@@ -1,4 +1,4 @@
-"""A length in pixel units of [0, 1] that configuration files may write as a fraction, such as ``8/255``."""
+"""Radius type: a length in pixels of [0, 1], written in configuration files as 0.3 or 8/255."""
 
 import math
 from fractions import Fraction
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 else:
 
     class Radius(float):
-        """A finite number >= 0; in configuration files also a fraction, ``8/255``."""
+        """Finite number >= 0; in configuration files also a fraction, ``8/255``."""
 
 
 def _read(value: str | float) -> Radius:

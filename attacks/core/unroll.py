@@ -1,4 +1,4 @@
-"""Chains of many steps, differentiated in the memory of one."""
+"""Gradient checkpointing: chains of many steps, differentiated in the memory of one step."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from adversarial_lightning.attacks.core.noise import Noise
 
 
 def unroll(step: Callable[[Tensor, Noise], Tensor], x: Tensor, noise: Noise, steps: int) -> Tensor:
-    """``x = step(x, noise)`` applied `steps` times, keeping no activations: each step is recomputed backwards.
+    """Apply ``x = step(x, noise)`` `steps` times without keeping activations; the backward pass recomputes the steps.
 
-    Memory is that of one step plus `steps` images, time one more forward. A recomputed step draws from `noise` where
-    it drew the first time, so the gradient belongs to the chain that was run; `noise` ends where a plain loop leaves
-    it. `step` must take random numbers from the `Noise` it is given and from nowhere else.
+    It takes the memory of one step plus `steps` images, and the time of one more forward pass. A recomputed step draws
+    the same numbers as before, so the gradient is that of the chain that was run. Afterwards `noise` is where a plain
+    loop leaves it. `step` must take its random numbers from the `Noise` it is given and from nowhere else.
     """
     for _ in range(steps):
         first, last = noise.counter, noise.counter

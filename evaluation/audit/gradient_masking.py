@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from adversarial_lightning.attacks import PGD, Attack, Targeted
-from adversarial_lightning.attacks.core.objectives import margin
+from adversarial_lightning.attacks.core.gradient import margin
 from adversarial_lightning.evaluation.audit.check import NO_SAMPLES, Check, not_applicable, share_check
 from adversarial_lightning.evaluation.audit.samples import AuditSamples, Connected
 from adversarial_lightning.evaluation.audit.stronger_attacks import Budget, strongest_gradient_attack

@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import PGD, Attack, Noise, threat
-from adversarial_lightning.attacks.core.gradient import input_gradient
+from adversarial_lightning.attacks.core.gradient import ce, input_gradient
 from adversarial_lightning.attacks.core.norms import NORMS
-from adversarial_lightning.attacks.core.objectives import ce
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, threat_models
