@@ -7,8 +7,9 @@ from typing import Any, get_type_hints
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.compose import Combination, members
+from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.attacks.core.base import Attack
+from adversarial_lightning.attacks.core.introspection import members
 from adversarial_lightning.attacks.core.noise import Noise
 
 

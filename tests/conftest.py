@@ -1,6 +1,9 @@
 """Shared fixtures: every test starts from the same global seed, on one thread."""
 
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,3 +17,17 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = (
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module on the path that leaves a mark when it is imported; the test fails where it does."""
+    mark = tmp_path / "imported"
+    (tmp_path / "planted_module.py").write_text(
+        f"open({str(mark)!r}, 'w').close()\nimport torch\nclass Net(torch.nn.Module): pass\n"
+    )
+    (tmp_path / "planted.yaml").write_text("class_path: planted_module.Net\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert not mark.exists() and "planted_module" not in sys.modules

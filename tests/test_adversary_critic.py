@@ -12,9 +12,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from helpers import ROOT, Bare, adam, digits, run, trainer
 from pytorch_lightning.strategies import DDPStrategy
-from small import Bare, adam, digits, trainer
-from test_train import ROOT, run
 from torch import Tensor, nn
 from victims import BatchNormNet
 
@@ -557,7 +556,7 @@ import sys, torch
 sys.path.insert(0, {root!r} + "/tests")
 from adversarial_lightning.lightning_modules.critic_losses import mean_where
 from test_adversary_critic import joint
-from small import digits, trainer
+from helpers import digits, trainer
 module = joint()
 run = trainer({folder!r}, 2, devices=2, strategy="ddp_find_unused_parameters_true")
 run.fit(module, digits(batch_size=16, train_limit=96))

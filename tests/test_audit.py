@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from fixtures.false_defenses import EPS, FALSE, HONEST, NAIVE, SUITE, RandomRipples, false_defense, honest, images
+from helpers import save
 from scipy.stats import binomtest
-from test_evaluation import save
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import (

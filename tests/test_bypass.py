@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small import save_network
+from helpers import save_network
 from torch import Tensor, nn
 from victims import Linear
 

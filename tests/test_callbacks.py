@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers import Bare, Coded, adam, digits, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
-from small import Bare, Coded, adam, digits, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from adversarial_lightning.attacks import FGSM, PGD, HighConfidence, Noise, Restarts, WorstOf

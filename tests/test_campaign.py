@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
+from helpers import Shift, Threshold, Unbounded, campaign, numbers, save, trained
 from scipy.stats import binomtest
-from test_evaluation import Shift, Threshold, Unbounded, campaign, numbers, save, trained
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import FGSM, PGD, Attack, GaussianNoise, Noise, Restarts, Within

@@ -10,8 +10,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from helpers import save_network, with_denoisers
 from jsonargparse import ArgumentParser
-from small import save_network, with_denoisers
 from torch import nn
 
 from adversarial_lightning import defenses, networks

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import Brightness, Threshold, campaign, save, trained
 from scipy.stats import binom
-from test_evaluation import Threshold, campaign, save, trained
 from torch import Tensor, nn
 
 from adversarial_lightning import detectors
@@ -51,18 +51,6 @@ from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
 from adversarial_lightning.networks import ConvAutoencoder, Denoiser
 
 INF = math.inf
-
-
-class Brightness(Detector):
-    """The mean pixel; not a number above `broken_above`."""
-
-    def __init__(self, classifier: nn.Module | None = None, broken_above: float = 2.0) -> None:
-        super().__init__()
-        self.broken_above = broken_above
-
-    def score(self, x: Tensor) -> Tensor:
-        s = x.flatten(1).mean(1)
-        return s.masked_fill(s > self.broken_above, torch.nan)
 
 
 def fitted(detector: FittedDetector) -> FittedDetector:
@@ -277,7 +265,7 @@ def test_every_run_sees_every_sample_and_mode_worst_case_is_refused(tmp_path: Pa
 
 
 def test_a_point_outside_the_ball_gets_past_nobody(tmp_path: Path) -> None:
-    from test_evaluation import Shift
+    from helpers import Shift
 
     data = TensorImages(torch.full((4, 1, 2, 2), 0.45), torch.zeros(4, dtype=torch.long))
     c = Campaign({"far": Shift(0.3, eps=0.1)}, data, 4, 0, tmp_path, "test", scored=True)

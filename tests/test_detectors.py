@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import Brightness, Threshold, save_network
 from scipy.stats import norm as gauss
 from sklearn.neighbors import KernelDensity as Oracle
-from small import save_network
-from test_detection import Brightness
-from test_evaluation import Threshold
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, noise_for

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import ROOT, Bare, Coded, adam, alone, digits, run, trainer
 from pytorch_lightning.strategies import DDPStrategy
-from small import Bare, Coded, adam, alone, digits, trainer
-from test_train import ROOT, run
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import PGD, Noise, noise_for
@@ -416,7 +415,7 @@ TWO = """
 import os, sys, torch
 sys.path.insert(0, {root!r} + "/tests")
 from test_er_classifier import JOINT
-from small import digits, trainer
+from helpers import digits, trainer
 for name, make in JOINT.items():
     module = make()
     run = trainer({folder!r}, 2, devices=2, strategy="ddp_find_unused_parameters_true")

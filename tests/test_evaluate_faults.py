@@ -14,12 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_evaluation import PLANTED, numbers, planted, save
+from helpers import PLANTED, numbers, save
 
 from adversarial_lightning.cli import evaluate, main
 from adversarial_lightning.evaluation.campaign.ledger import Ledger
-
-assert planted  # the fixture
 
 SUITE = """
 fgsm: {class_path: FGSM, init_args: {eps: 0.05}}

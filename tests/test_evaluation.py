@@ -6,15 +6,27 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
-import torch.nn.functional as F
 from filelock import FileLock
+from helpers import (
+    MLP,
+    PLANTED,
+    SUITE,
+    Bomb,
+    Shift,
+    Threshold,
+    Unbounded,
+    campaign,
+    finish,
+    numbers,
+    save,
+    trained,
+)
 from torch import Tensor, nn
 
 from adversarial_lightning import datamodules, networks
@@ -32,41 +44,6 @@ from adversarial_lightning.evaluation.campaign.ledger import Ledger
 from adversarial_lightning.evaluation.campaign.locks import check_free
 from adversarial_lightning.evaluation.campaign.merge import Incomplete, merge, reasons_for_no_headline
 from adversarial_lightning.evaluation.outcomes.statistics import lengths
-from adversarial_lightning.evaluation.report import write_report
-
-SUITE: dict[str, Attack] = {
-    "fgsm": FGSM(eps=0.05),
-    "pgd": Restarts(PGD(eps=0.05, steps=4), n=3),
-    "small": PGD(eps=0.02, steps=3),
-    "gaussian": GaussianNoise(0.1),
-}
-
-
-@cache
-def trained() -> nn.Module:
-    """A small net that knows the digits a little."""
-    torch.manual_seed(0)
-    net = networks.MLP(10, 64, [32])
-    x, y, _ = Digits(size=8).dataset("train").__getitems__(list(range(800)))
-    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimizer.step()
-    optimizer.zero_grad()
-    return net
-
-
-def save(path: Path, **changes: Any) -> Path:
-    """A checkpoint as training writes it, with some entries replaced."""
-    weights = {f"network.{name}": tensor for name, tensor in trained().state_dict().items()}
-    recorded = {"network": describe(trained()), "data": describe(Digits(size=8))}
-    torch.save({"state_dict": weights, "catalogue": recorded, **changes}, path)
-    return path
-
-
-def campaign(folder: Path, n: int = 40, suite: dict[str, Attack] = SUITE, seed: int = 0) -> Campaign:
-    return Campaign(suite, Digits(size=8).dataset("test"), n, seed, folder, "test")
 
 
 def records(c: Campaign) -> list[dict[str, Any]]:
@@ -80,54 +57,11 @@ def records(c: Campaign) -> list[dict[str, Any]]:
     return rows
 
 
-def numbers(results: dict[str, Any]) -> dict[str, Any]:
-    """The results without what they cost."""
-    attacks = [{k: v for k, v in attack.items() if k != "seconds"} for attack in results["attacks"]]
-    return {**results, "attacks": attacks, "cost": None}
-
-
 # --- outcomes ---------------------------------------------------------------------------------------------------------
-
-
-class Threshold(nn.Module):
-    """Class 1 where the mean pixel exceeds 1/2; logits NaN where it exceeds `broken_above`."""
-
-    def __init__(self, broken_above: float = 2.0) -> None:
-        super().__init__()
-        self.broken_above = broken_above
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        m = self.scale * (x.flatten(1).mean(1) - 0.5)
-        return torch.stack([-m, m], 1).masked_fill((m > self.broken_above - 0.5)[:, None], torch.nan)
-
-
-@dataclass(frozen=True)
-class Shift(Attack):
-    """x + by, whatever the model says; claims the ball of `eps`."""
-
-    by: float = 0.0
-    eps: float = 0.1
-    norm: str = "linf"
-
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        return x + self.by
 
 
 class Nearest(Shift):
     kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
-
-
-@dataclass(frozen=True)
-class Unbounded(Attack):
-    """A minimum-norm attack without a radius of its own: x + by."""
-
-    kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "minimum-norm"
-    by: float = 0.0
-    norm: str = "linf"
-
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        return x + self.by
 
 
 class Liar(Shift):
@@ -532,15 +466,6 @@ def invented(folder: Path, table: dict[str, dict[int, bool]], suite: dict[str, A
     return c
 
 
-def finish(c: Campaign, **obliged: bool) -> tuple[dict[str, Any], str]:
-    facts = {"checkpoint": {"path": "a.ckpt", "sha256": "0"}, "data": {"class_path": "Digits", "init_args": {}}}
-    results = write_report(
-        c, merge(c), **facts, defenses=[], required_adaptations=obliged, command="python evaluate.py"
-    )
-    assert json.loads((c.folder / "results.json").read_text()) == results
-    return results, (c.folder / "report.md").read_text()
-
-
 def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
     suite: dict[str, Attack] = {
         "a": FGSM(eps=0.1),
@@ -573,7 +498,7 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
     assert (first["attacked"], first["succeeded"], first["success_rate"]) == (5, 2, 0.4)
     said = "33.3 % robust accuracy at linf 0.1 (95 % interval [9.7, 70.0]; worst case of a, b; n = 6); clean 83.3 %"
     assert f"**{said}; not audited**" in report
-    assert "python evaluate.py" in report and "| b " in report
+    assert "lightning evaluate" in report and "| b " in report
 
 
 def test_lengths_by_hand() -> None:
@@ -686,58 +611,6 @@ def test_files_count_by_their_bytes(tmp_path: Path) -> None:
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module on the path that leaves a mark when it is imported; the test fails where it does."""
-    mark = tmp_path / "imported"
-    (tmp_path / "planted_module.py").write_text(
-        f"open({str(mark)!r}, 'w').close()\nimport torch\nclass Net(torch.nn.Module): pass\n"
-    )
-    (tmp_path / "planted.yaml").write_text("class_path: planted_module.Net\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    assert not mark.exists() and "planted_module" not in sys.modules
-
-
-class Bomb:
-    """Pickled as a call."""
-
-    def __reduce__(self) -> Any:
-        return os.system, ("touch imported",)
-
-
-MLP = {"class_path": "networks.MLP", "init_args": {"num_classes": 10, "features": 64, "hidden": [32]}}
-
-
-def changed(**init_args: Any) -> dict[str, Any]:
-    return {**MLP, "init_args": {**MLP["init_args"], **init_args}}  # type: ignore[dict-item]
-
-
-PLANTED: dict[str, Any] = {
-    "class": {"class_path": "planted_module.Net"},
-    "nested class": changed(hidden={"class_path": "planted_module.Net"}),
-    "class in a list": changed(hidden=[{"class_path": "planted_module.Net", "init_args": {}}]),
-    "bare string": "planted_module.Net",
-    "string for a list": changed(hidden="planted_module.Net"),
-    "string in a list": changed(hidden=["planted_module.Net"]),
-    "string for a number": changed(num_classes="planted_module.Net"),
-    "callable": {"class_path": "os.system", "init_args": {"command": "touch imported"}},
-    "module attribute": {"class_path": "networks.mnist.nn.Sequential"},
-    "name outside the catalogue": {"class_path": "networks.mnist.Normalize.__init__"},
-    "yaml path": "planted.yaml",
-    "yaml path as class": {"class_path": "planted.yaml"},
-    "yaml path as value": changed(hidden="planted.yaml"),
-    "extra key": {**MLP, "dict_kwargs": {"x": "planted_module.Net"}},
-    "extra argument": changed(activation="planted_module.Net"),
-    "no name": {"class_path": ["networks.MLP"]},
-    "nothing": None,
-    "does not fit": changed(num_classes=True),
-    "absurd": changed(num_classes=10**15),
-    "data class": {"class_path": "datamodules.Digits"},
-}
 
 
 @pytest.mark.parametrize("case", PLANTED)

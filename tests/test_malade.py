@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import Bare, adam, digits, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from small import Bare, adam, digits, trainer
 from torch import Tensor, nn
 from victims import BatchNormNet
 

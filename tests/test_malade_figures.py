@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import save_network
-from test_evaluation import save, trained
+from helpers import save, save_network, trained
 
 from adversarial_lightning.attacks import Noise, noise_for
 from adversarial_lightning.checkpoints.files import digest_weights

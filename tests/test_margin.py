@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import Bare, adam, digits, trainer
+from helpers import Bare, adam, digits, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from victims import BatchNormNet

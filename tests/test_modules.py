@@ -11,8 +11,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from helpers import Bare, Coded, adam, digits, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from small import Bare, Coded, adam, digits, trainer
 from torch import Tensor, nn
 
 from adversarial_lightning import lightning_modules

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_evaluation import save
+from helpers import save
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import PGD, Noise

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import campaign, save, trained
 from PIL import Image
-from test_evaluation import campaign, save, trained
 
 from adversarial_lightning.attacks import DDN, FGSM, FMN, PGD, Attack, Restarts, Within
 from adversarial_lightning.cli import evaluate, main

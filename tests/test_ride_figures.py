@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_evaluation import save
+from helpers import save
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"channels": [1, 4, 4, 1], "dropout_after": [2], "steps": 2, "stages": 2, "estimates": 2, "learning_rate": 0.01}

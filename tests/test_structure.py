@@ -40,7 +40,10 @@ ONCE = {
     "the device of a model": (r"next\(\(t\.device for", ["networks/eval_mode.py"]),
     "the seed of seed_everything": (r"PL_GLOBAL_SEED", ["adversarial_lightning/seed.py"]),
     "sha256 of a file": (r"file\.read\(1 << 20\)|file_digest\(", ["checkpoints/files.py"]),
-    "images of sample numbers": (r"enumerate\((self|campaign|c|self\.campaign)\.samples\)", ["evaluation/campaign/plan.py"]),
+    "images of sample numbers": (
+        r"enumerate\((self|campaign|c|self\.campaign)\.samples\)",
+        ["evaluation/campaign/plan.py"],
+    ),
     "a time in words": (r"def duration\b", ["evaluation/report/formatting.py"]),
     "the user's errors": (r"co_code|RAISE_VARARGS", []),
     "a collate function": (r"def (ready|collate)\(batch", []),

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import with_denoisers
-from test_evaluation import save
+from helpers import save, with_denoisers
 from torch import nn
 
 from adversarial_lightning import attacks, defenses

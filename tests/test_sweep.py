@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_evaluation import campaign
+from helpers import campaign
 from torch import nn
 
 from adversarial_lightning.attacks import (

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers import ROOT, environment, run
 
-ROOT = Path(__file__).resolve().parent.parent
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 SHIM = [sys.executable, "-c", "import sys; from adversarial_lightning.cli import main; sys.exit(main())"]
 QUICK = str(ROOT / "configs" / "experiments" / "quickstart.yaml")
@@ -26,16 +26,6 @@ SMALL += ["--data.init_args.test_limit", "41", "--trainer.accelerator", "cpu", "
 
 def command(how: list[str], action: str, folder: Path, *more: str, config: str = QUICK) -> list[str]:
     return [*how, action, "--config", config, "--trainer.default_root_dir", str(folder), *SMALL, *more]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-
-
-def run(*words: str, ok: bool = True, **settings: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=300, **settings)
-    assert (done.returncode == 0) == ok, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -109,7 +99,7 @@ sys.path.insert(0, {root!r} + "/tests")
 from adversarial_lightning.attacks import Langevin, PGD
 from adversarial_lightning.callbacks import AttackEvaluation, CollapseGuard, EpsilonWarmup
 from adversarial_lightning.lightning_modules import ATENT, AdversarialTraining, MarginMaximization, OneCycle
-from small import Bare, adam, digits, trainer
+from helpers import Bare, adam, digits, trainer
 
 class Check(pl.Callback):
     def on_validation_batch_end(self, trainer, module, *_):

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import Bare, Coded, adam, digits, finish, trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from small import Bare, Coded, adam, digits, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_evaluation import finish
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import CW, FGSM, PGD, Attack, HighConfidence, Noise, Square, noise_for
