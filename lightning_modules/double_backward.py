@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adversarial_lightning.errors import UserError
+from adversarial_lightning.networks.eval_mode import are_probabilities
 
 
 def row_norm(gradient: Tensor, q: int, rows: int = 1) -> Tensor:
@@ -60,7 +61,7 @@ def check_logits(logits: Tensor, what: str) -> None:
             f"{what} compares the logits of classes and needs (B, K) with K >= 2, not {tuple(logits.shape)}: give a "
             "problem of two classes two logits"
         )
-    if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
+    if bool(are_probabilities(logits)):
         raise UserError(f"{what} needs logits and this network returns probabilities: remove its softmax")
 
 

@@ -76,7 +76,7 @@ def finished(folder: Path, model: nn.Module, mode: Mode, draws: int, world: int 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("draws", [1, 3])
 def test_both_modes_have_the_same_worst_case(kind: str, draws: int, tmp_path: Path, monkeypatch: Any) -> None:
-    """And mode worst_case sees fewer: for each attack what no earlier one of its norm and radius has felled."""
+    """And mode worst_case sees fewer: for each attack what no earlier one of its norm and radius has broken."""
     model = MODELS[kind]()
     full, short = (finished(tmp_path / mode, model, mode, draws) for mode in ("full", "worst_case"))
     a, b = merge(full), merge(short)
@@ -528,7 +528,7 @@ class Priced(nn.Module):
 
 @dataclass(frozen=True)
 class Passes(Attack):
-    """Asks the model four times and leaves a third of the images fallen."""
+    """Asks the model four times and breaks a third of the images."""
 
     kind: ClassVar[Literal["budget", "minimum-norm", "corruption"]] = "budget"
     norm: str = "linf"

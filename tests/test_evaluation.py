@@ -294,19 +294,19 @@ def test_another_seed_draws_differently(tmp_path: Path) -> None:
 
 
 def test_progress_adds_up(tmp_path: Path) -> None:
-    """Rows done reach samples x runs also after a resume, and the samples that have not fallen are the robust ones."""
+    """Rows done reach samples x runs also after a resume, and the samples that are not broken are the robust ones."""
     c = campaign(tmp_path)
     for _ in range(2):
-        done, fallen = dict.fromkeys(("clean", *SUITE), 0), dict.fromkeys(("clean", *SUITE), 0)
+        done, broken = dict.fromkeys(("clean", *SUITE), 0), dict.fromkeys(("clean", *SUITE), 0)
 
-        def tell(name: str, rows: int, fell: int, done: dict[str, int] = done, fallen: dict[str, int] = fallen) -> None:
+        def add(name: str, rows: int, new: int, done: dict[str, int] = done, broken: dict[str, int] = broken) -> None:
             done[name] += rows
-            fallen[name] += fell
+            broken[name] += new
 
-        run_campaign(c, trained(), on_progress=tell)
+        run_campaign(c, trained(), on_progress=add)
         assert done == {name: 40 * len(c.runs(name)) for name in done}
         accuracies = {a["name"]: a["robust_accuracy"] for a in merge(c)["attacks"]}
-        assert {name: 1 - fallen[name] / 40 for name in accuracies} == pytest.approx(accuracies)
+        assert {name: 1 - broken[name] / 40 for name in accuracies} == pytest.approx(accuracies)
 
 
 @pytest.mark.parametrize(

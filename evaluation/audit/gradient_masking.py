@@ -12,6 +12,7 @@ from adversarial_lightning.evaluation.audit.check import NO_SAMPLES, Check, not_
 from adversarial_lightning.evaluation.audit.samples import AuditSamples, Connected
 from adversarial_lightning.evaluation.audit.stronger_attacks import Budget, strongest_gradient_attack
 from adversarial_lightning.evaluation.audit.threat_models import ThreatModel, parts_of
+from adversarial_lightning.networks.eval_mode import are_probabilities
 
 _UNDERFLOW = 88.0  # exp(-88) is the smallest number that float32 holds in full
 _BPDA = "The defense declares that its gradients are surrogates (BPDA)."
@@ -74,7 +75,7 @@ def output_range(samples: AuditSamples) -> Check:
     name, logits = "outputs are logits", samples.logits(samples.x)
     if not len(samples):
         return not_applicable(id="F2", name=name, limit=0.0, why=NO_SAMPLES)
-    if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
+    if bool(are_probabilities(logits)):
         sentence = "All rows are probabilities: attacks need the logits before the softmax, which flattens gradients."
         return Check(id="F2", name=name, verdict="fail", sentence=sentence)
     kind = (

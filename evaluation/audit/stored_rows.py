@@ -19,7 +19,7 @@ _NEEDED = 20  # draws of the defender's noise for a mean
 
 
 def threat_model(suite: Mapping[str, Attack], tables: Tables) -> Check:
-    """C1: every budget attack names norm and radius and stays inside: eps (1 + 1e-6) + 1e-7, finite lengths."""
+    """C1: every budget attack names norm and radius and stays inside its ball (`outside_ball`), with finite lengths."""
     nameless = [n for n, attack in suite.items() if attack.kind == "budget" and None in threat(attack)]
     left = rows_seen = 0
     for (name, _), rows in tables.items():
