@@ -79,10 +79,10 @@ class Square(Attack):
         best, rows = images.clone(), torch.arange(len(x), device=x.device)
         for query in range(self.queries):
             # Every query has its own streams, so a row's draws do not depend on when other rows stopped.
-            draws = noise.fork(query)[rows]
+            noise = noise.fork(query)[rows]
             old, base = best[rows], images[rows]
-            new = self.change(old, base, self.window(query, images), draws) if query else self.start(base, draws)
-            with torch.no_grad(), noise_for(model, draws.fork("defense")):
+            new = self.change(old, base, self.window(query, images), noise) if query else self.start(base, noise)
+            with torch.no_grad(), noise_for(model, noise.fork("defense")):
                 logits = model(new.view(-1, *x.shape[1:]))
             gain, success = self.judge(logits, y[rows])
             better = (gain > value[rows]) | success
@@ -112,24 +112,24 @@ class Square(Attack):
             return height, min(width, max(1, round(area / height)))
         return max(1, side), min(width, max(1, side))
 
-    def start(self, x: Tensor, draws: Noise) -> Tensor:
+    def start(self, x: Tensor, noise: Noise) -> Tensor:
         """First candidate: vertical stripes of +-eps (linf), or a grid of patterns with random signs (l2, l1)."""
         if self.norm == "linf":
-            stripes = signs(draws.uniform(x[:, :, :1]))
+            stripes = signs(noise.uniform(x[:, :, :1]))
             return (x + self.eps * stripes).clamp_(0, 1)
         side = max(1, max(x.shape[-2:]) // 5)
         h, w = min(side, x.shape[-2]), min(side, x.shape[-1])
         tile, (rows, columns) = self.tile(h, w, x), (x.shape[-2] // h, x.shape[-1] // w)
         top, left = (x.shape[-2] - rows * h) // 2, (x.shape[-1] - columns * w) // 2
-        choice = signs(draws.uniform(x.new_empty(*x.shape[:2], rows, columns)))
+        choice = signs(noise.uniform(x.new_empty(*x.shape[:2], rows, columns)))
         d = torch.zeros_like(x)
         d[:, :, top : top + rows * h, left : left + columns * w] = torch.kron(choice, tile)
         return self.fill(d, x)
 
-    def change(self, best: Tensor, x: Tensor, window: tuple[int, int], draws: Noise) -> Tensor:
+    def change(self, best: Tensor, x: Tensor, window: tuple[int, int], noise: Noise) -> Tensor:
         """Next candidate: `best` with a changed window; all tensors (B, C, H, W)."""
         (b, c), (h, w) = x.shape[:2], window
-        u = draws.uniform(x.new_empty(b, 5 + c))
+        u = noise.uniform(x.new_empty(b, 5 + c))
         sign = signs(u[:, 5:])[:, :, None, None]
         inside = place(u[:, 0], u[:, 1], window, x)
         if self.norm == "linf":

@@ -38,8 +38,8 @@ def choose_step_size(
     if not grid:
         raise UserError("grid must name at least one step size")
 
-    def right(z: Tensor, draws: str) -> Tensor:
-        with frozen_eval(model), torch.no_grad(), noise_for(model, noise.fork(draws)):
+    def right(z: Tensor, stream: str) -> Tensor:
+        with frozen_eval(model), torch.no_grad(), noise_for(model, noise.fork(stream)):
             logits: Tensor = model(z)
         return logits.argmax(1) == y
 

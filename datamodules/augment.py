@@ -14,7 +14,7 @@ def _signed(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def draws(seed: int, epoch: int, index: Tensor) -> Tensor:
+def random_bits(seed: int, epoch: int, index: Tensor) -> Tensor:
     """Random int64 (B,) of 63 bits for each image `index` (B,): splitmix64 (Steele, Lea and Flood 2014)."""
     golden = 0x9E3779B97F4A7C15
     z = index.long() * _signed(golden) + _signed(((seed * 1_000_003 + epoch + 1) * golden) ^ 0xD1B54A32D192ED03)
@@ -28,7 +28,7 @@ def crop_and_flip(x: Tensor, index: Tensor, padding: int, seed: int, epoch: int)
 
     Equal to torchvision's RandomCrop(H, padding=padding) and RandomHorizontalFlip in distribution.
     """
-    bits, (height, width) = draws(seed, epoch, index), x.shape[-2:]
+    bits, (height, width) = random_bits(seed, epoch, index), x.shape[-2:]
     top, left, mirrored = bits % (2 * padding + 1), (bits >> 20) % (2 * padding + 1), (bits >> 40) % 2 == 1
     rows = top[:, None] + torch.arange(height, device=x.device)
     columns = torch.arange(width, device=x.device).expand(len(x), width)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
-from adversarial_lightning.datamodules.augment import draws
+from adversarial_lightning.datamodules.augment import random_bits
 from adversarial_lightning.datamodules.images import IndexedImages
 from adversarial_lightning.errors import UserError
 
@@ -54,7 +54,7 @@ class FileImages(IndexedImages):
             return torch.stack([pil_to_tensor(self._centre(self._open(index))) for index in indices.tolist()])
         assert self.random is not None
         seed, epoch = self.clock.tolist()
-        keys = draws(seed, epoch, indices).tolist()
+        keys = random_bits(seed, epoch, indices).tolist()
         before = torch.get_rng_state()  # torchvision's transforms know no other generator than the global one
         try:
             parts = []

@@ -39,7 +39,7 @@ class Purifier(nn.Module):
         yield x
         yield self(x)
 
-    def draws(self, x: Tensor) -> Noise:
+    def own_noise(self, x: Tensor) -> Noise:
         """Noise for this batch; from torch's global generator where none is set."""
         return Noise.from_global(x) if self.noise is None else self.noise
 

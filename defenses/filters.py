@@ -129,7 +129,7 @@ class RandomQuantizer(Purifier):
         self.levels, self.std = levels, std
 
     def forward(self, x: Tensor) -> Tensor:
-        noisy = (x + self.std * self.draws(x).normal(x)).clamp(0, 1)
+        noisy = (x + self.std * self.own_noise(x).normal(x)).clamp(0, 1)
         return (noisy * (self.levels - 1)).round() / (self.levels - 1)
 
 

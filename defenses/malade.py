@@ -95,7 +95,7 @@ class Chain(Denoising, Purifier):
         return x
 
     def states(self, x: Tensor) -> Iterator[Tensor]:
-        noise = self.draws(x) if self.stochastic else Noise.keyed(0, torch.zeros(len(x), dtype=torch.int64))
+        noise = self.own_noise(x) if self.stochastic else Noise.keyed(0, torch.zeros(len(x), dtype=torch.int64))
         for t in range(self.steps):
             yield x
             x = unroll(partial(self.step, t), x, noise, 1)

@@ -170,7 +170,7 @@ class RIDE(Purifier):
     def forward(self, x: Tensor) -> Tensor:
         if len(x) == 0:
             return x.clone()
-        at_once, noise = self.images_per_pass(x), self.draws(x).split()
+        at_once, noise = self.images_per_pass(x), self.own_noise(x).split()
         watch = Watch(-(-len(x) // at_once) * self.stages * self.steps, len(x))
         found, healthy, self.fits = [], [], list[PerImageFit]()
         for start in range(0, len(x), at_once):

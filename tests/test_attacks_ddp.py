@@ -23,7 +23,7 @@ class Jitter(Purifier):
     stochastic = True
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + 0.1 * self.draws(x).normal(x)
+        return x + 0.1 * self.own_noise(x).normal(x)
 
 
 class Step(nn.Module):

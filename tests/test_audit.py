@@ -92,7 +92,7 @@ class DeclaredRipples(Purifier):
     stochastic = True
 
     def forward(self, x: Tensor) -> Tensor:
-        phase = 2 * torch.pi * self.draws(x).uniform(x)
+        phase = 2 * torch.pi * self.own_noise(x).uniform(x)
         return (x + 0.02 * (1000 * x + phase).sin()).clamp(0, 1)
 
 
@@ -111,7 +111,7 @@ DEFENDED: dict[str, tuple[Callable[[], nn.Module], dict[str, Attack], int, set[s
 
 @pytest.mark.parametrize("case", DEFENDED)
 def test_defenses_that_declare(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fewer = {"samples": 24, "steps": 20, "queries": 100, "draws": 20, "imitation": 100}
+    fewer = {"samples": 24, "steps": 20, "queries": 100, "points": 20, "imitation": 100}
     monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], **fewer))
     model, suite, draws, expected = DEFENDED[case]
     found = ids(checks_of(model(), suite, tmp_path, n=60, draws=draws))
@@ -442,7 +442,7 @@ def handler() -> Iterator[None]:
 def test_evaluate_prints_the_audit_beside_the_headline(
     tmp_path: Path, handler: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=20, queries=50, draws=20, imitation=2))
+    monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=20, queries=50, points=20, imitation=2))
     save(tmp_path / "a.ckpt")
     for name, attack in {
         "good": "{class_path: APGD, init_args: {eps: 0.15, steps: 40, loss: margin}}",

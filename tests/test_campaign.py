@@ -129,7 +129,7 @@ class Coin(Purifier):
         self.odds = odds
 
     def forward(self, x: Tensor) -> Tensor:
-        u = self.draws(x).uniform(x.flatten(1)[:, :1]).view(-1, 1, 1, 1)
+        u = self.own_noise(x).uniform(x.flatten(1)[:, :1]).view(-1, 1, 1, 1)
         return (x + 0.2 * (u < self.odds)).clamp(0, 1)
 
 

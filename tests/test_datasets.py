@@ -36,7 +36,7 @@ from adversarial_lightning.datamodules import (
     synthetic_copies,
 )
 from adversarial_lightning.datamodules import cache as cache_module
-from adversarial_lightning.datamodules.augment import crop_and_flip, draws
+from adversarial_lightning.datamodules.augment import crop_and_flip, random_bits
 from adversarial_lightning.datamodules.cache import cached, stacked
 from adversarial_lightning.datamodules.download import fetch
 from adversarial_lightning.datamodules.files import FileImages
@@ -181,7 +181,7 @@ def test_crops_and_mirrors_are_torchvisions() -> None:
 
 
 def test_draws_are_uniform_and_independent_of_neighbours() -> None:
-    bits = torch.stack([draws(seed, epoch, torch.arange(4096)) for seed in (0, 1) for epoch in (0, 1, 2)])
+    bits = torch.stack([random_bits(seed, epoch, torch.arange(4096)) for seed in (0, 1) for epoch in (0, 1, 2)])
     assert bits.min() >= 0 and bits.flatten().unique().numel() == bits.numel()
     for shift in (0, 20, 40):
         counts = torch.stack([((row >> shift) % 9).bincount(minlength=9) for row in bits]).float()

@@ -105,7 +105,7 @@ def test_attacker_draws_are_not_the_defenders() -> None:
 
     class Spy(RandomQuantizer):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen.append(self.draws(x).key.clone())
+            seen.append(self.own_noise(x).key.clone())
             return super().forward(x)
 
     model, index = Purified(Linear((1, 6, 6)), Spy()), torch.arange(3)

@@ -98,6 +98,12 @@ def test_setup_lists_every_package() -> None:
     assert named == {name if name.startswith("adversarial") else f"adversarial_lightning.{name}" for name in found}
 
 
+def borrow(site: Path) -> None:
+    """Let a fresh environment see the packages of this one; .pth files of theirs, our editable install, are not read."""
+    folders = [p for p in sys.path if p.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("".join(f"{p}\n" for p in folders))
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from what git knows and what is new, and a fresh environment with it and our dependencies."""
@@ -115,7 +121,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     site = folder / "venv" / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files are not read
+    borrow(site)
     run(*pip, "--python", python, "install", "--quiet", "--no-deps", *folder.glob("*.whl"), cwd=folder)
     return folder / "venv" / "bin"
 
@@ -142,7 +148,7 @@ def test_the_wheel_runs_the_quickstart_alone(wheel: Path, decoys: Path) -> None:
 def test_a_clone_that_is_not_installed_says_what_to_do(script: str, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)
     site = tmp_path / "venv" / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    borrow(site)
     done = run(tmp_path / "venv" / "bin" / "python", ROOT / script, "--help", cwd=tmp_path, ok=False)
     assert done.stderr.startswith("error: ") and "make install" in done.stderr and "Traceback" not in done.stderr
 

@@ -20,14 +20,14 @@ from adversarial_lightning.evaluation.audit.threat_models import ThreatModel
 class Budget:
     """Budget of the audit: samples of a threat model, and steps, queries and points of one attack on one of them.
 
-    `draws` are random points; `averaged` are the draws of a stochastic model whose gradients are averaged in a step.
+    `points` are random points of the ball; gradients are averaged over `averaged` draws of a stochastic model.
     The substitute learns from `imitated` images, in `imitation` steps. `repeated` outcomes are computed again.
     """
 
     samples: int
     steps: int
     queries: int
-    draws: int
+    points: int
     imitation: int
     imitated: int = 1000
     averaged: int = 10
@@ -35,9 +35,9 @@ class Budget:
 
 
 LEVELS = {
-    "brief": Budget(32, steps=10, queries=40, draws=10, imitation=10, imitated=64, averaged=3, repeated=4),
-    "quick": Budget(64, steps=40, queries=300, draws=200, imitation=150),
-    "full": Budget(512, steps=100, queries=5_000, draws=10_000, imitation=2_000),
+    "brief": Budget(32, steps=10, queries=40, points=10, imitation=10, imitated=64, averaged=3, repeated=4),
+    "quick": Budget(64, steps=40, queries=300, points=200, imitation=150),
+    "full": Budget(512, steps=100, queries=5_000, points=10_000, imitation=2_000),
 }
 
 
@@ -161,7 +161,7 @@ def gradient_free(samples: AuditSamples, threat_model: ThreatModel, budget: Budg
 
 def random_points(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) -> Check:
     """C7: random points of the ball break no more samples."""
-    attacks = {f"{budget.draws} draws": RandomPoints(threat_model.norm, threat_model.eps, budget.draws)}
+    attacks = {f"{budget.points} draws": RandomPoints(threat_model.norm, threat_model.eps, budget.points)}
     return no_new_adversarials(
         id="C7",
         name="random noise finds no more",

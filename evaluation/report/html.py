@@ -62,7 +62,7 @@ def report_page(
     detector = results.get("detection")
     sections = {
         "attacks": "attacks",
-        "draws": "defender’s draws" if draws(results) else "",
+        "draws": "defender’s draws" if over_draws(results) else "",
         "curves": "robust accuracy over the radius" if drawn["curves"] else "",
         "lengths": "shortest perturbations" if shortest else "",
         "detector": "detector" if detector else "",
@@ -85,7 +85,7 @@ def report_page(
         cards=cards(results),
         refused=any(case.get("refused") for case in results["worst_case"]),
         groups=groups(results),
-        draws=draws(results),
+        draws=over_draws(results),
         shortest=shortest,
         relative=any(a.get("relative_norm") is not None for a in shortest),
         detector=detector,
@@ -126,7 +126,7 @@ def groups(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def draws(results: Results) -> list[tuple[str, dict[str, Any]]]:
+def over_draws(results: Results) -> list[tuple[str, dict[str, Any]]]:
     """Accuracies over the defender's draws: without an attack, of attacks, of worst cases."""
     found = [("no attack", results["clean_draws"])] if results.get("clean_draws") else []
     found += [(a["name"], a["draws"]) for a in results["attacks"] if a.get("draws")]

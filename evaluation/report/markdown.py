@@ -17,7 +17,7 @@ from adversarial_lightning.evaluation.report.formatting import (
     table,
     threat,
 )
-from adversarial_lightning.evaluation.report.html import draws, groups
+from adversarial_lightning.evaluation.report.html import groups, over_draws
 
 Results = dict[str, Any]
 
@@ -88,7 +88,7 @@ def _draws(results: Results) -> list[str]:
     n = results["n"]
     rows = [
         [name, str(d["n"]), *_share(d["mean"], d["interval"], n), percent(d["vote"], n), percent(d["worst"], n)]
-        for name, d in draws(results)
+        for name, d in over_draws(results)
     ]
     head = ["attack", "draws", "mean", "95 % interval", "majority vote", "worst draw"]
     return ["## Over the defender's draws", "", *table(head, rows), ""] if rows else []
