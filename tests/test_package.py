@@ -99,7 +99,7 @@ def test_setup_lists_every_package() -> None:
 
 
 def borrow(site: Path) -> None:
-    """Let a fresh environment see the packages of this one; .pth files of theirs, our editable install, are not read."""
+    """Let a fresh environment see the packages of this one, without our editable install: .pth files are not read."""
     folders = [p for p in sys.path if p.endswith("site-packages")]
     (site / "dependencies.pth").write_text("".join(f"{p}\n" for p in folders))
 
