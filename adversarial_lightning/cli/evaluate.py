@@ -7,33 +7,23 @@ Run the same command again to resume after an interruption, with any number of p
 
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-from adversarial_lightning import datamodules, defenses, detectors
+from adversarial_lightning import datamodules, defenses
 from adversarial_lightning.attacks import Attack, expanded
-from adversarial_lightning.checkpoints.files import digest_file
-from adversarial_lightning.checkpoints.load import check_fit, open_network
-from adversarial_lightning.checkpoints.spec import PACKAGE, Spec, build, catalogue, describe, plain
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
 from adversarial_lightning.cli.messages import exits
+from adversarial_lightning.cli.prepare import Detect, Evaluation, Wrap, calibrate, device, prepare
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.evaluation import Campaign, run_campaign, write_report
+from adversarial_lightning.evaluation import run_campaign, write_report
 from adversarial_lightning.evaluation.audit import cached_audit
 from adversarial_lightning.evaluation.campaign.identity import (
     claim_folder,
-    data_part,
-    identify,
-    suite_part,
-    with_files,
 )
 from adversarial_lightning.evaluation.campaign.launch import (
     Rank,
@@ -48,14 +38,9 @@ from adversarial_lightning.evaluation.campaign.precision import Precision, low_p
 from adversarial_lightning.evaluation.campaign.precision_check import check_precision
 from adversarial_lightning.evaluation.campaign.progress import Bars
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Mode
-from adversarial_lightning.evaluation.outcomes.detection import calibration, score_images, threshold
 from adversarial_lightning.evaluation.outcomes.imported_proof import prove, record
 from adversarial_lightning.evaluation.outcomes.statistics import Results
 from adversarial_lightning.evaluation.report import headlines
-from adversarial_lightning.networks.foreign_weights import Report
-
-Wrap = Callable[[nn.Module], nn.Module]
-Detect = Callable[[nn.Module], detectors.Detector]
 
 
 def options() -> ArgumentParser:
@@ -86,18 +71,6 @@ def options() -> ArgumentParser:
     add("--seed", type=int, default=0, help="of all random draws, attackers' and defenders'")
     add("--output", type=Path, required=True, help="folder of this evaluation")
     return parser
-
-
-@dataclass
-class Evaluation:
-    """Objects that the command line names: a model behind its defenses, a campaign, the parts of its identity."""
-
-    model: nn.Module
-    detector: detectors.Detector | None
-    data: Any
-    campaign: Campaign
-    parts: Spec
-    imported: Report | None
 
 
 def evaluate(argv: list[str], rank: Rank) -> int:
@@ -193,105 +166,6 @@ def check_settings(settings: Namespace) -> None:
     for name in ("devices", "batch_size", "draws"):
         if settings[name] is not None and settings[name] < 1:
             raise UserError(f"--{name} must be at least 1, not {settings[name]}")
-
-
-def prepare(settings: Namespace, objects: Namespace) -> Evaluation:
-    """The model behind its defenses and its detector, the campaign, and the parts of its identity; writes nothing."""
-    path = settings.checkpoint or settings.weights
-    model, recorded, imported = open_network(settings.checkpoint, settings.weights, objects.network)
-    model, data = defended(model, objects, path, recorded)
-    detector = objects.detector(model) if objects.detector else None
-    images = data.dataset("test")
-    if detector is not None:
-        model = detectors.DetectorGuardedModel(model, detector)
-        images = detectors.test_split(images, detector.seen)
-    n = len(images) if settings.limit is None else min(settings.limit, len(images))
-    draws = settings.draws or (20 if defenses.required_adaptations(model)["eot"] else 1)
-    parts = {
-        "checkpoint": {"sha256": digest_file(path), "network": _spec(settings.network)},
-        "suite": suite_part(objects.suite),
-        "data": data_part(describe(data), images),
-        "defenses": [_spec(entry) for entry in settings.defenses],
-        "seed": settings.seed,
-        "limit": n,
-        "detector": _spec(settings.detector),
-        "fpr": settings.fpr if settings.detector else None,
-        "calibrate": settings.calibrate,
-        "mode": settings.mode,
-        "draws": draws,
-        "precision": [settings.precision, settings.compile],
-    }
-    campaign = Campaign(
-        suite=objects.suite,
-        data=images,
-        n=n,
-        seed=settings.seed,
-        folder=settings.output,
-        identity=identify(parts),
-        mode=settings.mode,
-        draws=draws,
-        scored=detector is not None,
-    )
-    return Evaluation(model, detector, data, campaign, parts, imported)
-
-
-def calibrate(evaluation: Evaluation, settings: Namespace) -> None:
-    """Set the detector's threshold from clean held-out images; from test images only if told (MALADE's paper)."""
-    detector, campaign = evaluation.detector, evaluation.campaign
-    if detector is None:
-        return
-    images = campaign.data if settings.calibrate == "test" else evaluation.data.dataset("val")
-    about = {
-        "detector": evaluation.parts["detector"],
-        "aimed_fpr": settings.fpr,
-        "own_theta": detector.own_theta,
-        "split": settings.calibrate,
-    }
-    measure = partial(score_images, detector, images, settings.batch_size, settings.seed)
-    detector.theta = threshold(calibration(campaign.folder, measure, about), settings.fpr)
-
-
-def _spec(given: Namespace | None) -> Any:
-    """Values that the user wrote, in plain types; classes by room and name, files by their bytes."""
-    return with_files(_short(plain(given.clone(with_meta=False).as_dict()))) if given else None
-
-
-def _short(spec: Any) -> Any:
-    """`spec` with this project's classes written as checkpoints write them: ``networks.SmallCNN``."""
-    if isinstance(spec, list):
-        return [_short(value) for value in spec]
-    if isinstance(spec, dict):
-        return {n: v.removeprefix(f"{PACKAGE}.") if n == "class_path" else _short(v) for n, v in spec.items()}
-    return spec
-
-
-def defended(model: nn.Module, objects: Namespace, path: str, recorded: Spec | None) -> tuple[nn.Module, Any]:
-    """The model behind its defenses, and its data."""
-    data = objects.data or _recorded_data(path, recorded)
-    check_fit(model, data)
-    for defense in objects.defenses:
-        model = defense(model)
-    return model, data
-
-
-def _recorded_data(checkpoint: str, spec: Spec | None) -> Any:
-    if spec is None:
-        raise UserError(f"{checkpoint} does not record its data: give --data, for example digits")
-    try:
-        data = build(spec, catalogue(datamodules))
-        if hasattr(data, "download"):
-            data.download = False  # a file does not decide what is fetched
-        return data
-    except ValueError as error:
-        raise UserError(f"{checkpoint} does not say how to load its data: {error}. Give --data") from error
-
-
-def device(accelerator: str, rank: Rank) -> torch.device:
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError("--accelerator cuda: torch sees no GPU here; use --accelerator cpu, or auto")
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", rank.local % torch.cuda.device_count())
 
 
 def main(argv: list[str]) -> int:

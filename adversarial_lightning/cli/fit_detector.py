@@ -11,8 +11,8 @@ from adversarial_lightning.attacks import Attack
 from adversarial_lightning.checkpoints.load import open_network
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
-from adversarial_lightning.cli.evaluate import Detect, Wrap, defended, device
 from adversarial_lightning.cli.messages import exits
+from adversarial_lightning.cli.prepare import Detect, Wrap, defended, device
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.launch import Rank, find_rank
 
