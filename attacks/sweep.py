@@ -11,6 +11,7 @@ from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.introspection import members
 from adversarial_lightning.attacks.core.noise import Noise
+from adversarial_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Sweep(Combination):
     def __post_init__(self) -> None:
         lengths = {len(listed) for listed in (*self.values.values(), *([self.names] if self.names else []))}
         if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(f"the lists of a Sweep must be as long as each other and not empty, not {self.values}")
+            raise UserError(f"the lists of a Sweep must be as long as each other and not empty, not {self.values}")
         if len(set(labels := self.labels())) != len(labels):
-            raise ValueError(f"two entries of a Sweep would have the same name, of {labels}: give it other names")
+            raise UserError(f"two entries of a Sweep would have the same name, of {labels}: give it other names")
         for attack in self.attacks():
             _parts(attack)
 
@@ -59,14 +60,14 @@ class Sweep(Combination):
         for field, value in row.items():
             if self.times is not None:
                 if not isinstance(value, int | float):
-                    raise ValueError(f"a Sweep multiplies numbers by {self.times}, not {value!r}")
+                    raise UserError(f"a Sweep multiplies numbers by {self.times}, not {value!r}")
                 # A product has as many digits as people write: 0.1 * 0.2 is 0.02, not 0.020000000000000004.
                 value = float(f"{value * _value(attack, self.times):.15g}")
             attack = _replaced(attack, field, value)
         return attack
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        raise ValueError("a Sweep is several attacks, no attack: pass the suite through attacks.expanded first")
+        raise UserError("a Sweep is several attacks, no attack: pass the suite through attacks.expanded first")
 
 
 def expanded(suite: Mapping[str, Attack]) -> dict[str, Attack]:
@@ -79,7 +80,7 @@ def expanded(suite: Mapping[str, Attack]) -> dict[str, Attack]:
     for name, attack in suite.items():
         for entry, one in _entries(name, attack):
             if entry in entries:
-                raise ValueError(f"two attacks of the suite are called {entry!r}: rename one of them")
+                raise UserError(f"two attacks of the suite are called {entry!r}: rename one of them")
             entries[entry] = one
     return entries
 
@@ -97,7 +98,7 @@ def _parts(attack: Attack) -> Attack:
     for field in fields(attack):  # type: ignore[arg-type]
         value = getattr(attack, field.name)
         if isinstance(value, Sweep) and not isinstance(attack, Sweep):
-            raise ValueError(f"a Sweep belongs around {type(attack).__name__}, not inside it")
+            raise UserError(f"a Sweep belongs around {type(attack).__name__}, not inside it")
         if isinstance(value, Attack):
             changes[field.name] = _parts(value)
         elif isinstance(value, list | tuple) and any(isinstance(a, Attack) for a in value):
@@ -118,7 +119,7 @@ def _replaced(attack: Attack, field: str, value: Any) -> Attack:
         elif isinstance(found, list | tuple) and any(isinstance(a, Attack) for a in found):
             changes[own.name] = [_replaced(a, field, value) for a in found]
     if not changes:
-        raise ValueError(f"a Sweep cannot vary {field!r}: {type(attack).__name__} has {', '.join(_fields(attack))}")
+        raise UserError(f"a Sweep cannot vary {field!r}: {type(attack).__name__} has {', '.join(_fields(attack))}")
     return replace(attack, **changes)  # type: ignore[type-var]
 
 
@@ -128,7 +129,7 @@ def _value(attack: Attack, field: str) -> float:
         return float(getattr(attack, field))
     if parts := members(attack):
         return _value(parts[0], field)
-    raise ValueError(f"a Sweep cannot multiply by {field!r}: {type(attack).__name__} has {', '.join(_fields(attack))}")
+    raise UserError(f"a Sweep cannot multiply by {field!r}: {type(attack).__name__} has {', '.join(_fields(attack))}")
 
 
 def _fields(attack: Attack) -> list[str]:
@@ -143,4 +144,4 @@ def _read(attack: Attack, field: str, value: Any) -> Any:
     try:
         return parser.parse_object({"value": value}).value
     except ArgumentError as error:
-        raise ValueError(f"a Sweep cannot set {field} of {type(attack).__name__} to {value!r}: {error}") from error
+        raise UserError(f"a Sweep cannot set {field} of {type(attack).__name__} to {value!r}: {error}") from error

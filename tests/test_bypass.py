@@ -130,7 +130,7 @@ def test_what_cannot_stand_in_is_named(linear: Linear) -> None:
         gradient(BPDA(PGD(), "frozen"), Purified(linear, BitDepth()), x)
     ride = RIDE(**SMALL)
     ride(x[:1])
-    with pytest.raises(ValueError, match="has not fitted 2 images"):
+    with pytest.raises(ValueError, match="did not fit 2 images to the end"):
         ride.frozen(x)
     for backward, network in (("network", None), ("mean", Given())):
         with pytest.raises(ValueError, match="belong together"):

@@ -23,10 +23,10 @@ SUITE = """
 fgsm: {class_path: FGSM, init_args: {eps: 0.05}}
 slow:
   class_path: Restarts
-  init_args: {n: 2, attack: {class_path: PGD, init_args: {eps: 0.05, steps: 30, samples: 2}}}
+  init_args: {n: 2, attack: {class_path: PGD, init_args: {eps: 0.05, steps: 30, eot_samples: 2}}}
 """
 DEFENSES = """
-- class_path: defenses.Purified
+- class_path: Purified
   init_args: {purifier: {class_path: RandomQuantizer}}
 """
 

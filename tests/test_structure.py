@@ -45,7 +45,7 @@ ONCE = {
         ["evaluation/campaign/plan.py"],
     ),
     "a time in words": (r"def duration\b", ["evaluation/report/formatting.py"]),
-    "the user's errors": (r"co_code|RAISE_VARARGS", []),
+    "errors that users see": (r"co_code|(raise|return) ValueError\(", []),
     "a collate function": (r"def (ready|collate)\(batch", []),
     "the side of a threshold": (r"def (flagged|evades)\(", ["attacks/core/threshold.py"]),
 }

@@ -83,7 +83,7 @@ def _owner(path: Path) -> dict[str, object]:
 
 def _occupied(path: Path) -> ValueError:
     owner = _owner(path)
-    return ValueError(
+    return UserError(
         f"another evaluation (pid {owner.get('pid', '?')} on {owner.get('host', '?')}) is writing into "
         f"{path.parent.parent}: wait for it, stop it, or choose another --output"
     )
