@@ -10,6 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from adversarial_lightning.errors import UserError
+
 _PATIENCE = 60.0  # seconds to wait for others who look around too
 _GRACE = 3.0  # seconds in which the killed workers of an earlier run let go of their locks
 
@@ -81,7 +83,7 @@ def _owner(path: Path) -> dict[str, object]:
     return owner if isinstance(owner, dict) else {}
 
 
-def _occupied(path: Path) -> ValueError:
+def _occupied(path: Path) -> UserError:
     owner = _owner(path)
     return UserError(
         f"another evaluation (pid {owner.get('pid', '?')} on {owner.get('host', '?')}) is writing into "
