@@ -37,6 +37,9 @@ namespace:
 	@rm -rf $(NAMESPACE) && mkdir -p $(NAMESPACE)
 	@cp -rp adversarial_lightning $(NAMESPACE)/ && cp -rp $(ROOMS) $(NAMESPACE)/adversarial_lightning/
 
+test-fast: .venv/.installed  ## Run the quick tests, in one process each: under two minutes.
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not long"
+
 lint: .venv/.installed  ## Style, types, and who may import whom.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,5 +54,5 @@ arrows: .venv/.installed namespace  ## Who may import whom.
 readme: .venv/.installed  ## Write the tables of README.md, docs/, results/ and configs/ anew from catalogues and results.
 	$(BIN)/python docs/tables.py
 
-.PHONY: help install namespace types arrows quickstart test lint readme
+.PHONY: help install test-fast namespace types arrows quickstart test lint readme
 .DEFAULT_GOAL := help

@@ -1,6 +1,7 @@
 """Shared fixtures: every test starts from the same global seed, on one thread."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,3 +32,14 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     assert not mark.exists() and "planted_module" not in sys.modules
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the quick subset (``-m "not slow and not long"``) a test that starts a process fails."""
+    if "not long" in request.config.getoption("markexpr"):
+
+        def refuse(*_: object, **__: object) -> None:
+            raise AssertionError("this test starts a process: mark it @pytest.mark.long")
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)

@@ -124,6 +124,7 @@ def test_stopping_is_hard_forwards_and_soft_backwards() -> None:
     assert torch.allclose(slope, s * (1 - s))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unroll", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_gradient_through_the_attack_is_that_of_finite_differences(unroll: bool, steps: int) -> None:
@@ -432,6 +433,7 @@ def weights(net: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
+@pytest.mark.long
 def test_each_player_moves_its_own_weights(tmp_path: Path) -> None:
     """Bitwise: the critic's step leaves the classifier alone and the other way round; what was frozen stays."""
     made = small()
@@ -460,6 +462,7 @@ def test_each_player_moves_its_own_weights(tmp_path: Path) -> None:
     assert made.critic.layers[0].weight.requires_grad
 
 
+@pytest.mark.long
 def test_without_weights_it_is_standard_training(tmp_path: Path) -> None:
     made = small(critic_weight=0.0, cycle_weight=0.0)
     trainer(tmp_path, 1).fit(made, digits())
@@ -469,6 +472,7 @@ def test_without_weights_it_is_standard_training(tmp_path: Path) -> None:
     assert torch.equal(weights(made.network), weights(plain.network))
 
 
+@pytest.mark.long
 def test_training_learns_and_the_game_is_open(tmp_path: Path) -> None:
     """Pre-training first; the critic errs sometimes, attacks succeed, confidences move; reloads without the critic."""
     made, logged = small(pretraining=Pretraining(1, 5e-6)), []
@@ -488,6 +492,7 @@ def test_training_learns_and_the_game_is_open(tmp_path: Path) -> None:
     assert torch.equal(state["state_dict"]["confidences"], made.confidences) and len(state["optimizer_states"]) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change", [critic(gan_loss="hinge"), attack(target="uniform"), attack(unroll=True) | critic(steps=2)], ids=str
 )
@@ -512,6 +517,7 @@ class Loop(pl.Callback):
         self.moved.append([c.scheduler.last_epoch for c in trainer.lr_scheduler_configs])
 
 
+@pytest.mark.long
 def test_confidences_follow_each_batch_once_and_the_critic_waits_for_its_turn(tmp_path: Path) -> None:
     """Its schedule stands still while the classifier is trained alone."""
     made = small(**attack(momentum=0.7), pretraining=Pretraining(1), schedule=OneCycle(), critic_schedule=OneCycle())
@@ -543,6 +549,7 @@ def test_the_critics_own_step_keeps_no_graph(monkeypatch: pytest.MonkeyPatch) ->
     assert asked == [False, True, True]  # the critic's; the classifier's, and the way back
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("broken", ["network", "critic"])
 def test_a_loss_that_is_no_number_stops_training(broken: str, tmp_path: Path) -> None:
     made = small()
@@ -577,6 +584,7 @@ def joint() -> AdversaryCritic:
     return small(pretraining=Pretraining(1), schedule=OneCycle(), critic_schedule=OneCycle())
 
 
+@pytest.mark.long
 def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
     """Noise, running confidences and the mean over successes are those of the joint batch."""
     script = tmp_path / "run.py"

@@ -201,6 +201,7 @@ def test_the_table_holds_every_attack_of_the_catalogue() -> None:
     assert {type(a) for a in ALL + SPECIAL} == catalogue - combinations - {attacks.Sweep}  # its own: test_sweep.py
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -236,6 +237,7 @@ def targeted_form(attack: Attack) -> Attack:
     return replace(attack, **changes)  # type: ignore[type-var,arg-type]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -259,6 +261,7 @@ def test_minimum_norm_is_near_the_optimum(
     assert torch.equal(attack(model, x, y if targeted else 1 - y, Noise.keyed(0, torch.arange(batch))), x)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attack", ALL, ids=ids(ALL))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_output_looks_like_the_input(attack: Attack, dtype: torch.dtype) -> None:
@@ -275,12 +278,14 @@ def test_output_looks_like_the_input(attack: Attack, dtype: torch.dtype) -> None
         assert (NORMS[norm].distance(z - x) <= eps * (1 + 1e-6) + 6e-8).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attack", BALL, ids=ids(BALL))
 def test_radius_zero_is_the_identity(attack: Attack) -> None:
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4) % 3
     assert torch.equal(scale_eps(attack, 0.0)(BatchNormNet(), x, y), x)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attack", ALL, ids=ids(ALL))
 @pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
@@ -319,6 +324,7 @@ def test_leaves_everything_as_it_was(attack: Attack, fails: bool, context: type)
     assert all(torch.equal(v, buffers[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attack", ALL, ids=ids(ALL))
 def test_a_row_does_not_depend_on_its_batch(attack: Attack) -> None:
     model = BatchNormNet().double()

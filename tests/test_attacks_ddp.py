@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -75,6 +76,7 @@ def work(rank: int, folder: str) -> None:
     os._exit(0)  # gloo's threads may abort a process that leaves in the usual way
 
 
+@pytest.mark.long
 def test_two_processes_find_what_one_finds_and_learn_the_same(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

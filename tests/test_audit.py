@@ -65,6 +65,7 @@ def ids(checks: list[Check]) -> set[str]:
 # --- false defenses and honest models ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:the model seems to return probabilities")
 @pytest.mark.parametrize("name", FALSE)
 def test_a_false_defense_looks_robust_and_is_flagged(name: str, tmp_path: Path) -> None:
@@ -79,6 +80,7 @@ def test_a_false_defense_looks_robust_and_is_flagged(name: str, tmp_path: Path) 
     assert ids(checks) & FALSE[name][1], [check.sentence for check in checks]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_model_is_not_flagged(name: str, tmp_path: Path) -> None:
     checks = checks_of(honest(name), SUITE, tmp_path)
@@ -109,6 +111,7 @@ DEFENDED: dict[str, tuple[Callable[[], nn.Module], dict[str, Attack], int, set[s
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", DEFENDED)
 def test_defenses_that_declare(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fewer = {"samples": 24, "steps": 20, "queries": 100, "points": 20, "imitation": 100}
@@ -336,6 +339,7 @@ SUITES: dict[str, tuple[dict[str, Attack], set[str]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", SUITES)
 def test_every_kind_of_suite_can_be_asked(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=6, steps=5, queries=10, imitation=2))
@@ -360,6 +364,7 @@ def test_every_check_of_the_lists_is_there(recorded: AuditRun) -> None:
     assert checks == set(re.findall(r"^\| ([CFI]\d+) \|", text, re.M))
 
 
+@pytest.mark.long
 def test_costs_are_as_stated(tmp_path: Path) -> None:
     """No more than 3,000 forwards and 1,500 backwards for each of 64 samples and one threat model."""
     model = honest("PGD-AT")
@@ -370,6 +375,7 @@ def test_costs_are_as_stated(tmp_path: Path) -> None:
     assert 500 * 60 < passes.forwards < 3000 * 64 and 200 * 60 < passes.backwards < 1500 * 64
 
 
+@pytest.mark.long
 def test_a_brief_audit_of_a_stochastic_defense_is_cheap_and_sees_gross_failures(tmp_path: Path) -> None:
     """Up to 2,000 forwards and 1,000 backwards for each of 8 samples, where the suite takes 100 of both."""
     fair: dict[str, Attack] = {"apgd": APGD(eps=EPS, steps=20, loss="margin", eot_samples=5)}
@@ -387,6 +393,7 @@ def test_a_brief_audit_of_a_stochastic_defense_is_cheap_and_sees_gross_failures(
         assert bool(ids(checks) & {"C6", "C8", "C10", "C15"}) == (name == "false"), [c.sentence for c in failed(checks)]
 
 
+@pytest.mark.long
 def test_an_audit_is_kept_and_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=6, queries=20, imitation=2))
     model = honest("PGD-AT")
@@ -439,6 +446,7 @@ def handler() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.long
 def test_evaluate_prints_the_audit_beside_the_headline(
     tmp_path: Path, handler: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

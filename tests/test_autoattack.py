@@ -65,6 +65,7 @@ class Jitter(nn.Module):
 # --- the attacks on a victim with a known optimum --------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -429,6 +430,7 @@ def test_autoattack_runs_the_settings_of_the_reference(norm: str) -> None:
     assert threat(a) == (norm, 0.25) and threat(scale_eps(a, 2)) == (norm, 0.5)
 
 
+@pytest.mark.long
 def test_autoattack_finds_the_optimum_and_no_more() -> None:
     """The whole of it, once."""
     model = Linear((1, 8, 8))

@@ -43,6 +43,7 @@ def by_hand(module: Standard, name: str, split: str, limit: int) -> float:
         return float(((module(x).argmax(1) == y) & (module(z).argmax(1) == y)).float().mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch", [7, 64])
 @pytest.mark.parametrize("inference_mode", [True, False])
 def test_attack_evaluation_counts_what_a_hand_counts(batch: int, inference_mode: bool, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def finished(folder: Path, model: nn.Module, mode: Mode, draws: int, world: int 
     return c
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("draws", [1, 3])
 def test_both_modes_have_the_same_worst_case(kind: str, draws: int, tmp_path: Path, monkeypatch: Any) -> None:
@@ -471,6 +472,7 @@ def attacked(c: Campaign) -> int:
     return sum(len(c.table(run)["index"]) for name in c.suite for run in c.runs(name))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks beside threads of libraries
 def test_three_kills_lose_one_batch_each_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,6 +542,7 @@ class Passes(Attack):
         return x + 0.25
 
 
+@pytest.mark.long
 def test_imagenet_on_four_nodes_is_shared_out_within_two_percent(tmp_path: Path) -> None:
     """50,000 images on 4 nodes with 2 GPUs each: SLURM's ranks, a priced model; samples and seconds a GPU."""
     levels = torch.rand(50_000, generator=torch.Generator().manual_seed(0)).view(-1, 1, 1, 1)

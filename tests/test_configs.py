@@ -41,6 +41,7 @@ def shape_of(path: Path) -> tuple[tuple[int, int, int], int]:
     return next((value for word, value in SHAPES.items() if word in path.stem), ((1, 28, 28), 10))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:ATENT's l2 samples end")  # smoothing's noise is many radii long
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_experiment_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +97,7 @@ def test_experiments_write_into_folders_of_their_own() -> None:
     assert len({root for (root,) in roots}) == len(EXPERIMENTS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_model_of_an_experiment_instantiates(path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)

@@ -321,6 +321,7 @@ class SaveEverywhere(Callback):
         trainer.save_checkpoint(self.folder / "failed.ckpt")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "workers, checkpoints",
     [
@@ -603,6 +604,7 @@ def test_bad_archives(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "folder"]  # nothing half-done
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".tar", ".zip"])
 def test_archives_that_unpack_to_too_much(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "folder")

@@ -344,6 +344,7 @@ def test_imagenet_subsets(tmp_path: Path) -> None:
         made(ImageNet, subset="a", test_per_class=1)
 
 
+@pytest.mark.long
 def test_nips2017_counts_classes_from_one(tmp_path: Path) -> None:
     synthetic_copies.nips2017(tmp_path)
     test = made(NIPS2017).dataset("test")
@@ -439,6 +440,7 @@ def test_a_cache_that_cannot_be_written_says_where(tmp_path: Path, monkeypatch: 
         dm.dataset("test")
 
 
+@pytest.mark.long
 def test_pixels_stay_out_of_memory_until_read(tmp_path: Path) -> None:
     """50,000 mapped CIFAR images: mapped, not read; batches of all epochs leave nothing behind."""
 
@@ -574,6 +576,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
     thread.join()
 
 
+@pytest.mark.long
 def test_downloads_check_and_try_mirrors(server: tuple[str, list[str]], tmp_path: Path) -> None:
     address, asked = server
     md5 = hashlib.md5(CONTENT).hexdigest()
@@ -593,6 +596,7 @@ def test_downloads_check_and_try_mirrors(server: tuple[str, list[str]], tmp_path
     assert [path.name for path in target.parent.iterdir()] == [".file.bin.lock"]  # nothing half is left
 
 
+@pytest.mark.long
 def test_a_data_set_fetches_its_archive(
     server: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

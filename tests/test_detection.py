@@ -303,6 +303,7 @@ def handler() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.long
 def test_evaluate_with_a_detector_on_one_process_and_on_two(
     tmp_path: Path, handler: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +335,7 @@ def test_evaluate_with_a_detector_on_one_process_and_on_two(
     assert pgd == two["attacks"][0]["detection"] and aware == two["attacks"][1]["detection"]
 
 
+@pytest.mark.long
 def test_a_threshold_from_test_images_is_exact_there_and_said_to_be(
     tmp_path: Path, handler: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -235,6 +235,7 @@ def test_lid_of_ties_and_duplicates_is_finite() -> None:
     assert local_dimension(torch.zeros(1, 30), 20).tolist() == [1e3]
 
 
+@pytest.mark.long
 def test_a_query_is_never_its_own_neighbour(fitted: dict[str, FittedDetector]) -> None:
     """Of an image that is a reference, the features are those among the other references."""
     lid = fitted["LID"]
@@ -525,6 +526,7 @@ def both(model: DetectorGuardedModel, z: Tensor, y: Tensor) -> Tensor:
         return (model(z).argmax(1) != y) & (model.detector.score(z) < float(model.detector.theta or 0))
 
 
+@pytest.mark.long
 def test_the_joint_attack_finds_what_its_parts_find(net: nn.Module, fitted: dict[str, FittedDetector]) -> None:
     """Never less than one of them, more than PGD, and everything in a large ball: gradients are not masked."""
     x, y, index = images(40)
@@ -558,6 +560,7 @@ def handler() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.long
 def test_evaluate_fits_a_detector_and_judges_it_on_set_two(tmp_path: Path, handler: None, capsys: Any) -> None:
     import json
 
@@ -639,6 +642,7 @@ def test_intrinsic_dimension_of_cubes(d: int) -> None:
             intrinsic_dimension(x, k1, k2)
 
 
+@pytest.mark.long
 def test_the_tables_are_made_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The whole protocol on digits, cut down, with an untrained network: every row is there, and identities hold."""
     import json

@@ -395,6 +395,7 @@ def test_the_ensemble_varies_less_the_more_draws_it_has() -> None:
 # --- as others use them ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_training_learns_and_inference_needs_no_critic(tmp_path: Path) -> None:
     made = ERClassifier(Coded(), INNER, regularization=0.1, critic_hidden=[16], **ADAMS)
     fit = trainer(tmp_path, 5)
@@ -466,6 +467,7 @@ JOINT = {
 }
 
 
+@pytest.mark.long
 def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
     """Draws of priors, attacks, codes and noise layers are those of the joint batch."""
     script = tmp_path / "run.py"

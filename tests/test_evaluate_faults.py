@@ -126,6 +126,7 @@ def test_kill_nine_and_other_processes_change_nothing(files: Path, capsys: pytes
     assert "EOT" not in capsys.readouterr().out  # `slow` averages gradients
 
 
+@pytest.mark.long
 def test_sigterm_ends_with_143_and_the_same_command_resumes(files: Path) -> None:
     argv = arguments(files, "a", batch_size=2)
     process = start(argv)
@@ -184,6 +185,7 @@ OTHER: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", OTHER)
 def test_the_folder_of_another_evaluation_is_refused(
     case: str, files: Path, capsys: pytest.CaptureFixture[str]

@@ -223,6 +223,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", MODELS)
 def test_outcomes_do_not_depend_on_the_execution(kind: str, tmp_path: Path) -> None:
     """Batch size, processes, loader workers, interruptions: the same rows, the same results."""
@@ -263,6 +264,7 @@ def test_outcomes_do_not_depend_on_the_execution(kind: str, tmp_path: Path) -> N
     run_campaign(whole, nn.Module())  # nothing is left to do: no model is ever called
 
 
+@pytest.mark.long
 def test_loader_workers_and_more_processes_than_samples(tmp_path: Path) -> None:
     few = campaign(tmp_path / "few", n=3, suite={"fgsm": FGSM(eps=0.05)})
     for rank in range(5):
@@ -272,6 +274,7 @@ def test_loader_workers_and_more_processes_than_samples(tmp_path: Path) -> None:
     assert records(few) == records(loaded) and len(records(few)) >= 3
 
 
+@pytest.mark.long
 def test_all_batches_have_one_shape(tmp_path: Path) -> None:
     """Rounding depends on the shape, so the last batch is filled up; with fewer samples than that, all fit into one."""
     shapes = set()
@@ -400,6 +403,7 @@ def test_a_ledger_of_another_campaign_is_not_touched(tmp_path: Path) -> None:
     Ledger(tmp_path, 0, identity="mine", run="c").close()
 
 
+@pytest.mark.long
 def test_tables_never_stand_without_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed at any statement of its first transaction, a ledger is empty: siblings read it as nothing yet."""
     script = "from pathlib import Path; import sqlite3, sys, os\n"
@@ -431,6 +435,7 @@ def test_a_failed_batch_leaves_no_rows(tmp_path: Path) -> None:
     assert list(c.outcomes(c.runs("clean")[0])) == []
 
 
+@pytest.mark.long
 def test_one_run_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of one run share a folder, those of another are refused, whatever their rank; afterwards it is free."""
     monkeypatch.setattr("adversarial_lightning.evaluation.campaign.locks._GRACE", 0.2)
@@ -466,6 +471,7 @@ def invented(folder: Path, table: dict[str, dict[int, bool]], suite: dict[str, A
     return c
 
 
+@pytest.mark.long
 def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
     suite: dict[str, Attack] = {
         "a": FGSM(eps=0.1),
@@ -513,6 +519,7 @@ def test_lengths_by_hand() -> None:
     assert lengths([], attacked=0, n=8)["curve"] == {"eps": [0.0], "robust_accuracy": [0.0]}
 
 
+@pytest.mark.long
 def test_a_minimum_norm_attack_draws_a_curve_and_is_judged_at_a_radius(tmp_path: Path) -> None:
     """Nearest moves every image by 0.2 and claims no radius: all fall without one, none within 0.1, all within 0.3."""
     inner = Unbounded(by=0.2)

@@ -53,6 +53,7 @@ def run(files: Path, **more: Any) -> int:
     return evaluate.main([f"--{name}={value}" for name, value in given.items() if value is not None])
 
 
+@pytest.mark.long
 def test_foreign_weights_are_proved(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(files) == 0
     proof = json.loads((files / "out" / "weights.json").read_text())

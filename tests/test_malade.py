@@ -122,6 +122,7 @@ def test_a_linear_dae_learns_the_score_of_a_gaussian() -> None:
     assert (found - expected).norm() <= 0.02 * expected.norm()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ce_scale", [1.0, 0.0])
 def test_an_sdae_reaches_the_fixed_point_at_finite_sigma(ce_scale: float) -> None:
     """Two Gaussians at -1 and 1 (variance 0.2), a logistic classifier: r = x + sigma2 (score + E grad log f(r))."""
@@ -203,6 +204,7 @@ def test_magnets_noise_is_drawn_once_and_clipped(corruption: str, tmp_path: Path
     assert (first.min() >= 0 and first.max() <= 1) == (corruption == "once")
 
 
+@pytest.mark.long
 def test_fit_chooses_restores_and_leaves_the_classifier_alone(tmp_path: Path) -> None:
     """Trained on real digits: no collapse to black, the classifier bit for bit the same, and noted."""
     data = digits(train_limit=400)

@@ -41,6 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     return folder / "out", content["figures"]
 
 
+@pytest.mark.long
 def test_every_figure_has_its_curves_and_pictures(run: tuple[Path, dict[str, Any]]) -> None:
     folder, found = run
     assert set(found) == {"fig3", "fig5", "fig6", "fig7", "c8", "c15"}

@@ -239,6 +239,7 @@ def test_without_penalty_it_is_the_data_term_alone(tmp_path: Path) -> None:
     assert torch.equal(*trained)
 
 
+@pytest.mark.long
 def test_a_larger_penalty_moves_the_boundary_away(tmp_path: Path) -> None:
     """Section 10, 11: rho at C = 0.1 above rho at C = 0 with about equal accuracy."""
     rho, accuracy = {}, {}
@@ -382,6 +383,7 @@ def test_vat_is_its_formula() -> None:
 # --- the sweep over C (Figs. 3.4 and 3.5) ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_sweep_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run for each C and seed, kept as it ends; TensorBoard has its C."""
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # which the sweep changes: put back afterwards

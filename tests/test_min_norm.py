@@ -435,6 +435,7 @@ def test_the_strongest_of_a_stochastic_model_is_strong_on_average() -> None:
     assert (z == 0.6).all()
 
 
+@pytest.mark.long
 def test_two_classes_and_stochastic_models_work() -> None:
     class Jitter(nn.Module):
         stochastic = True

@@ -95,6 +95,7 @@ def test_the_table_holds_every_method() -> None:
     assert {type(make(network(name))) for name, make in METHODS.items()} == leaves
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 def test_fit_validate_test_predict(name: str, tmp_path: Path) -> None:
     """Training learns; validate and test agree with a hand count; the checkpoint gives the network back."""
@@ -120,6 +121,7 @@ def test_fit_validate_test_predict(name: str, tmp_path: Path) -> None:
     assert torch.equal(weights(restored), weights(module.network))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
 @pytest.mark.parametrize("at", ["middle", "end"])

@@ -246,6 +246,7 @@ def test_torchvision_classifier_is_torchvisions_preprocessing_and_model() -> Non
         assert (network(image[None] / 255) - network.model(transform(image)[None])).abs().max() < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name,heads", [("inception_v3", ["AuxLogits"]), ("googlenet", ["aux1", "aux2"])])
 def test_networks_with_two_heads_give_one(
     name: str, heads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

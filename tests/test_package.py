@@ -57,6 +57,7 @@ print(len(names), al.__version__)
 """
 
 
+@pytest.mark.long
 def test_every_public_name_imports_beside_folders_of_the_same_names(decoys: Path) -> None:
     number, version = run(sys.executable, "-c", EVERYTHING, cwd=decoys).stdout.split()
     assert int(number) > 120 and re.fullmatch(r"\d+\.\d+\.\d+", version)
@@ -79,6 +80,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.long
 def test_no_module_is_loaded_under_two_names(tmp_path: Path) -> None:
     """In the clone itself, whose folders lie on the path, with a class path as written before the namespace."""
     (tmp_path / "old.yaml").write_text("model:\n  init_args:\n    network: {class_path: networks.SmallCNN}\n")
@@ -126,6 +128,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "venv" / "bin"
 
 
+@pytest.mark.long
 def test_the_wheel_runs_the_quickstart_alone(wheel: Path, decoys: Path) -> None:
     where = run(wheel / "python", "-c", "import adversarial_lightning as al; print(al.attacks.__file__)", cwd=decoys)
     assert where.stdout.startswith(str(wheel.parent))
@@ -247,6 +250,7 @@ def test_old_data_opens(path: Path) -> None:
     assert {name: getattr(data, name) for name in given} == given
 
 
+@pytest.mark.long
 def test_an_old_training_goes_on_and_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The checkpoint and config.yaml of two epochs: a third one, and an evaluation with the same figures as then.
 

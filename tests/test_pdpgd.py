@@ -222,6 +222,7 @@ def test_the_metric_of_the_prox_matters() -> None:
     assert lengths[1] > 1.05 * lengths[0]
 
 
+@pytest.mark.long
 def test_total_variation_makes_smooth_perturbations() -> None:
     model = Linear((1, 8, 8))
     x, y = at_distance(model, "l2", 0.3, 4)
@@ -250,6 +251,7 @@ ALL = [PDGD(), PDPGD("linf"), PDPGD("l1"), PDPGD("l0")]
 IDS = ["l2", "linf", "l1", "l0"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attack", ALL, ids=IDS)
 def test_few_steps_still_make_an_attack(attack: PDGD | PDPGD, curved: tuple[nn.Module, Tensor, Tensor]) -> None:
     """At 100 steps at most 1.15 times the length of 500, and more steps are not worse."""

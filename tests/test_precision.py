@@ -85,6 +85,7 @@ def results(folder: Path, *more: str) -> dict[str, Any]:
     return json.loads((folder / "out/results.json").read_text())
 
 
+@pytest.mark.long
 def test_a_headline_needs_the_precision_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = results(tmp_path / "honest", "--precision=bf16")
     case = honest[PRECISION]["cases"][0]

@@ -32,6 +32,7 @@ def generator() -> Any:
     return module
 
 
+@pytest.mark.long
 def test_generated_tables_are_up_to_date() -> None:
     documents = generator()
     for document in documents.DOCUMENTS:
@@ -39,6 +40,7 @@ def test_generated_tables_are_up_to_date() -> None:
         assert documents.filled(document, text) == text, "run make readme"
 
 
+@pytest.mark.long
 def test_a_stale_table_is_noticed() -> None:
     document = ROOT / "README.md"
     text, filled = document.read_text(), generator().filled

@@ -101,6 +101,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["one/report.html", "compare/compare.html"])
 def test_pages_are_whole_and_accessible(name: str, evaluated: Path) -> None:
     text = (evaluated / name).read_text()
@@ -555,6 +556,7 @@ def test_compare_names_what_is_wrong(tmp_path: Path, evaluated: Path, capsys: py
 # --- what only some models have ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_draws_and_detectors_are_shown(evaluated: Path) -> None:
     """Sections that stochastic models and detectors have, with figures that occur nowhere else."""
     results = results_of(evaluated / "one")

@@ -85,6 +85,7 @@ def by_the_book(ride: RIDE, x: Tensor, noise: Noise) -> Tensor:
 SETTINGS = [{}, DIP, RELEASE, COLOUR, {"noisy_copies": 3, "dropout": 0.2}, {"suppression": False, "mask_ratio": 0.0}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_the_engine_is_the_algorithm(settings: dict[str, Any]) -> None:
     ride = RIDE(**{**SMALL, "learning_rate": 1e-3, **settings})
@@ -93,6 +94,7 @@ def test_the_engine_is_the_algorithm(settings: dict[str, Any]) -> None:
     assert torch.allclose(purified(ride, x), torch.cat(alone), rtol=1e-8, atol=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, STOP, DIP | STOP, COLOUR, RELEASE | STOP], ids=str)
 def test_together_is_alone_in_any_order(settings: dict[str, Any]) -> None:
     ride = RIDE(**{**SMALL, **settings})
@@ -124,6 +126,7 @@ def test_single_precision_over_a_short_horizon() -> None:
     assert torch.allclose(torch.cat([purified(ride, x[[i]], [i]) for i in range(7)]), whole, atol=1e-4)
 
 
+@pytest.mark.long
 def test_over_a_long_horizon_rounding_is_less_than_another_seed() -> None:
     """Single precision drifts apart over hundreds of Adam steps, but stays the same fit."""
     x = images(4, dtype=torch.float32)
@@ -163,6 +166,7 @@ def test_combine_by_hand() -> None:
     assert torch.equal(combine(x, z, 0.0, True), z) and torch.equal(combine(x, z, 1.0, False), x)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ratio,share", [(0.0, 1.0), (0.9, 0.1)])
 def test_the_mask_keeps_whole_pixels(ratio: float, share: float) -> None:
     """A target's pixel counts in all channels or in none."""
@@ -192,6 +196,7 @@ def test_noises_are_fresh_and_independent() -> None:
     assert (correlations - torch.eye(7)).abs().max() < 0.03
 
 
+@pytest.mark.long
 def test_an_identity_is_learned_where_nothing_is_random() -> None:
     x = images(2)
     calm: dict[str, Any] = {"sigma": 0.0, "mask_ratio": 0.0, "learning_rate": 1e-2, "weight_decay": 0.0, "stages": 1}

@@ -30,6 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     return folder / "out", json.loads((folder / "out" / "figures.json").read_text())["figures"]
 
 
+@pytest.mark.long
 def test_every_panel_has_its_curves(run: tuple[Path, dict[str, Any]]) -> None:
     panels = run[1]["panels"]
     assert {name: len(curves) for name, curves in panels.items()} == {"5a": 8, "5b": 4, "5c": 5, "5d": 6, "9": 4}

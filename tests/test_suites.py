@@ -145,6 +145,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path,defense", RUNS, ids=[f"{p.stem}-{d.stem}" if d else p.stem for p, d in RUNS])
 def test_suite_runs_as_its_header_says(
     path: Path, defense: Path | None, checkpoint: Path, cut: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -159,6 +160,7 @@ def test_suite_runs_as_its_header_says(
     assert (tmp_path / "out" / "report.md").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", [p for p in SUITES if whole(p) != p.read_text()], ids=lambda p: p.stem)
 def test_rows_for_people_with_more_files(
     path: Path, checkpoint: Path, cut: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -197,6 +199,7 @@ def test_every_attack_is_in_a_suite() -> None:
     assert known - named == set()
 
 
+@pytest.mark.long
 def test_a_suite_at_mnists_radii_says_so() -> None:
     """Its name, unless it is a paper's table or the quickstart's: linf 0.3 says nothing about colour images."""
     for path in SUITES:

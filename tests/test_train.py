@@ -46,6 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_both_commands_give_the_same_weights(trained: Path, tmp_path: Path) -> None:
     run(*command(SHIM, "fit", tmp_path / "b"), cwd=tmp_path)
     assert same(trained / "checkpoints" / "last.ckpt", tmp_path / "b" / "checkpoints" / "last.ckpt")
@@ -62,6 +63,7 @@ def test_a_run_leaves_its_folder(trained: Path) -> None:
     assert checkpoint["catalogue"]["data"]["init_args"]["train_limit"] == 96
 
 
+@pytest.mark.long
 def test_a_used_folder_is_not_overwritten(trained: Path) -> None:
     before = (trained / "checkpoints" / "last.ckpt").read_bytes()
     done = run(*command(TRAIN, "fit", trained), ok=False)
@@ -69,6 +71,7 @@ def test_a_used_folder_is_not_overwritten(trained: Path) -> None:
     assert (trained / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
+@pytest.mark.long
 def test_the_command_line_wins_over_the_checkpoint(trained: Path, tmp_path: Path) -> None:
     """Lightning merges the checkpoint's hyper-parameters last; ours does not."""
     checkpoint = str(trained / "checkpoints" / "best.ckpt")
@@ -83,6 +86,7 @@ def figures(output: str) -> dict[str, float]:
     return {name: float(value) for name, value in rows}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("samples", [41, 1])
 def test_two_processes_test_every_sample_once(trained: Path, tmp_path: Path, samples: int) -> None:
     """Same accuracies on one and two processes; a process without a sample neither hangs nor dies."""
@@ -131,6 +135,7 @@ run.fit(module, digits(batch_size=32 // world, val_size=51))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["atent", "pgd_at", "margin"])
 def test_two_processes_train_to_the_weights_of_one(method: str, tmp_path: Path) -> None:
     """Both ranks end with the same bits, and with one process's weights on the joint batches up to rounding."""
@@ -146,6 +151,7 @@ def test_two_processes_train_to_the_weights_of_one(method: str, tmp_path: Path) 
     assert float(one["robust"]) == pytest.approx(float(two["robust"]), abs=0.04)
 
 
+@pytest.mark.long
 def test_sigterm_leaves_a_checkpoint_and_143_and_resume_is_exact(trained: Path, tmp_path: Path) -> None:
     folder, ready = tmp_path / "killed", tmp_path / "ready"
     hook = tmp_path / "slow.py"
@@ -201,6 +207,7 @@ def test_mistakes_are_one_paragraph(
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.long
 def test_two_processes_validate_the_same_model(tmp_path: Path) -> None:
     """Batch norm under manual optimisation: DDP does not broadcast the buffers there."""
     script = tmp_path / "run.py"
@@ -215,6 +222,7 @@ class Bomb:
         return os.system, ("touch exploded",)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("action", ["fit", "test"])
 @pytest.mark.parametrize("kind,says", [("missing", "no checkpoint"), ("torn", "truncated"), ("bomb", "can run code")])
 def test_bad_checkpoints_are_refused(
@@ -236,12 +244,14 @@ def test_bad_checkpoints_are_refused(
     assert says in (friendly(caught.value) or "") and not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.long
 def test_a_mistake_ends_with_status_2(tmp_path: Path) -> None:
     done = run(*command(TRAIN, "fit", tmp_path, "--model.init_args.alpha", "7"), ok=False)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: alpha must lie in (0, 1]")
 
 
+@pytest.mark.long
 def test_eps_may_be_a_fraction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from adversarial_lightning.cli import train
 
@@ -290,6 +300,7 @@ def fetch(url: str, patience: float = 60) -> bytes:
         time.sleep(0.5)
 
 
+@pytest.mark.long
 def test_tensorboard_shows_scalars_and_images(tensorboard: str) -> None:
     plugin = f"{tensorboard}/data/plugin"
     tags = yaml.safe_load(fetch(f"{plugin}/scalars/tags"))

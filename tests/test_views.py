@@ -155,6 +155,7 @@ def finished(folder: Path, suite: dict[str, Attack], net: nn.Module) -> Campaign
     return c
 
 
+@pytest.mark.long
 def test_reports_show_them_where_gradients_can_be_trusted(tmp_path: Path, quick: None) -> None:
     """With an encoder all three; none for a defense that demands BPDA or EOT, for which plain gradients say nothing."""
     facts = {"checkpoint": {"path": "a.ckpt", "sha256": "0"}, "data": {"class_path": "Digits", "init_args": {}}}
@@ -188,6 +189,7 @@ def test_what_is_too_dear_or_has_no_gradient_is_left_out_aloud(tmp_path: Path, q
     assert network_figures(finished(tmp_path / "c", {"cw": CW(steps=1, search_steps=1)}, net), net, 1e3) == ([], [])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("coded", [True, False])
 def test_pictures_appear_during_training(
     coded: bool, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
@@ -230,6 +232,7 @@ class Halves(Purifier):
         yield from (x, 0.75 * x, 0.5 * x)
 
 
+@pytest.mark.long
 def test_adversarial_images_are_followed_through_the_purifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples of the page, easy and hard ones; below each what the classifier alone says of that state."""
     facts = {"checkpoint": {"path": "a.ckpt", "sha256": "0"}, "data": {"class_path": "Digits", "init_args": {}}}
@@ -267,6 +270,7 @@ def test_a_chain_shows_its_steps() -> None:
             assert len(found) == n and torch.equal(found[0], x) and torch.equal(found[-1], chain(x))
 
 
+@pytest.mark.long
 def test_images_are_turned_into_other_classes_where_the_suite_does_so(tmp_path: Path) -> None:
     """As many sources as the allowance is enough for; nothing without the high-confidence attack."""
     torch.manual_seed(2)
