@@ -79,10 +79,10 @@ class Square(Attack):
         best, rows = images.clone(), torch.arange(len(x), device=x.device)
         for query in range(self.queries):
             # Every query has its own streams, so a row's draws do not depend on when other rows stopped.
-            noise = noise.fork(query)[rows]
+            own = noise.fork(query)[rows]
             old, base = best[rows], images[rows]
-            new = self.change(old, base, self.window(query, images), noise) if query else self.start(base, noise)
-            with torch.no_grad(), noise_for(model, noise.fork("defense")):
+            new = self.change(old, base, self.window(query, images), own) if query else self.start(base, own)
+            with torch.no_grad(), noise_for(model, own.fork("defense")):
                 logits = model(new.view(-1, *x.shape[1:]))
             gain, success = self.judge(logits, y[rows])
             better = (gain > value[rows]) | success
