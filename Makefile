@@ -37,7 +37,7 @@ namespace:
 	@rm -rf $(NAMESPACE) && mkdir -p $(NAMESPACE)
 	@cp -rp adversarial_lightning $(NAMESPACE)/ && cp -rp $(ROOMS) $(NAMESPACE)/adversarial_lightning/
 
-test-fast: .venv/.installed  ## Run the quick tests, in one process each: under two minutes.
+test-fast: .venv/.installed  ## Run the tests that start no process and take little time: under two minutes.
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not long"
 
 lint: .venv/.installed  ## Style, types, and who may import whom.

@@ -8,13 +8,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from small import alone
 from timing import ratios, table
 from torch import Tensor
 
 from adversarial_lightning.attacks import PGD, Noise
 from adversarial_lightning.lightning_modules import ERClassifier
 from adversarial_lightning.networks import ERNet
+
+
+def alone(module: Any) -> list[Any]:
+    """Make `module` do its training step without a Trainer; returns its optimizers."""
+
+    class Alone:
+        strategy, current_epoch, global_rank = None, 0, 0
+
+    optimizers = [found["optimizer"] for found in module.configure_optimizers()]
+    module._trainer, module.optimizers, module.lr_schedulers = Alone(), lambda: optimizers, lambda: []
+    module.manual_backward, module.log_dict = lambda loss: loss.backward(), lambda values: None
+    return optimizers
 
 
 def contest(attack: PGD | None, options: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks import Noise, noise_for
 from adversarial_lightning.defenses import RIDE, fitting
 from adversarial_lightning.defenses.fitting import PerImageFit
-from adversarial_lightning.evaluation.campaign.progress import duration
+from adversarial_lightning.evaluation.report.formatting import duration
 from adversarial_lightning.reproduce.record import record_benchmark
 
 NETWORKS: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {

@@ -8,6 +8,7 @@ import pooch
 from filelock import FileLock
 
 TIMEOUT = 30  # seconds without an answer
+ATTEMPTS = 3  # at each address, where the connection fails
 
 
 def fetch(urls: Sequence[str], path: Path, md5: str) -> None:
@@ -23,19 +24,22 @@ def fetch(urls: Sequence[str], path: Path, md5: str) -> None:
             return
         pooch.get_logger().setLevel(logging.WARNING)
         for url in urls:
-            try:
-                pooch.retrieve(
-                    url,
-                    known_hash=f"md5:{md5}",
-                    fname=path.name,
-                    path=path.parent,
-                    downloader=pooch.HTTPDownloader(timeout=TIMEOUT),
-                )
-                return
-            except OSError as error:  # those of requests too
-                tried.append(f"{url} ({' '.join(str(error).split()) or type(error).__name__})")
-            except ValueError:  # an error page, a mirror that holds another version, or a transmission error
-                tried.append(f"{url} (its content is not the published one)")
+            for _ in range(ATTEMPTS):
+                try:
+                    pooch.retrieve(
+                        url,
+                        known_hash=f"md5:{md5}",
+                        fname=path.name,
+                        path=path.parent,
+                        downloader=pooch.HTTPDownloader(timeout=TIMEOUT),
+                    )
+                    return
+                except OSError as error:  # those of requests too
+                    failure = " ".join(str(error).split()) or type(error).__name__
+                except ValueError:  # an error page, a mirror that holds another version, or a transmission error
+                    failure = "its content is not the published one"
+                    break
+            tried.append(f"{url} ({failure})")
     raise FileNotFoundError(
         f"{path.name} could not be downloaded: {'; '.join(tried)}. Without a network, get it elsewhere (md5 {md5}) and "
         f"place it at {path.absolute()}."

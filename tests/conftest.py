@@ -10,6 +10,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "2")  # else scikit-learn starts a process to count cores
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = (
     "off"  # LightningCLI 2.6 calls a method that jsonargparse 4.49 renamed
 )

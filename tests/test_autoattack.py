@@ -441,6 +441,7 @@ def test_autoattack_finds_the_optimum_and_no_more() -> None:
         assert ((z - x).abs() <= 0.1 * (1 + 1e-6) + 6e-8).all() and not torch.equal(z, x)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", ["standard", "plus", "rand"])
 @pytest.mark.parametrize("norm,eps", [("linf", 0.03), ("l2", 0.25), ("l1", 1.5)])
 @pytest.mark.parametrize("classes", [2, 3, 10])

@@ -90,6 +90,7 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 def test_kill_nine_and_other_processes_change_nothing(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """1 process x 64, 2 x 7, and 2 killed in the middle, then finished by 1: the same; and no orphan writes."""

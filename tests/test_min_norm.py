@@ -52,6 +52,7 @@ def keys(n: int) -> Noise:
     return Noise.keyed(0, torch.arange(n))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("attack,ratio", NEAREST, ids=name)

@@ -147,6 +147,7 @@ def test_the_wheel_runs_the_quickstart_alone(wheel: Path, decoys: Path) -> None:
     assert "mine" in run(wheel / "lightning", "compare", "a", "b", cwd=decoys).stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
 def test_a_clone_that_is_not_installed_says_what_to_do(script: str, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)

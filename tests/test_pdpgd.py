@@ -168,6 +168,7 @@ EXACT = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("shape,batch", [((1, 8, 8), 1), ((1, 8, 8), 8), ((40,), 3)], ids=str)
 @pytest.mark.parametrize("attack,limit", EXACT, ids=lambda a: f"{type(a).__name__}-{getattr(a, 'norm', a)}")

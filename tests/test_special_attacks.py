@@ -92,6 +92,7 @@ def defended(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the table's properties ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("shape", table.SHAPES, ids=str)

@@ -1,5 +1,7 @@
 """The house: who may import whom beyond what import-linter checks, and how much PGD takes to read."""
 
+import ast
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -64,6 +66,7 @@ OLD_WORDS = r"\b(fell(s|ed)?|fallen|standing|withstood|fates?|foret(ell|old)\w*|
 NAMED_ON_PURPOSE = {"CHANGELOG.md", "checkpoints/old_names.py", "tests/test_structure.py"}
 
 
+@pytest.mark.long
 def test_old_words_are_gone() -> None:
     """Code, docs, configurations, templates and generated pages; recorded configurations are what was run."""
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
@@ -80,3 +83,15 @@ def test_old_words_are_gone() -> None:
         if re.search(OLD_WORDS, line, re.I)
     ]
     assert len(names) > 300 and not found, "\n".join(found[:40])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_what_benchmarks_import_is_there(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("adversarial_lightning"):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
+        elif isinstance(node, ast.ImportFrom):
+            name = str(node.module)
+            assert (path.parent / f"{name}.py").is_file() or importlib.util.find_spec(name.partition(".")[0])

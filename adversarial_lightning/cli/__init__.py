@@ -15,7 +15,8 @@ _HELP = """usage: lightning COMMAND ...
   fit-detector   fit a detector:        lightning fit-detector --checkpoint FILE --detector FILE --attack FILE
   configs        list the packaged configurations, or print one of them
 
-lightning COMMAND --help lists the options of a command. A configuration is a path or the name of a packaged one.
+lightning COMMAND --help lists the options of a command; that of evaluate and fit-detector also lists every class that
+fits: lightning evaluate --help | grep -A2 '^  --'. A configuration is a path or the name of a packaged one.
 """
 
 
@@ -27,8 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     command, rest = argv[:1], argv[1:]
     if command == ["configs"]:
         from adversarial_lightning.cli import configs
+        from adversarial_lightning.cli.messages import exits
 
-        return configs.main(rest)
+        return exits(lambda: configs.main(rest))
     if command and command[0] in _TRAINING:
         from adversarial_lightning.cli import train
 

@@ -43,7 +43,7 @@ def resolved(argv: list[str]) -> list[str]:
 
 def find(option: str, value: str) -> str:
     """Path of the file that `value` of `option` names; `value` itself where it is a class or written-out YAML."""
-    if not re.fullmatch(r"[\w./+-]+", value) or Path(value).exists():
+    if value in ("null", "None") or not re.fullmatch(r"[\w./+-]+", value) or Path(value).exists():
         return value
     name = re.sub(r"\.ya?ml$", "", value)
     inside = re.sub(r"^(\./)?configs/", "", name)
@@ -65,9 +65,13 @@ def find(option: str, value: str) -> str:
 
 
 def title(path: Path) -> str:
-    """The first sentence or line of a file's header."""
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first[2:].strip() if first.startswith("# ") else ""
+    """First sentence of a file's header, over as many lines as it has."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# ") or re.match(r"# [a-z]+(, [^:]*)?:", line):  # command:, cost:, expected, ...:
+            break
+        lines.append(line[2:].strip())
+    return re.split(r"(?<=[\w%)]\.) (?=[A-Z\"])(?<!al\. )(?<!Eq\. )", " ".join(lines))[0]
 
 
 def entry(path: Path, key: str) -> str:

@@ -42,20 +42,52 @@ from adversarial_lightning.evaluation.outcomes.imported_proof import prove, reco
 from adversarial_lightning.evaluation.outcomes.statistics import Results
 from adversarial_lightning.evaluation.report import headlines
 
+_ABOUT = (
+    "Attack a checkpoint with a suite; write results.json, report.md and report.html. "
+    "The same command again resumes after an interruption."
+)
+
 
 def options() -> ArgumentParser:
     """The options of ``lightning evaluate``."""
     prefer_ours()
-    parser = ArgumentParser(prog="lightning evaluate", description=__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog="lightning evaluate", description=_ABOUT, exit_on_error=False)
     add = parser.add_argument
     add("--checkpoint", type=str | None, help="the .ckpt file of a training run")
     add("--weights", type=str | None, help="instead: a state dict from elsewhere (.pt, .safetensors), with --network")
     add("--published", type=float | None, help="clean accuracy that was published for --weights, such as 0.8492")
-    add("--suite", type=dict[str, Attack], required=True, sub_configs=True, help="YAML file: attacks by name")
-    add("--data", type=datamodules.ImageData | None, sub_configs=True, help="YAML file; default: as in training")
-    add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
-    add("--defenses", type=list[Wrap], default=[], sub_configs=True, help="YAML list; first: next to the network")
-    add("--detector", type=Detect | None, sub_configs=True, help="YAML file; flags what looks adversarial")
+    add(
+        "--suite",
+        type=dict[str, Attack],
+        required=True,
+        sub_configs=True,
+        help="file or packaged name: attacks by name",
+    )
+    add(
+        "--data",
+        type=datamodules.ImageData | None,
+        sub_configs=True,
+        help="file or packaged name; default: as in training",
+    )
+    add(
+        "--network",
+        type=nn.Module | None,
+        sub_configs=True,
+        help="file or packaged name; only tensors are from CKPT",
+    )
+    add(
+        "--defenses",
+        type=list[Wrap],
+        default=[],
+        sub_configs=True,
+        help="file or packaged name; first: next to the network",
+    )
+    add(
+        "--detector",
+        type=Detect | None,
+        sub_configs=True,
+        help="file or packaged name; flags what looks adversarial",
+    )
     add("--fpr", type=float, default=0.05, help="false positive rate of the detector; detector-aware attacks aim at it")
     add("--calibrate", type=Literal["val", "test"], default="val", help="split for the detector threshold")
     add("--limit", type=int | None, help="only the first so many test images")
@@ -93,7 +125,6 @@ def evaluate(argv: list[str], rank: Rank) -> int:
         campaign.n,
         quiet=rank.rank > 0 or rank.spawned,
     )
-    model.to(where)
     if rank.world == 1 and settings.devices > 1:
         check_free(campaign.folder, rank.run)
         command = [sys.executable, "-m", "adversarial_lightning.cli", "evaluate", *argv]
@@ -101,8 +132,10 @@ def evaluate(argv: list[str], rank: Rank) -> int:
             failed = spawn(command, settings.devices, bars.update)
         if failed:
             return failed
+        model.to(where)  # the workers had the devices for themselves
         calibrate(evaluation, settings)
     else:
+        model.to(where)
         calibrate(evaluation, settings)
         with bars:
             run_campaign(

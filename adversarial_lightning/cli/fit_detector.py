@@ -23,11 +23,39 @@ def options() -> ArgumentParser:
     parser = ArgumentParser(prog="lightning fit-detector", exit_on_error=False)
     add = parser.add_argument
     add("--checkpoint", type=str, required=True, help="the .ckpt file of a training run")
-    add("--detector", type=Detect, required=True, sub_configs=True, help="YAML file; its `fitted` file is written")
-    add("--attack", type=Attack, required=True, sub_configs=True, help="YAML file; makes the adversarial images")
-    add("--data", type=datamodules.ImageData | None, sub_configs=True, help="YAML file; default: as in training")
-    add("--network", type=nn.Module | None, sub_configs=True, help="YAML file; only tensors are taken from CKPT")
-    add("--defenses", type=list[Wrap], default=[], sub_configs=True, help="YAML list; first: next to the network")
+    add(
+        "--detector",
+        type=Detect,
+        required=True,
+        sub_configs=True,
+        help="file or packaged name; writes its `fitted` file",
+    )
+    add(
+        "--attack",
+        type=Attack,
+        required=True,
+        sub_configs=True,
+        help="file or packaged name; makes adversarial images",
+    )
+    add(
+        "--data",
+        type=datamodules.ImageData | None,
+        sub_configs=True,
+        help="file or packaged name; default: as in training",
+    )
+    add(
+        "--network",
+        type=nn.Module | None,
+        sub_configs=True,
+        help="file or packaged name; only tensors are from CKPT",
+    )
+    add(
+        "--defenses",
+        type=list[Wrap],
+        default=[],
+        sub_configs=True,
+        help="file or packaged name; first: next to the network",
+    )
     add("--accelerator", type=Literal["auto", "cpu", "cuda"], default="auto")
     add("--batch_size", type=int, default=128)
     add("--seed", type=int, default=0, help="of set I, a fifth of the test images, and of all random draws")

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import re
 import sys
 from argparse import ArgumentError
@@ -27,6 +28,9 @@ def exits(main: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         paragraph = friendly(error)
         if paragraph is None:
