@@ -69,6 +69,7 @@ def test_codes_are_those_of_the_encoder_behind_any_wrapper() -> None:
         encode(Bare(), x)
 
 
+@pytest.mark.long  # scikit-learn starts a process to count the cores
 def test_groups_far_apart_stay_apart_and_broken_rows_are_left_out() -> None:
     g = torch.Generator().manual_seed(0)
     a, b = (torch.randn(40, 4, generator=g) + 30 * shift for shift in (0, 1))
