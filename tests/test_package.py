@@ -17,11 +17,13 @@ from torch import nn
 
 import adversarial_lightning
 from adversarial_lightning import datamodules, networks
+from adversarial_lightning.attacks import Surrogate
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build
 from adversarial_lightning.checkpoints.spec import catalogue as listed
 from adversarial_lightning.cli import configs, main
 from adversarial_lightning.cli.class_names import catalogue, prefer_ours
+from adversarial_lightning.cli.messages import shorten
 from adversarial_lightning.configs import FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,6 +171,11 @@ def test_class_names_are_ours_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("MLP", "JPEG", "networks.MLP", "adversarial_lightning.networks.MLP"):
         found = parser.instantiate(parser.parse_args([f"--network={name}"])).network
         assert type(found).__module__.startswith("adversarial_lightning.")
+    parser.add_argument("--surrogate", type=Surrogate)
+    (tmp_path / "x.ckpt").touch()
+    old = {"class_path": "evaluation.surrogate.Checkpoint", "init_args": {"path": str(tmp_path / "x.ckpt")}}
+    found = parser.instantiate(parser.parse_args([f"--surrogate={json.dumps(old)}"])).surrogate
+    assert type(found).__name__ == "CheckpointSurrogate"
     (tmp_path / "networks.py").write_text("from torch import nn\nclass MLP(nn.Identity): ...\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert type(parser.instantiate(parser.parse_args(["--network=networks.MLP"])).network).__module__ == "networks"
@@ -292,3 +299,13 @@ def test_an_old_evaluation_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "choose another --output" in said.lower() and said.count("\n") == 1
     assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_only_a_class_that_has_the_new_argument_is_told_of_it() -> None:
+    key = "Problem with given class_path 'adversarial_lightning.{}':\n    Option '{}' is not accepted"
+    assert "it is called eot_samples now" in shorten(key.format("attacks.PGD", "samples"))
+    assert "it is called" not in shorten(key.format("networks.MLP", "samples"))
+    said = shorten(key.format("lightning_modules.AdversaryCritic", "game"))
+    assert "it is called critic_settings.gan_loss now" in said
+        key.format("lightning_modules.AdversaryCritic", "game")
+    )

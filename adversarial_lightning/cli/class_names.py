@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import _typehints
 
 import adversarial_lightning
+from adversarial_lightning.checkpoints import old_names
 
 _original = _typehints.resolve_class_path_by_name
 
@@ -34,9 +35,10 @@ def prefer_ours() -> None:
         room, dot, short = name.rpartition(".")
         if not dot:
             return ours.get(name) or str(_original(cls, name))
-        if room in adversarial_lightning.ROOMS and short in ours and not _users_own(room, short):
-            return ours[short]  # as written before version 0.2: attacks.PGD
-        return name
+        if name in old_names.CLASSES:
+            return ours[old_names.CLASSES[name]]
+        path = f"adversarial_lightning.{name}"  # as written before version 0.2: attacks.PGD
+        return path if ours.get(short) == path and not _users_own(room, short) else name
 
     _typehints.resolve_class_path_by_name = resolve
 

@@ -95,7 +95,8 @@ def _plainer(cause: str, owner: str) -> str:
         kind = "no such file" if name.endswith((".yaml", ".yml", ".json")) else "no such class"
         return f"{name}: {kind}{_meant(name, _catalogue())}"
     if found := re.match(r"Option '([^']+)' is not accepted", cause):
-        if renamed := old_names.argument(owner, found[1]):
+        renamed = old_names.argument(owner, found[1])
+        if renamed and renamed.partition(".")[0] in _parameters(owner):
             return f"{found[0]}: it is called {renamed} now"
         return f"{found[0]}{_meant(found[1], _parameters(owner))}"
     if found := re.match(r"Expected a <class '\w+'>.*[:,] (?:not )?(\S+\.ya?ml)$", cause):
