@@ -305,7 +305,5 @@ def test_only_a_class_that_has_the_new_argument_is_told_of_it() -> None:
     key = "Problem with given class_path 'adversarial_lightning.{}':\n    Option '{}' is not accepted"
     assert "it is called eot_samples now" in shorten(key.format("attacks.PGD", "samples"))
     assert "it is called" not in shorten(key.format("networks.MLP", "samples"))
-    said = shorten(key.format("lightning_modules.AdversaryCritic", "game"))
-    assert "it is called critic_settings.gan_loss now" in said
-        key.format("lightning_modules.AdversaryCritic", "game")
-    )
+    grouped = shorten(key.format("lightning_modules.AdversaryCritic", "game"))
+    assert "it is called critic_settings.gan_loss now" in grouped
