@@ -51,8 +51,12 @@ types: .venv/.installed namespace  ## Types.
 arrows: .venv/.installed namespace  ## Who may import whom.
 	cd $(NAMESPACE) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/setup.cfg
 
+cases: .venv/.installed  ## Run the small programs of CASES (those whose names begin with ONLY) that each show a fault.
+	@$(BIN)/python tests/cases.py $(CASES) $(ONLY)
+
 readme: .venv/.installed  ## Write the tables of README.md, docs/, results/ and configs/ anew from catalogues and results.
 	$(BIN)/python docs/tables.py
 
-.PHONY: help install test-fast namespace types arrows quickstart test lint readme
+ONLY ?=
+.PHONY: help install cases test-fast namespace types arrows quickstart test lint readme
 .DEFAULT_GOAL := help
