@@ -14,18 +14,27 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ROOMS = "attacks|callbacks|datamodules|defenses|detectors|evaluation|lightning_modules|networks"
 RENAMED = [
-    (r"from evaluation\.checkpoint import describe, load_network", "from checkpoints.spec import describe\nfrom checkpoints.load import load_network"),
+    (
+        r"from evaluation\.checkpoint import describe, ",
+        "from checkpoints.spec import describe\nfrom checkpoints.load import ",
+    ),
     (r"from evaluation\.checkpoint import", "from checkpoints.load import"),
     (r"from evaluation\.outcome import", "from evaluation.outcomes.outcome import"),
     (r"from attacks\.norms import", "from attacks.core.norms import"),
-    (r"from networks import (\w+), load_weights", r"from networks import \1\nfrom networks.foreign_weights import load_weights"),
+    (
+        r"from networks import (\w+), load_weights",
+        r"from networks import \1\nfrom networks.foreign_weights import load_weights",
+    ),
     (r"^import evaluate as program$", "from adversarial_lightning.cli import evaluate as program"),
     (rf"\bfrom ({ROOMS}|checkpoints)\b(?=[\w.]* import)", r"from adversarial_lightning.\1"),
     (r"\bimport (attacks|networks)\b", r"from adversarial_lightning import \1"),
-    (r'(import pytorch_lightning as pl|lightning\.pytorch as L), networks\b', r"\1; from adversarial_lightning import networks"),
+    (
+        r"(import pytorch_lightning as pl|lightning\.pytorch as L), networks\b",
+        r"\1; from adversarial_lightning import networks",
+    ),
     (r"(evaluate_batch\([^\n]*\))\[0\]$", r"\1[0][0]"),
     (r"\bin evaluate_batch\(([^\n]*?)\)\)", r"in evaluate_batch(\1)[0])"),
-]  # fmt: skip
+]
 
 
 def translated(text: str) -> str:
@@ -44,7 +53,8 @@ def main(folder: str, *names: str) -> int:
         programs = [p for p in sorted(Path(copy).glob("[!_]*.py")) if not names or p.name.startswith(names)]
         for path in programs:
             environment = {**os.environ, "REPO": str(ROOT), "TMPDIR": copy, "DATA": str(Path(folder).parent / "data")}
-            run = subprocess.run([sys.executable, "-W", "ignore", path], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+            command = [sys.executable, "-W", "ignore", path]
+            run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             failed += run.returncode != 0
             said = (run.stdout.strip() or run.stderr.strip()).splitlines()[-1:]
             print(f"{'FAULT' if run.returncode else 'gone '} {path.stem}: {' '.join(said)[:200]}", flush=True)
