@@ -242,6 +242,13 @@ def test_closest_target_is_the_analytic_one_and_not_the_runner_up() -> None:
     z = net(x)
     assert z.argsort(1)[0].tolist() == [2, 1, 0]
     assert choose_target(z, x, z.argmax(1), "closest", noise(1)).item() == 2  # 0.2 away; the runner-up 10
+    with torch.no_grad():  # distances of class 1: l2 1, linf 1, l1 1; of class 2: l2 1.13, linf 0.8, l1 1.6
+        net[1].weight.copy_(torch.tensor([[0.0, 0.0], [3.0, 0.0], [2.0, 2.0]]))
+        net[1].bias.copy_(torch.tensor([0.0, -3.0, -3.2]))
+    assert choose_target(net(x), x, net(x).argmax(1), "closest", noise(1)).item() == 1
+    with torch.no_grad():  # of class 1: l2 1, l1 1; of class 2: l2 0.92, l1 1.3
+        net[1].bias.copy_(torch.tensor([0.0, -3.0, -2.6]))
+    assert choose_target(net(x), x, net(x).argmax(1), "closest", noise(1)).item() == 2
     two, (x, _) = linear(2), images()
     x = x.requires_grad_()
     for choice in ("closest", "uniform", "probable"):
@@ -332,12 +339,14 @@ def test_slope_penalty_of_a_linear_critic() -> None:
     stayed = made.network(attacked).argmax(1)[:2]  # two attacks that failed
     goal = goal._replace(source=torch.cat([stayed, goal.source[2:]]))
     real = x.clone().requires_grad_()
-    _, logs = made.critic_loss(x, y, goal, noise())
+    total, logs = made.critic_loss(x, y, goal, noise())
     assert torch.allclose(logs["gradient_penalty_real"], gradient_penalty(made.critic(real, y), real).mean())
     won = made.critic_labels(attacked, goal)[1]
     assert won.any() and not won[:2].any()
     at_attacked = gradient_penalty(made.critic(attacked, goal.target), attacked)[won].mean()
     assert torch.allclose(logs["gradient_penalty_attacked"], at_attacked)
+    penalties = logs["gradient_penalty_real"] + logs["gradient_penalty_attacked"]
+    assert torch.allclose(total, logs["critic"] + 10 * penalties) and penalties > 0
 
 
 def test_images_are_judged_as_the_target() -> None:

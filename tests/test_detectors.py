@@ -249,6 +249,31 @@ def test_a_query_is_never_its_own_neighbour(fitted: dict[str, FittedDetector]) -
     assert leak.shape == own.shape
 
 
+def test_lid_has_a_feature_for_the_input_each_layer_and_the_logits(net: nn.Module) -> None:
+    """The first from pixels and the last from logits, by hand; the layers between are activations and poolings."""
+    lid = LID(net, k=10, references=50, batches=1)
+    lid.fit_reference(Digits(size=8).dataset("train"))
+    x = images()[0]
+    with torch.no_grad():
+        found = lid.features(x)
+        by_hand = [
+            local_dimension(torch.cdist(a.flatten(1), b.flatten(1)), 10)
+            for a, b in ((x, lid.images), (net(x), net(lid.images)))
+        ]
+    assert found.shape == (8, 2 + len(bends(net)))
+    assert torch.allclose(found[:, 0], by_hand[0], rtol=1e-4) and torch.allclose(found[:, -1], by_hand[1], rtol=1e-3)
+
+
+def test_only_the_combined_code_is_standardised(net: nn.Module) -> None:
+    """Layer means and embedding are of unlike scale; the embedding alone (ER1) keeps the scale of the paper's kernel."""
+    for code, expected in (("embedding", False), ("combined", True)):
+        detector = ERDetector(net, code=code)  # type: ignore[arg-type]
+        detector.fit_reference(Digits(size=8).dataset("train"))
+        points = detector.densities.points
+        spread = points.std(0, unbiased=False)
+        assert torch.allclose(spread, torch.ones_like(spread), atol=1e-3) == expected, code
+
+
 # --- every detector ---------------------------------------------------------------------------------------------------
 
 

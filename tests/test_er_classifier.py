@@ -1,5 +1,6 @@
 """ER-Classifier, its variants and baselines: section 7 of the specification."""
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -269,6 +270,24 @@ def test_update_2_is_its_formula() -> None:
     assert torch.allclose(made.classification_loss(x, [x, other], y)[0], expected)
 
 
+@pytest.mark.parametrize("reg_optimizer", ["joint", "shared"])
+def test_the_encoder_follows_the_regulariser_uphill(reg_optimizer: Any) -> None:
+    """Gradient of CE - lambda D(codes): in one step (joint), or of its second term alone after the first (shared)."""
+    made, (x, y, _) = module(reg_optimizer=reg_optimizer, regularization=3.0, optimizer=sgd), batch()
+    encoder, classifier = alone(made)[:2]
+    weights_of_encoder = list(made.network.encoder.parameters())
+    codes = made.network.encoder(x)
+    score = made.critic(codes).mean()  # type: ignore[misc]
+    data = F.cross_entropy(made.network.classifier(codes), y) if reg_optimizer == "joint" else 0.0
+    expected = torch.autograd.grad(data - 3.0 * score, weights_of_encoder)
+    if reg_optimizer == "joint":
+        made.update_jointly(x, [x], y, [encoder, classifier])
+    else:
+        made.update_encoder([x], encoder)
+    found = [p.grad for p in weights_of_encoder]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))  # type: ignore[arg-type]
+
+
 def test_what_the_attack_is_given() -> None:
     """Labels, predictions in eval mode, or for TRADES the probabilities; train mode comes back."""
     x, y, _ = batch()
@@ -335,6 +354,11 @@ def test_trades_is_its_formula() -> None:
     assert torch.allclose(losses["loss"], F.cross_entropy(net(x), y) + 2.5 * divergence, rtol=1e-4)
     at_random = (x + 0.1 * noise(16).normal(x).sign()).clamp(0, 1)
     assert losses["divergence"] > 2 * trades(net(x), net(at_random), y, 1.0)[2]
+    # Both terms are differentiated at x as well as at x'.
+    gradients = (
+        torch.autograd.grad(v, list(net.parameters()), retain_graph=True) for v in (losses["divergence"], divergence)
+    )
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
 def test_pgd_starts_in_a_small_gaussian() -> None:
@@ -360,6 +384,9 @@ def test_vaecla_is_its_formula() -> None:
     assert torch.allclose(losses["loss"], losses["data"] + 0.5 * losses["kl"])
     assert not torch.equal(losses["data"], made.losses(x, y, noise(16, 1))["data"])
     made.log_variance.weight.data.zero_()
+    made.log_variance.bias.data.fill_(math.log(4.0))  # sigma 2
+    drawn = net.classifier(net.encoder(x) + 2 * noise(16).normal(net.encoder(x).detach()))
+    assert torch.allclose(made.losses(x, y, noise(16))["data"], F.cross_entropy(drawn, y))
     made.log_variance.bias.data.fill_(-60.0)
     assert torch.allclose(made.losses(x, y, noise(16))["data"], F.cross_entropy(net(x), y))
     assert torch.equal(made.eval()(x), net(x))

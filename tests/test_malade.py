@@ -223,6 +223,9 @@ def test_fit_chooses_restores_and_leaves_the_classifier_alone(tmp_path: Path) ->
     assert run.callback_metrics["val/reconstruction"] < 0.6 * black
     expected = (whole.network(x + 0.15**0.5 * Noise.keyed(0, index).fork("held out").normal(x)) - x).square()
     assert run.callback_metrics["val/reconstruction"] == pytest.approx(expected.flatten(1).sum(1).mean().item(), 1e-4)
+    parts = {name: run.callback_metrics[f"val/{name}"] for name in ("loss", "reconstruction", "cross_entropy")}
+    eq_8 = parts["reconstruction"] + 2 * 0.15 * whole.ce_scale * parts["cross_entropy"]  # checkpoints are chosen by it
+    assert parts["loss"] == pytest.approx(eq_8.item(), 1e-5) and parts["loss"] > 1.01 * parts["reconstruction"]
     run.save_checkpoint(tmp_path / "sdae.ckpt")
 
     denoiser, _ = load_network(tmp_path / "sdae.ckpt")
@@ -379,6 +382,8 @@ def test_votes() -> None:
     assert answer("mean_logits", passes).argmax(1).tolist() == [0, 0]
     assert answer("mean_probs", passes).argmax(1).tolist() == [0, 0]
     assert answer("vote", passes[1:]).argmax(1).tolist() == [0, 0]  # a tie
+    surer = torch.tensor([0.0, 0, 5])
+    assert answer("vote", [passes[0], surer]).argmax(1).tolist() == [2, 2]  # a tie of 1 and 2: the mean decides
     assert answer("vote", [passes[0], torch.tensor([0.0, torch.nan, 0])]).isnan().any()
     assert answer("vote", passes).requires_grad
     with pytest.raises(ValueError, match="votes"):

@@ -344,6 +344,22 @@ def test_vat_perturbation() -> None:
     assert torch.allclose(NORMS["l2"].distance(flat), torch.full((5,), 0.7, dtype=torch.float64))
 
 
+def test_vat_takes_its_gradient_near_the_image() -> None:
+    """At distance xi, where the divergence of a curved network still looks like its Hessian; not at eps."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    with torch.no_grad():
+        net[1].weight.mul_(3)
+    x, noise = torch.rand(8, 1, 2, 3, dtype=torch.float64), Noise.keyed(0, torch.arange(8))
+    p = probabilities(net(x))
+    start = NORMS["l2"].steepest(noise.normal(x), x)
+    found = virtual_perturbation(net, x, p, Noise.keyed(0, torch.arange(8)), 2.0, 0.01, 1)
+    for distance, same in ((0.01, True), (2.0, False)):
+        d = start.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(divergence(net(x + distance * d), p).sum(), d)
+        assert torch.allclose(found, 2.0 * NORMS["l2"].steepest(gradient, x), atol=1e-6) == same
+
+
 def test_vat_direction_survives_float32() -> None:
     """A confident network: in float32 probabilities the direction would be rounding error."""
     torch.manual_seed(1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from adversarial_lightning import lightning_modules
 from adversarial_lightning.attacks import FGSM, PGD, Langevin, Noise, noise_for
+from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.datamodules import Digits
@@ -285,6 +286,30 @@ def test_atent_gradient_is_that_of_the_average(
     expected_mu, expected = reference(module, x, y)
     assert (gradient - expected).norm() <= tolerance * expected.norm()
     assert torch.allclose(mu, expected_mu, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_atent_projects_the_last_sample_where_the_paper_does(norm: Any) -> None:
+    """`project: last` (Algorithm 2): step K, no other, puts the sample into the ball."""
+    sampler = Langevin(norm=norm, eps=0.2, steps=4, step_size=0.15, noise_scale=0.0, project="last", start="zero")
+    module = ATENT(Bare().double(), sampler, alpha=1.0)
+    x, y = doubles()
+    seen: list[Tensor] = []
+    hook = module.network.register_forward_pre_hook(lambda net, args: seen.append(args[0].detach().clone()))
+    _, gradient = atent_step(module, x, y)
+    hook.remove()
+    far = [float(NORMS[norm].distance(z - x).max()) for z in seen]
+    assert far[-1] <= 0.2 + 1e-9 and max(far[:-1]) > 0.25
+    assert torch.allclose(gradient, reference(module, x, y)[1], atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_atent_follows_raw_gradients_of_each_image(mode: Any) -> None:
+    """`direction: raw` (Eq. 9): the step is the image's own gradient, whatever the batch and the average's weights."""
+    sampler = Langevin(norm="l2", eps=5, steps=3, step_size=0.5, noise_scale=0.0, direction="raw", project="never")
+    module = ATENT(Bare().double(), sampler, alpha=0.7, tail_tol=0.0, sampler_mode=mode)
+    x, y = doubles()
+    assert torch.allclose(atent_step(module, x, y)[1], reference(module, x, y)[1], atol=1e-10)
 
 
 def test_atent_with_alpha_one_is_the_last_sample() -> None:
