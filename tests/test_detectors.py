@@ -265,7 +265,7 @@ def test_lid_has_a_feature_for_the_input_each_layer_and_the_logits(net: nn.Modul
 
 
 def test_only_the_combined_code_is_standardised(net: nn.Module) -> None:
-    """Layer means and embedding are of unlike scale; the embedding alone (ER1) keeps the scale of the paper's kernel."""
+    """Layer means and embedding are of unlike scale; the embedding alone (ER1) keeps its own."""
     for code, expected in (("embedding", False), ("combined", True)):
         detector = ERDetector(net, code=code)  # type: ignore[arg-type]
         detector.fit_reference(Digits(size=8).dataset("train"))

@@ -1,0 +1,135 @@
+"""Settings that the papers print, against the configurations: a value that drifts would reproduce something else."""
+
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from adversarial_lightning.attacks import CW, DDN, Square
+from adversarial_lightning.defenses import RIDE
+from adversarial_lightning.detectors import LID
+from adversarial_lightning.lightning_modules import (
+    ATENT,
+    TRADES,
+    VAT,
+    AdversaryCritic,
+    ERClassifier,
+    MarginMaximization,
+)
+from adversarial_lightning.lightning_modules.critic_settings import AttackSettings, CriticSettings
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+SAMPLER = "model.init_args.sampler.init_args"
+THESIS_3 = {  # section 3.5: Adam 1e-3, times 0.95 an epoch, batches of 100, 50,000 images for training
+    "model.init_args.optimizer.init_args.lr": 1e-3,
+    "model.init_args.schedule.init_args": {"times": 100, "gamma": 0.95},
+    "data.init_args": {"batch_size": 100, "val_size": 10_000},
+    "trainer.max_epochs": 100,
+}
+MLP_1000 = {**THESIS_3, "model.init_args.network.init_args.hidden": [1000, 1000, 1000]}
+CRITIC = {  # chapter 4, section 4.5
+    "model.init_args.optimizer.init_args": {"lr": 5e-4, "betas": [0.5, 0.999]},
+    "model.init_args.critic_optimizer.init_args": {"lr": 1e-3, "betas": [0.5, 0.999]},
+    "data.init_args.batch_size": 100,
+    "trainer.max_epochs": 101,
+}
+
+
+def sampler(norm: str, eps: float, steps: int, step_size: float, noise_scale: float, **more: Any) -> dict[str, Any]:
+    found = {"norm": norm, "eps": eps, "steps": steps, "step_size": step_size, "noise_scale": noise_scale, **more}
+    return {f"{SAMPLER}.{name}": value for name, value in found.items()}
+
+
+def embedding(eps: float, steps: int, epochs: int = 30) -> dict[str, Any]:
+    """ER-Classifier, Table 9."""
+    attack = {"model.init_args.attack.init_args.eps": eps, "model.init_args.attack.init_args.steps": steps}
+    return {**attack, "trainer.max_epochs": epochs}
+
+
+PRINTED: dict[str, dict[str, Any]] = {
+    # Jagatap et al., section 4 and Tables 1 to 4
+    "experiments/atent_mnist_l2_paper": {
+        **sampler("l2", 2, 40, 0.25, 1e-3, pull=0.05),
+        **{"model.init_args.optimizer.init_args.lr": 1e-3, "data.init_args.batch_size": 50},
+    },
+    "experiments/atent_mnist_linf_paper": {
+        **sampler("linf", 0.3, 40, 0.01, 1e-3, project="last"),
+        **{"model.init_args.optimizer.init_args.lr": 0.01, "data.init_args.batch_size": 128},
+    },
+    "experiments/atent_cifar10_linf": {
+        **sampler("linf", 0.031, 10, 0.007, 1e-3, project="last"),
+        "model.init_args.optimizer.init_args": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+        "model.init_args.network.init_args": {"depth": 34, "width": 10},
+        "data.init_args.batch_size": 128,
+        "trainer.max_epochs": 76,
+    },
+    "experiments/atent_cifar10_l2": {
+        **sampler("l2", 1, 10, 0.2, 1e-3, pull=0.08),
+        "model.init_args.optimizer.init_args.lr": 0.1,
+        "data.init_args.batch_size": 256,
+    },
+    "experiments/standard_mnist": {
+        **{"model.init_args.optimizer.init_args.lr": 0.1, "data.init_args.batch_size": 128, "trainer.max_epochs": 50}
+    },
+    "attacks/pgd20_paper_linf_0.3": {"init_args": {"norm": "linf", "eps": 0.3, "steps": 20, "step_size": 0.01}},
+    # Matyasko, Table 3.1
+    "experiments/margin_mnist_mlp_l2": {**MLP_1000, "model.init_args.penalty": 0.1, "model.init_args.q": 2},
+    "experiments/margin_mnist_mlp_l1": {**MLP_1000, "model.init_args.penalty": 0.01, "model.init_args.q": 1},
+    "experiments/vat_mnist_mlp": {**MLP_1000, "model.init_args.eps": 2},
+    "experiments/fgsm_at_mnist_mlp": {**MLP_1000, "model.init_args.attack.init_args.eps": 0.2},
+    "experiments/dropout_mnist_mlp": {**MLP_1000, "model.init_args.network.init_args.dropout": 0.5},
+    "experiments/standard_mnist_mlp": MLP_1000,
+    # Matyasko, Table 4.1
+    "experiments/critic_mnist_mlp": {
+        **CRITIC,
+        **{"model.init_args.critic_weight": 0.5, "model.init_args.network.init_args.hidden": [1200, 1200, 1200]},
+    },
+    "experiments/critic_mnist_lenet": {**CRITIC, "model.init_args.critic_weight": 0.1},
+    "attacks/high_confidence_critic": {"init_args.steps": 500, "init_args.max_step": 0.1},
+    "attacks/deepfool_critic": {"init_args.steps": 500, "init_args.max_step": 0.1, "init_args.box": True},
+    # Li et al., Table 9
+    "experiments/er_mnist": embedding(0.3, 40),
+    "experiments/er_cifar10": embedding(0.03, 20),
+    "experiments/er_stl10": embedding(0.03, 20),
+    "experiments/er_tiny_imagenet": embedding(0.01, 10),
+    "experiments/madry_er_mnist": embedding(0.3, 40),
+    # Srinivasan et al.
+    "experiments/sdae_mnist": {"model.init_args.sigma2": 0.15},
+}
+
+DEFAULTS: dict[Any, dict[str, Any]] = {
+    ATENT: {"alpha": 0.9},
+    TRADES: {"beta": 6.0},
+    VAT: {"eps": 2.0, "iterations": 1},
+    MarginMaximization: {"q": 2},
+    AdversaryCritic: {"critic_weight": 0.5, "cycle_weight": 1e-2},
+    CriticSettings: {"steps": 1, "gradient_penalty_weight": 10.0, "gradient_norm": 1.0},
+    AttackSettings: {"steps": 5, "confidence": "running_mean", "target": "closest"},
+    ERClassifier: {"regularization": 5e-4, "clip": 0.01, "n_critic": 1, "prior": "gaussian"},
+    RIDE: {"steps": 2000, "stages": 5, "learning_rate": 1e-4, "weight_decay": 1e-4, "mask_ratio": 0.9},
+    CW: {"steps": 1000, "search_steps": 9},
+    DDN: {"init_norm": 1.0, "gamma": 0.05},
+    Square: {"queries": 5000},
+    LID: {"k": 20, "references": 100},
+}
+
+
+def at(tree: Any, path: str) -> Any:
+    """The value at a dotted `path`; whole numbers are positions."""
+    for name in path.split("."):
+        tree = tree[int(name)] if isinstance(tree, list) else tree[name]
+    return tree
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_printed_settings_are_configured(name: str) -> None:
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    assert {path: at(config, path) for path in PRINTED[name]} == PRINTED[name]
+
+
+@pytest.mark.parametrize("kind", DEFAULTS, ids=lambda kind: kind.__name__)
+def test_defaults_are_the_papers_values(kind: Any) -> None:
+    assert {n: signature(kind).parameters[n].default for n in DEFAULTS[kind]} == DEFAULTS[kind]
