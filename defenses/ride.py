@@ -43,8 +43,8 @@ def combine(target: Tensor, estimate: Tensor, alpha: float, suppression: bool) -
     """Next target x^(t) from x^(t-1) and x_est^(t), all (B, C, H, W): Eqs. 9 and 14.
 
     With the squared distance for both terms of Eq. 8 the minimiser is alpha x^(t-1) + (1 - alpha) x_est^(t) with
-    alpha = lambda / (1 + lambda). Non-maximum suppression replaces pixels whose L1 distance over channels is strictly below the
-    (lower) median of their image by x_est^(t).
+    alpha = lambda / (1 + lambda). Non-maximum suppression replaces pixels whose L1 distance over channels is strictly
+    below the (lower) median of their image by x_est^(t).
     """
     mixed = alpha * target + (1 - alpha) * estimate
     if not suppression:
