@@ -1,6 +1,7 @@
 """What the papers say, and what methods, experiments and suites say of them."""
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 from helpers import Coded, digits, trainer
 from torch import Tensor, nn
 
-from adversarial_lightning import lightning_modules, networks
+from adversarial_lightning import datamodules, lightning_modules, networks
 from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.lightning_modules import VAECLA, Classifier, Standard
 from adversarial_lightning.lightning_modules.training_method import TrainingMethod
@@ -20,9 +21,17 @@ from adversarial_lightning.networks.noisy import GaussianNoise
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXPERIMENTS = {path.stem: path for path in (CONFIGS / "experiments").rglob("*.yaml")}
-PAPERS = "atent_table|thesis_table[34]|er_fig3_(?!.*eot)"
+PAPERS = "atent_table|thesis_table(?!.*restarts)|er_fig3_(?!.*eot)|er_table2"
 TABLES = [path for path in sorted((CONFIGS / "suites").glob("*.yaml")) if re.match(PAPERS, path.stem)]
 
+# Training images, with those that are held out.
+IMAGES = {
+    "MNIST": 60_000,
+    "CIFAR10": 50_000,
+    "STL10": 5_000,
+    "TinyImageNet": 100_000,
+    "ImageNet": 1_281_167,
+}  # to train
 METHODS = {c for c in catalogue(lightning_modules) if issubclass(c, TrainingMethod)}
 METHODS -= {Standard, TrainingMethod, Classifier, lightning_modules.LossClassifier}
 FILES = [
@@ -62,6 +71,21 @@ def test_a_suite_says_which_rows_of_its_table_there_are(path: Path) -> None:
     named = re.findall(r"\b[a-z]\w*_\w+\b", " ".join(comments[start:end]))
     suites = {p.stem for p in (CONFIGS / "suites").glob("*.yaml")}
     assert named and set(named) <= set(EXPERIMENTS) | suites
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_header_counts_the_batches_that_there_are(name: str) -> None:
+    text = EXPERIMENTS[name].read_text()
+    said = re.search(r"^# cost: +(\d+) epochs? x ([\d,]+) (?:batches|steps)", text, re.M)
+    experiment = yaml.safe_load(text)
+    images = IMAGES.get(experiment["data"]["class_path"])
+    if said and images:
+        arguments = experiment["data"]["init_args"]
+        defaults = inspect.signature(getattr(datamodules, experiment["data"]["class_path"])).parameters
+        held_out = arguments.get("val_size", defaults["val_size"].default)
+        batches = arguments.get("train_limit", images - held_out) / arguments["batch_size"]
+        assert int(said[1]) == experiment["trainer"]["max_epochs"]
+        assert int(said[2].replace(",", "")) == pytest.approx(batches, rel=0.02)
 
 
 @pytest.mark.parametrize(
