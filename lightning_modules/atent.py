@@ -112,6 +112,7 @@ class ATENT(Classifier):
         z = z.detach().requires_grad_()
         loss = self.weight_gradient(z, y, c)
         assert z.grad is not None
+        # Of c times the mean loss; a sample's step wants the gradient of its own loss.
         return z.grad * (len(z) / c), loss
 
     def weight_gradient(self, z: Tensor, y: Tensor, c: float, sync: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""VAE-CLA: a classifier on Gaussian codes, each regularised towards N(0, I) (a baseline of the ER-Classifier).
+"""VAE-CLA: a classifier on Gaussian codes, each regularised towards N(0, I) (baseline of Li et al. 2021).
 
 Li, Min, Lee, Yu, Kruus, Wang and Hsieh, "Towards Robustness of Deep Neural Networks via Regularization", ICCV 2021.
 """
