@@ -1,4 +1,8 @@
-"""Local intrinsic dimensionality of every layer (Ma et al. 2018)."""
+"""Local intrinsic dimensionality of every layer (Ma et al. 2018).
+
+Ma, Li, Wang, Erfani, Wijewickrema, Schoenebeck, Song, Houle and Bailey, "Characterizing Adversarial Subspaces Using
+Local Intrinsic Dimensionality", ICLR 2018.
+"""
 
 from typing import Any
 
@@ -28,8 +32,9 @@ class LID(FittedDetector):
     Departures: their references are the clean images of the query's own minibatch, so an adversarial image meets its
     own original there, which deployment does not have, and the nearest neighbour is dropped (`among` does that: the gap
     is the leak). Here they are `batches` fixed minibatches, of which the mean is taken, so that a score does not
-    depend on the batch; a query is only left out of a minibatch that holds it. Set I alone scales the features. The k
-    nearest are not smooth where two change places; the gradient is that of the present ones.
+    depend on the batch; a query is only left out of a minibatch that holds it. Set I alone scales the features, and the
+    regression has the fixed C of `FittedDetector`. k 20 among 100 images is the command of their README; their function
+    has 10 by default. The k nearest are not smooth where two change places; the gradient is that of the present ones.
 
     Args:
         classifier: images -> logits; evaluate.py hands over the defended model.

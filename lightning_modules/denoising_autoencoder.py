@@ -1,4 +1,8 @@
-"""DAE and sDAE: denoisers that estimate the score of the data or of a class (MALADE, Srinivasan et al. 2021)."""
+"""DAE and sDAE: denoisers that estimate the score of the data or of a class (MALADE, Srinivasan et al. 2021).
+
+Srinivasan, Rohrer, Marban, Müller, Samek and Nakajima, "Robustifying Models Against Adversarial Attacks by Langevin
+Dynamics", 2021.
+"""
 
 from pathlib import Path
 from typing import Any, Literal

@@ -1,4 +1,8 @@
-"""Deep margin maximization: hinge loss and the size of the logits' input gradient (Matyasko 2020, chapter 3)."""
+"""Deep margin maximization: hinge loss and the size of the logits' input gradient (Matyasko 2020, chapter 3).
+
+Matyasko, "Towards Deep Neural Networks Robust to Adversarial Examples", doctoral thesis, Nanyang Technological
+University, 2020.
+"""
 
 from contextlib import nullcontext
 from typing import Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""Detectors by the protocol of the ER-Classifier paper (Tables 5-8 and 11-14), and under a detector-aware attack.
+"""Detectors by the protocol of Li et al. 2021 (Tables 5-8 and 11-14), and under a detector-aware attack.
 
 python -m adversarial_lightning.reproduce.detector_tables --er CKPT [--er-minus CKPT] [--undefended CKPT]
     --output FILE.json [...]
@@ -60,7 +60,7 @@ SEED = 0
 
 
 def attacks_of(options: Any) -> dict[str, Attack]:
-    """Attacks of section 5.2 by name; C&W has the radius `cw_eps`."""
+    """Attacks of Li et al. 2021, section 4.5.1, by name; C&W has the radius `cw_eps`."""
     cheap = {
         "steps": options.cw_steps,
         "search_steps": options.cw_consts,

@@ -43,7 +43,8 @@ from adversarial_lightning.networks.eval_mode import frozen_eval
 def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: int = 50) -> dict[str, Any]:
     """Error, FGSM error and rho of `network` on images (N, C, H, W) in [0, 1]; "each" holds rho of every correct one.
 
-    rho_correct is eq. 3.20; rho_all counts misclassified images as 0 (eq. 4.9); rho_predicted moves every image away
+    All are under chapter 3's DeepFool; chapter 4's is another metric, in the suite thesis_table4_1. rho_correct is eq.
+    3.20; rho_all counts misclassified images as 0, as eq. 4.9 does; rho_predicted moves every image away
     from what the network says. Failures of DeepFool keep their r, as in the thesis: "found" is its success rate.
     """
     parts = []
