@@ -161,7 +161,7 @@ class AttackEvaluation(pl.Callback):
         loop = _loop(trainer)
         if self._model is None:
             self._model = attacked_model(pl_module, x, index)
-            self._choose(getattr(loop._combined_loader.flattened[0], "dataset", None))  # type: ignore[union-attr]
+            self._choose(getattr(loop._combined_loader.flattened[0], "dataset", None))
         rows = index >= 0 if self._chosen is None else torch.isin(index, self._chosen.to(index.device))
         # The samples of a small subset wait until they fill a batch; all are attacked before the last batch has ended,
         # while weights that are only validated (an average of several steps) are still in place.

@@ -1,9 +1,10 @@
 """Held-out images that callbacks use during validation, and when they do."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 from torch import Tensor
 
-from adversarial_lightning.datamodules.images import IndexedImages
 from adversarial_lightning.evaluation.outcomes.subset import random_subset
 
 
@@ -19,7 +20,7 @@ def should_run(trainer: pl.Trainer, every_n_epochs: int, batch_idx: int, dataloa
     return bool(ready) and first and (epoch % every_n_epochs == 0 or epoch == trainer.max_epochs)
 
 
-def held_out(trainer: pl.Trainer, n: int, sample_seed: int) -> tuple[IndexedImages, Tensor]:
+def held_out(trainer: pl.Trainer, n: int, sample_seed: int) -> tuple[Any, Tensor]:
     """Validation images of the data module, and positions in them of a random subset of `n` (see `random_subset`)."""
-    images: IndexedImages = trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
+    images = trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
     return images, random_subset(images.indices, n, sample_seed)

@@ -96,7 +96,7 @@ def eight_bit(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
         return _scaled(image).convert(mode)
     if image.has_transparency_data:
         image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        if image.getextrema()[3][0] < 255:  # type: ignore[index]
+        if np.asarray(image.getchannel("A")).min() < 255:
             raise UserError("it is transparent in places")
     return image.convert(mode) if image.mode == mode else image.convert("RGB").convert(mode)
 

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
@@ -231,7 +231,7 @@ def test_the_guard_asks_for_the_number_of_classes(tmp_path: Path) -> None:
 
 def test_pictures_are_of_the_weights_that_are_validated(tmp_path: Path) -> None:
     """Averaged weights: in place while batches are validated, and gone when validation ends."""
-    seen: dict[str, list[Tensor]] = {"drawn": [], "validated": [], "trained": []}
+    seen: dict[str, list[Tensor]] = {"drawn": [], "attacked": [], "validated": [], "trained": []}
 
     class Watch(NetworkPictures):
         def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
@@ -241,6 +241,11 @@ def test_pictures_are_of_the_weights_that_are_validated(tmp_path: Path) -> None:
         def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
             seen["trained"].append(pl_module.network.layers[0].weight.clone())
 
+    class Waiting(AttackEvaluation):
+        def _evaluate(self, *batch: Tensor) -> None:
+            seen["attacked"].append(cast(Bare, self._model).layers[0].weight.clone())
+            super()._evaluate(*batch)
+
     def views(network: Bare, *_: Any, **__: Any) -> list[Any]:
         seen["drawn"].append(network.layers[0].weight.clone())
         return []
@@ -248,9 +253,10 @@ def test_pictures_are_of_the_weights_that_are_validated(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adversarial_lightning.callbacks.network_pictures.views", views)
         logger = TensorBoardLogger(str(tmp_path), name="", version="")
-        callbacks = [EMAWeightAveraging(decay=0.9), Watch(FGSM(), every_n_epochs=1)]
+        callbacks = [EMAWeightAveraging(decay=0.9), Watch(FGSM(), every_n_epochs=1), Waiting(NOTHING, limit=20)]
         trainer = plain(tmp_path, max_epochs=1, logger=logger, num_sanity_val_steps=0, callbacks=callbacks)
-        trainer.fit(Standard(Bare(), adam), digits())
+        trainer.fit(Standard(Bare(), adam), digits(eval_batch_size=16))
+    assert all(torch.equal(w, seen["validated"][0]) for w in seen["attacked"]) and len(seen["attacked"]) == 2
     assert torch.equal(seen["drawn"][0], seen["validated"][0]) and len(seen["drawn"]) == 1
     assert not torch.equal(seen["drawn"][0], seen["trained"][0])
 
