@@ -22,7 +22,7 @@ class MovedRun(pl.Callback):
     ) -> None:
         states = checkpoint["callbacks"]
         for keeper in trainer.checkpoint_callbacks:
-            if not isinstance(keeper, ModelCheckpoint) or keeper.dirpath is None:
+            if not isinstance(keeper, ModelCheckpoint) or "://" in str(keeper.dirpath):  # a store has no folders
                 continue
             if keeper.state_key in states:
                 _relocate(trainer, keeper, states)
