@@ -1,6 +1,6 @@
 """Pictures of an attack in TensorBoard: clean image, adversarial image and perturbation."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from adversarial_lightning.attacks import Attack, Noise
+from adversarial_lightning.callbacks.attacked_model import attacked_model
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.report.grids import caption
-from adversarial_lightning.lightning_modules.base import Classifier
 from adversarial_lightning.lightning_modules.training_method import Batch
 from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.seed import global_seed
@@ -34,7 +34,7 @@ def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> T
 
 
 class AdversarialImages(pl.Callback):
-    """Logs a grid of attacked validation images.
+    """Logs a grid of attacked validation images; what is attacked is said by `attacked_model`.
 
     Captions read ``label: clean prediction > adversarial prediction``.
 
@@ -50,16 +50,22 @@ class AdversarialImages(pl.Callback):
         self.attack, self.n, self.every_n_epochs = attack, n, every_n_epochs
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        due = batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
+        due = batch_idx == dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
         if not due or trainer.current_epoch % self.every_n_epochs:
             return
         x, y, index = (t[: self.n] for t in batch)
-        network = cast(Classifier, pl_module).network
-        z = self.attack(network, x, y, Noise.keyed(global_seed(), index))
-        with frozen_eval(network), torch.no_grad():
-            before, after = network(x).argmax(1), network(z).argmax(1)
+        model = attacked_model(pl_module, x, index)
+        z = self.attack(model, x, y, Noise.keyed(global_seed(), index))
+        with frozen_eval(model), torch.no_grad():
+            before, after = model(x.clone()).argmax(1), model(z.clone()).argmax(1)
         grid = picture(*(t.cpu() for t in (x, z, y, before, after)))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -30,6 +30,9 @@ class ImageFolder(ImageData):
     therefore spread over all classes, also under `train_limit` and `test_limit`. `classes` lists the folder names by
     label; `num_classes` may exceed their number (a sample of a larger data set), but not be lower.
 
+    Files of 16 bits and floats in [0, 1] are scaled; transparent ones and those of unknown range are refused by name
+    (`files.eight_bit`). EXIF orientations are not applied.
+
     cache: decode every image once into a file that is then memory-mapped (`cache.py`), for data sets whose pixels fit
     on the disk. augment: in training, random crops with a padding of an eighth of the size, and mirrored images.
     Raises FileNotFoundError if root is missing, ValueError for an unknown archive, an empty class, a corrupt image.
@@ -85,7 +88,8 @@ class ImageFolder(ImageData):
         files = FileImages(paths, labels, self.image_size, self.channels, indices=indices)
         if not self.cache:
             return files
-        key = facts([Path(path) for path in paths]) + f"-{self.channels}x{self.image_size}"
+        # The last figure counts changes of `eight_bit`: what it decoded otherwise before is decoded anew.
+        key = facts([Path(path) for path in paths]) + f"-{self.channels}x{self.image_size}-1"
         name = f"{folder.parent.name}-{folder.name}"
         pixels, labels = cached(folder, name, key, lambda: (stacked(len(paths), files.fetch, self.image_shape), labels))
         return TensorImages(pixels, labels, indices)

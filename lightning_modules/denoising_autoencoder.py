@@ -109,6 +109,7 @@ class DenoisingAutoencoder(TrainingMethod):
 
     def setup(self, stage: str) -> None:
         """Load and freeze the classifier. Raises ValueError if classifier, network and data do not fit together."""
+        super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None:
             check_images_come_back(self.network, tuple(data.image_shape))

@@ -54,6 +54,13 @@ class TrainingMethod(pl.LightningModule):
         output: Tensor = self.network(x)
         return output
 
+    def setup(self, stage: str) -> None:
+        if self.trainer.precision not in ("32-true", "16-mixed", "bf16-mixed"):
+            raise UserError(
+                f"{type(self).__name__} keeps its weights in float32, not in {self.trainer.precision}: use "
+                "--trainer.precision bf16-mixed for speed, or 32-true"
+            )
+
     def noise(self, index: Tensor) -> Noise:
         """Noise keyed by seed, sample number `index` (B,) and epoch: the same on any number of processes."""
         return Noise.keyed(global_seed(), index).fork(self.current_epoch)

@@ -157,16 +157,18 @@ def evaluate_batch(
     `x` (B, C, H, W) in [0, 1], labels `y` and `index` (B,) int64. `attack` None gives the clean rows. `name` and
     `restart` choose the attacker's random streams, which are functions of (seed, sample, name, restart); for the
     defender's `draws` see `defender_noise`. `clean` (B,) are predictions that are known already. `detector` scores the
-    judged images. `attack_context` is entered for the attack only (see `low_precision`). Computes in float32 without
-    autocast; may be called in any train/eval mode, under no_grad and inference_mode, and leaves all of them as they
-    were. Misclassified rows stay in the batch, whose shape is fixed, and count as not robust whatever the attack does.
+    judged images. `attack_context` is entered for the attack only (see `low_precision`). Computes without autocast, in
+    float32, or in float64 if the model has such parameters; may be called in any train/eval mode, under no_grad and
+    inference_mode, and leaves all of them as they were. Misclassified rows stay in the batch, whose shape is fixed, and
+    count as not robust whatever the attack does.
 
     Raises ValueError for images outside [0, 1], logits that do not fit, and attacks that leave the shape or [0, 1].
     """
     attacker = Noise.keyed(seed, index).fork("attacker").fork(name).fork(restart)
     noises = defender_noise(seed, index, draws)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), exact():
-        x = x.detach().float().clone()
+        double = any(p.dtype == torch.float64 for p in model.parameters())
+        x = x.detach().to(torch.float64 if double else torch.float32).clone()
         check_images(x)
         started = _now(x)
         right = torch.zeros_like(y)
@@ -224,7 +226,7 @@ def _checked(z: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     if z.shape != x.shape or z.device != x.device:
         raise UserError(f"attack {name} made {tuple(z.shape)} on {z.device} of images {tuple(x.shape)} on {x.device}")
     valid = z.flatten(1).isfinite().all(1)
-    z = torch.where(valid.view(-1, *[1] * (x.ndim - 1)), z.detach().float(), x)
+    z = torch.where(valid.view(-1, *[1] * (x.ndim - 1)), z.detach().to(x.dtype), x)
     if not bool(((z >= 0) & (z <= 1)).all()):
         low, high = float(z.min()), float(z.max())
         raise UserError(f"attack {name} returned pixels in [{low:.4g}, {high:.4g}], not in [0, 1]")
