@@ -40,7 +40,8 @@ from adversarial_lightning.networks import (
     WideResNet,
 )
 from adversarial_lightning.networks.features import outputs
-from adversarial_lightning.networks.foreign_weights import load_weights, read
+from adversarial_lightning.networks.foreign_weights import load_weights
+from adversarial_lightning.networks.weights_file import read
 
 COUNTS: list[tuple[nn.Module, int]] = [
     (SmallCNN(), 312_202),
@@ -309,7 +310,7 @@ def test_trades_checkpoints_fit(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "trades.pt")
     target = WideResNet(depth=10, width=1)
     report = load_weights(target, tmp_path / "trades.pt")
-    assert same(source, target) and report.complete and set(report.mapped) == set(source.state_dict())
+    assert same(source, target) and report.fits and set(report.mapped) == set(source.state_dict())
     assert all(f"module.{ours}" == theirs for ours, theirs in report.mapped.items())
     assert report.ignored and "unused copy" in report.lines()[1]
 
@@ -359,7 +360,7 @@ def test_timm_files_go_into_timm_classifiers(tmp_path: Path) -> None:
     "change, message",
     [
         (lambda s: s.pop("layer2.0.conv1.weight"), r"missing \(1\): layer2\.0\.conv1\.weight"),
-        (lambda s: s.update(extra=torch.zeros(1)), r"unexpected \(1\): extra"),
+        (lambda s: s.update({"layer2.1.conv1.weight": torch.zeros(1)}), r"unexpected \(1\): layer2\.1\.conv1\.weight"),
         (
             lambda s: s.update({"linear.weight": torch.zeros(7, 64)}),
             r"another shape \(1\): linear\.weight: .*\(7, 64\)",
