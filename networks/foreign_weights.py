@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,11 +63,16 @@ class Report:
         ]
         own = [name for name in self.kept if not is_counter(name)]
         lines += [f"kept from the configuration: {', '.join(own)}"] if own else []
-        for reason in dict.fromkeys(self.ignored.values()):
-            names = [name for name, why in self.ignored.items() if why == reason]
-            lines.append(f"left out: {_some(names)}: {reason}")
+        lines += [f"left out {_some(names)}: {reason}" for reason, names in self.summary()["left_out"].items()]
         lines += [f"passed over: {name}: {what}" for name, what in self.passed_over.items()]
         return lines + self.problems()
+
+    def summary(self) -> dict[str, Any]:
+        """Summary for results.json: the place in the file, the number of tensors, and what was not taken, by reason."""
+        left = {why: [n for n, reason in self.ignored.items() if reason == why] for why in self.ignored.values()}
+        kept = [name for name in self.kept if not is_counter(name)]
+        taken = {"key": self.key, "prefix": self.prefix, "mapped": len(self.mapped), "kept": kept}
+        return {**taken, "left_out": left, "extra": self.extra, "passed_over": self.passed_over}
 
     def problems(self) -> list[str]:
         """Reasons why the file does not fit the network."""
@@ -75,7 +81,12 @@ class Report:
 
 
 def load_weights(
-    network: nn.Module, path: str | Path, *, key: str | None = None, prefix: str | None = None, ignore: Sequence[str] = ()
+    network: nn.Module,
+    path: str | Path,
+    *,
+    key: str | None = None,
+    prefix: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Report:
     """Load the tensors of a file (.safetensors; .pt, .pth, .ckpt and the like) into `network`, all or none.
 
@@ -149,7 +160,9 @@ def _report(ours: Tensors, theirs: Tensors, normalisers: Sequence[str], place: P
                 report.kept.append(name)
             else:
                 report.missing.append(name)
-        elif tensor.shape == theirs[pairs[name]].shape or (name in normalisers and tensor.numel() == theirs[pairs[name]].numel()):
+        elif tensor.shape == theirs[pairs[name]].shape or (
+            name in normalisers and tensor.numel() == theirs[pairs[name]].numel()
+        ):
             report.mapped[name] = pairs[name]
         else:
             shapes = f"{tuple(theirs[pairs[name]].shape)}, the network {tuple(tensor.shape)}"
@@ -171,12 +184,14 @@ def _report(ours: Tensors, theirs: Tensors, normalisers: Sequence[str], place: P
 def _normaliser(
     name: str, own: Tensor, theirs: Tensors, place: Placement, used: set[str], report: Report
 ) -> dict[str, str]:
-    """Partner of the buffer `name` of a normalisation: at its place, else under any name (`mu`, `0.mean`, `new_std`)."""
+    """Partner of the buffer `name` of a normalisation: at its place, else under any name (`mu`, `new_std`)."""
     fits = [n for n, t in theirs.items() if n not in used and t.numel() == own.numel()]
     same = [n for n in fits if canonical(n) == place.start + canonical(name)[len(place.own) :]]
     same = same or [n for n in fits if canonical(n)[-1] == name.rpartition(".")[2]]
     if any(not torch.equal(theirs[n].flatten(), theirs[same[0]].flatten()) for n in same[1:]):
-        report.doubts.append(f"{name}: the file has several that differ ({', '.join(same)}): --weights_ignore all but one")
+        report.doubts.append(
+            f"{name}: the file has several that differ ({', '.join(same)}): --weights_ignore all but one"
+        )
         return {}
     return {name: same[0]} if same else {}
 

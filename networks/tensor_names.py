@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 Parts = tuple[str, ...]
 
-# Names are compared after replacing the first by the second. `new_mean` and `new_std` are those of MadryLab's robustness.
+# Names are compared after replacing the first by the second (`new_mean`, `new_std`: MadryLab's robustness).
 SYNONYMS = {
     "downsample": "shortcut",
     "linear": "fc",
@@ -45,7 +45,7 @@ def is_counter(name: str) -> bool:
 
 
 def placements(ours: Sequence[str], theirs: Sequence[str], prefix: str | None = None) -> list[Placement]:
-    """Places of the names `ours` among `theirs`: all that hold every name, and the fullest; by `prefix` only that one."""
+    """Places of the names `ours` among `theirs`: all that hold every name, and the fullest; with `prefix` that one."""
     found: dict[tuple[Parts, Parts], Placement] = {}
     parts = {name: canonical(name) for name in (*ours, *theirs)}
     only = None if prefix is None else canonical(prefix.strip(".")) if prefix.strip(".") else ()

@@ -42,7 +42,9 @@ def read(path: str | Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
         raise UserError(f"{path} was not loaded: {reason} ({' '.join(str(error).split())[:160]})") from error
     sets = _state_dicts(content, WHOLE, _DEPTH)
     if not sets:
-        raise UserError(f"{path} holds no state dict: tensors by name, at its top or inside an entry such as state_dict")
+        raise UserError(
+            f"{path} holds no state dict: tensors by name, at its top or inside an entry such as state_dict"
+        )
     return sets, [str(name) for name, value in content.items() if not _state_dicts({str(name): value}, WHOLE, _DEPTH)]
 
 

@@ -96,7 +96,7 @@ def test_checkpoints_of_madrylab(twin: str, tmp_path: Path) -> None:
             load_weights(network, tmp_path / "file.pt")
         options: dict[str, Any] = {"ignore": ["*attacker*"]}
     elif twin == "other weights":
-        with pytest.raises(ValueError, match="names in module; .*names in module.attacker.*_prefix"):
+        with pytest.raises(ValueError, match=r"names in module; .*names in module.attacker.*_prefix"):
             load_weights(network, tmp_path / "file.pt")
         options = {"prefix": "module.model"}
     else:
