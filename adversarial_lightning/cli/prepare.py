@@ -18,12 +18,14 @@ from adversarial_lightning.evaluation import Campaign
 from adversarial_lightning.evaluation.campaign.identity import (
     data_part,
     identify,
+    images_part,
     suite_part,
     with_files,
 )
 from adversarial_lightning.evaluation.campaign.launch import (
     Rank,
 )
+from adversarial_lightning.evaluation.campaign.source_code import code_part
 from adversarial_lightning.evaluation.outcomes.detection import calibration, score_images, threshold
 from adversarial_lightning.networks.foreign_weights import Report
 
@@ -67,17 +69,22 @@ def prepare(settings: Namespace, objects: Namespace) -> Evaluation:
     parts = {
         "checkpoint": checkpoint,
         "suite": suite_part(objects.suite),
-        "data": data_part(describe(data), images),
+        "data": data_part(describe(data), images, range(n)),
         "defenses": [_spec(entry) for entry in settings.defenses],
         "seed": settings.seed,
         "limit": n,
         "detector": _spec(settings.detector),
         "fpr": settings.fpr if settings.detector else None,
         "calibrate": settings.calibrate,
+        "calibration_images": None,
         "mode": settings.mode,
         "draws": draws,
         "precision": [settings.precision, settings.compile],
+        "code": code_part([settings[name] for name in ("network", "suite", "data", "defenses", "detector")]),
     }
+    if detector is not None:
+        held_out = images if settings.calibrate == "test" else data.dataset("val")
+        parts["calibration_images"] = images_part(held_out, range(len(held_out)))
     campaign = Campaign(
         suite=objects.suite,
         data=images,
