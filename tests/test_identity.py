@@ -87,6 +87,38 @@ def test_of_installed_packages_the_version_counts(project: Path) -> None:
     assert code_part(["relu", "0.5", "no.such.name", "torch", "numpy.pi", 3, None]) == {}
 
 
+EVERYWHERE = """
+from dataclasses import dataclass
+from collections.abc import Callable
+from torch import nn
+from adversarial_lightning import attacks, datamodules, detectors
+@dataclass(frozen=True)
+class Attack(attacks.FGSM):
+    function: Callable = abs
+class Net(nn.Module): ...
+class Detector(detectors.MaxProbability): ...
+class Data(datamodules.Digits): ...
+def defense(model: nn.Module) -> nn.Module: return model
+def function(x): return x
+"""
+
+
+def test_code_is_found_wherever_it_is_named(project: Path) -> None:
+    (project / "my_all.py").write_text(EVERYWHERE)
+    (project / "s.yaml").write_text(
+        "deep: {class_path: Restarts, init_args: {n: 2, attack: {class_path: my_all.Attack, init_args: "
+        "{eps: 0.1, function: my_all.function}}}}"
+    )
+    for name in ("Net", "Detector", "Data"):
+        (project / f"{name}.yaml").write_text(f"class_path: my_all.{name}\n")
+    (project / "d.yaml").write_text("- my_all.defense\n")
+    given = {"network": "Net", "detector": "Detector", "data": "Data", "defenses": "d", "suite": "s"}
+    words = [f"--{name}={project / file}.yaml" for name, file in given.items()]
+    settings = evaluate.options().parse_args([*words, f"--output={project}"])
+    found = code_part([settings[name] for name in given])
+    assert set(found) == {f"my_all.{name}" for name in ("Attack", "function", "Net", "Detector", "Data", "defense")}
+
+
 @pytest.fixture
 def handler() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
@@ -99,14 +131,16 @@ DEFENSE = (
 )
 DEFENSE += "        super().__init__()\n        self.classifier = classifier\n    def forward(self, x):\n"
 DEFENSE += "        return self.classifier(turn(x))\n"
+DEFENSE += "def turned(classifier: torch.nn.Module) -> torch.nn.Module:\n    return Turned(classifier)\n"
 
 
+@pytest.mark.parametrize("entry, name", [("class_path: my_defense.Turned", "Turned"), ("my_defense.turned", "turned")])
 def test_an_edited_helper_of_a_defense_is_refused_by_name(
-    project: Path, handler: None, capsys: pytest.CaptureFixture[str]
+    entry: str, name: str, project: Path, handler: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "my_defense.py").write_text(DEFENSE)
     (project / "my_helper.py").write_text("def turn(x): return x\n")
-    (project / "defenses.yaml").write_text("- class_path: my_defense.Turned\n")
+    (project / "defenses.yaml").write_text(f"- {entry}\n")
     (project / "suite.yaml").write_text("fgsm: {class_path: FGSM, init_args: {eps: 0.05}}\n")
     given = {"checkpoint": save(project / "a.ckpt"), "suite": project / "suite.yaml", "audit": "none", "limit": 20}
     given |= {"defenses": project / "defenses.yaml", "output": project / "out", "accelerator": "cpu"}
@@ -116,7 +150,7 @@ def test_an_edited_helper_of_a_defense_is_refused_by_name(
     (project / "my_helper.py").write_text("def turn(x): return x.flip(3)\n")
     capsys.readouterr()
     assert evaluate.main(command) == 2
-    assert "evaluation, the code of my_defense.Turned has changed since (in my_helper)" in capsys.readouterr().err
+    assert f"evaluation, the code of my_defense.{name} has changed since (in my_helper)" in capsys.readouterr().err
 
 
 def pixel(images: IndexedImages, number: int, by: float) -> IndexedImages:

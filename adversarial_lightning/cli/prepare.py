@@ -25,7 +25,7 @@ from adversarial_lightning.evaluation.campaign.identity import (
 from adversarial_lightning.evaluation.campaign.launch import (
     Rank,
 )
-from adversarial_lightning.evaluation.campaign.source_code import code_part
+from adversarial_lightning.evaluation.campaign.source_code import code_part, named
 from adversarial_lightning.evaluation.outcomes.detection import calibration, score_images, threshold
 from adversarial_lightning.networks.foreign_weights import Report
 
@@ -144,15 +144,18 @@ def device(accelerator: str, rank: Rank) -> torch.device:
     return torch.device("cuda", rank.local % torch.cuda.device_count())
 
 
-def _spec(given: Namespace | None) -> Any:
-    """Values that the user wrote, in plain types; classes by room and name, files by their bytes."""
-    return with_files(_short(plain(given.clone(with_meta=False).as_dict()))) if given else None
+def _spec(given: Any) -> Any:
+    """Values that the user wrote, in plain types; classes by room and name, functions by path, files by their bytes."""
+    values = given.clone(with_meta=False).as_dict() if isinstance(given, Namespace) else given
+    return with_files(plain(_short(values)))
 
 
 def _short(spec: Any) -> Any:
     """`spec` with this project's classes written as checkpoints write them: ``networks.SmallCNN``."""
-    if isinstance(spec, list):
+    if isinstance(spec, list | tuple):
         return [_short(value) for value in spec]
+    if isinstance(spec, Namespace):
+        return _short(spec.as_dict())
     if isinstance(spec, dict):
         return {n: v.removeprefix(f"{PACKAGE}.") if n == "class_path" else _short(v) for n, v in spec.items()}
-    return spec
+    return named(spec)

@@ -9,6 +9,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from jsonargparse import Namespace
@@ -42,9 +43,14 @@ def changed(before: Mapping[str, Digests], now: Mapping[str, Digests]) -> list[s
     ]
 
 
+def named(value: Any) -> Any:
+    """Import path of a function or class, as it stands in settings for a Callable-typed field; other values as they are."""
+    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, FunctionType | type) else value
+
+
 def _texts(settings: Any) -> Iterator[str]:
-    """All strings in settings, also those in Callable-typed fields."""
-    if isinstance(settings, str):
+    """All strings in settings, and the import paths of all functions."""
+    if isinstance(settings := named(settings), str):
         yield settings
     elif isinstance(settings, Namespace | Mapping):
         for value in (vars(settings) if isinstance(settings, Namespace) else settings).values():
