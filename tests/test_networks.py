@@ -238,6 +238,16 @@ def test_timm_classifier_is_timms_preprocessing_and_model(name: str) -> None:
     assert ours.shape == (1, 1000) and (ours - theirs).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("cls, name", [(TimmClassifier, "resnet10t"), (TorchvisionClassifier, "squeezenet1_1")])
+def test_mean_and_std_can_be_given(cls: type[nn.Module], name: str) -> None:
+    """And a checkpoint keeps them."""
+    network = cls(name, num_classes=10, mean=[0.5, 0.4, 0.3], std=[0.5, 0.6, 0.7])
+    again = build(describe(network), catalogue(networks))
+    x = torch.rand(1, 3, 64, 64)
+    right = (x - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    assert torch.allclose(network.normalize(x), right) and torch.allclose(again.normalize(x), right)
+
+
 def test_torchvision_classifier_is_torchvisions_preprocessing_and_model() -> None:
     network = TorchvisionClassifier("squeezenet1_1").eval()
     transform = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT.transforms()

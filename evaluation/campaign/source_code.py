@@ -44,7 +44,7 @@ def changed(before: Mapping[str, Digests], now: Mapping[str, Digests]) -> list[s
 
 
 def named(value: Any) -> Any:
-    """Import path of a function or class, as it stands in settings for a Callable-typed field; other values as they are."""
+    """Import path of a function or class, as it stands in settings of a Callable type; other values as they are."""
     return f"{value.__module__}.{value.__qualname__}" if isinstance(value, FunctionType | type) else value
 
 
