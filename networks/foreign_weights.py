@@ -169,9 +169,8 @@ def _report(ours: Tensors, theirs: Tensors, normalisers: Sequence[str], place: P
             report.misshapen.append(f"{name}: the file has {shapes}")
     normalised = any(name in report.mapped for name in normalisers)
     ignored, extra = {}, []
-    for name in theirs:
-        if name in pairs.values():
-            continue
+    used = set(pairs.values())
+    for name in (name for name in theirs if name not in used):
         reason, expected = left_out(name, place, normalised)
         if not reason:
             report.unexpected.append(name)
@@ -216,8 +215,8 @@ def _with_the_rest(taken: Report, reports: list[Report], sets: dict[str, Tensors
             why = f"equal to what was taken, under {report.prefix}"
             ignored |= {n: why for n in report.mapped.values() if twin and n not in taken.mapped.values()}
         elif report.fits:
-            equal = "equal to what was taken" if _equal(sets, taken, report) else "other values"
-            passed_over[report.key] = f"it fits too, with {equal}"
+            values = "equal" if _equal(sets, taken, report) else "other"
+            passed_over[report.key] = f"it fits too, with {values} values"
     for key in sets:
         if key != taken.key:
             passed_over.setdefault(key or "the top of the file", f"{len(sets[key])} tensors, which do not fit")

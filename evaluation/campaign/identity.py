@@ -46,7 +46,7 @@ def images_part(images: Any, positions: Iterable[int]) -> dict[str, str]:
     whole, pixels = hashlib.sha256(), hashlib.sha256()
     for tensor in (images.indices, images.labels):
         whole.update(torch.as_tensor(tensor, dtype=torch.int64).numpy().tobytes())
-    for stored in images.source_bytes(torch.tensor(list(positions))):
+    for stored in images.source_bytes(torch.tensor(list(positions), dtype=torch.int64)):
         pixels.update(stored)
     return {"fingerprint": whole.hexdigest(), "pixels": pixels.hexdigest()}
 
@@ -122,6 +122,7 @@ def _compare(path: Path, parts: Mapping[str, Any]) -> None:
 def _reasons(before: Mapping[str, Any], now: Mapping[str, Any], different: list[str]) -> str:
     names = [name.replace("_", " ") for name in different if name != "code"]
     if "data" in different and {**before["data"], "pixels": now["data"]["pixels"]} == now["data"]:
-        names[names.index("data")] = "data (the images have changed)"
-    with_other = [f"with other {' and '.join(names)}"] if names else []
+        chosen_otherwise = {"limit", "samples"} & set(different)  # then other pixels say nothing of the data
+        names[names.index("data")] = "" if chosen_otherwise else "data (the images have changed)"
+    with_other = [f"with other {' and '.join(filter(None, names))}"] if names else []
     return "; ".join([*with_other, *changed(before.get("code", {}), now.get("code", {}))])
