@@ -1,6 +1,8 @@
 """Images that are decoded from their files at every fetch, for data sets too large to keep decoded."""
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -69,6 +71,11 @@ class FileImages(IndexedImages):
             return torch.stack(parts)
         finally:
             torch.set_rng_state(before)
+
+    def source_bytes(self, positions: Tensor) -> Iterator[bytes]:
+        """The files, not decoded: that is some hundred times as fast, and the settings say how they are decoded."""
+        for index in self.indices[positions].tolist():
+            yield Path(self.paths[index]).read_bytes()
 
     def _open(self, index: int) -> Image.Image:
         try:

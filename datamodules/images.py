@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class IndexedImages(Dataset[Batch], ABC):
     @abstractmethod
     def fetch(self, indices: Tensor) -> Tensor:
         """Images (B, C, H, W) by their numbers (B,) in the source: uint8 in 0 .. 255, or float32 in [0, 1]."""
+
+    def source_bytes(self, positions: Tensor) -> Iterator[bytes]:
+        """Bytes of the source that decide the pixels at these positions (N,): here the pixels, as they are stored."""
+        for some in self.indices[positions].split(256):
+            yield self.fetch(some).contiguous().numpy().tobytes()
 
     def stored(self) -> "IndexedImages":
         """Copy that returns images in the dtype of their source; the consumer calls `as_float`, on its device."""

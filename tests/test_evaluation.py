@@ -574,7 +574,7 @@ def parts(**changes: Any) -> dict[str, Any]:
     base = {
         "checkpoint": {"sha256": "a"},
         "suite": suite_part(SUITE),
-        "data": data_part(describe(data), data.dataset("test")),
+        "data": data_part(describe(data), data.dataset("test"), range(10)),
         **{"defenses": [], "seed": 0, "limit": 10},
     }
     return {**base, **changes}
@@ -589,7 +589,7 @@ def other_labels() -> Any:
 CHANGES: dict[str, dict[str, Any]] = {
     "checkpoint": {"checkpoint": {"sha256": "b"}},
     "suite": {"suite": suite_part({**SUITE, "fgsm": FGSM(eps=0.06)})},
-    "data": {"data": data_part(describe(Digits(size=8)), other_labels())},
+    "data": {"data": data_part(describe(Digits(size=8)), other_labels(), range(10))},
     "defenses": {"defenses": [{"class_path": "defenses.Purified"}]},
     "seed": {"seed": 1},
     "limit": {"limit": 11},
@@ -601,7 +601,8 @@ def test_another_campaign_is_refused_by_name(part: str, tmp_path: Path) -> None:
     identity = claim_folder(tmp_path, parts())
     assert claim_folder(tmp_path, parts()) == identity  # a resume
     loading = describe(Digits(size=8, batch_size=3, eval_batch_size=5, workers=2))
-    assert claim_folder(tmp_path, parts(data=data_part(loading, Digits(size=8).dataset("test")))) == identity
+    same = data_part(loading, Digits(size=8).dataset("test"), range(10))
+    assert claim_folder(tmp_path, parts(data=same)) == identity
     with pytest.raises(ValueError, match=f"with other {part}: .*--output"):
         claim_folder(tmp_path, parts(**CHANGES[part]))
     assert claim_folder(tmp_path / "else", parts(**CHANGES[part])) != identity

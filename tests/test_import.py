@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.cli import evaluate
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.evaluation.outcomes.imported_proof import compared
 from adversarial_lightning.networks import MLP
+from adversarial_lightning.networks.foreign_weights import load_weights
 
 SUITE = "fgsm: {class_path: FGSM, init_args: {eps: 0.05}}\n"
 NETWORK = "class_path: networks.MLP\ninit_args: {features: 64, hidden: [16]}\n"
@@ -31,7 +33,10 @@ def files(tmp_path: Path) -> Iterator[Path]:
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(x), y).backward()
         optimizer.step()
-    torch.save({"state_dict": {f"module.{n}": t for n, t in network.state_dict().items()}}, tmp_path / "theirs.pt")
+    state = {f"module.{n}": t for n, t in network.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "theirs.pt")
+    raw = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"state_dict": raw, "state_dict_ema": state | {"loss.w": torch.ones(1)}}, tmp_path / "two.pt")
     for name, text in {"suite": SUITE, "network": NETWORK, "data": DATA}.items():
         (tmp_path / f"{name}.yaml").write_text(text)
     handler = signal.getsignal(signal.SIGTERM)
@@ -73,7 +78,9 @@ def test_foreign_weights_are_proved(files: Path, capsys: pytest.CaptureFixture[s
     "more, message",
     [
         ({"network": None}, "describe it in a YAML file"),
-        ({"weights": None}, "give either --checkpoint"),
+        ({"weights": None}, "MLP alone is random"),
+        ({"weights": None, "network": None}, "give either --checkpoint"),
+        ({"weights": None, "network": None, "weights_key": "ema"}, "choose in the file --weights"),
         ({"checkpoint": "a.ckpt"}, "give either --checkpoint"),
         ({"published": 84.92}, "is a share in [0, 1]"),
         ({"data": None}, "give --data"),
@@ -92,6 +99,58 @@ def test_a_network_of_another_shape_is_refused(files: Path, capsys: pytest.Captu
     (files / "network.yaml").write_text(NETWORK.replace("16", "17"))
     assert run(files) == 2
     assert "of another shape (3): layers.1.weight" in capsys.readouterr().err
+
+
+def test_the_choice_of_weights_is_recorded_and_belongs_to_the_evaluation(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(files, weights=files / "two.pt") == 2
+    assert "differ: state_dict, names in module; state_dict_ema, names in module" in capsys.readouterr().err
+    assert run(files, weights=files / "two.pt", weights_key="state_dict_ema") == 0
+    results = json.loads((files / "out" / "results.json").read_text())
+    assert results["weights"] == {
+        **{"key": "state_dict_ema", "prefix": "module", "mapped": 4, "kept": [], "extra": ["loss.w"]},
+        "left_out": {"outside of module": ["loss.w"]},
+        "passed_over": {"state_dict": "it fits too, with other values"},
+    }
+    assert results["clean_accuracy"] > 0.6 and any("loss.w" in text for text in results["warnings"])
+    assert run(files, weights=files / "two.pt", weights_key="state_dict") == 2
+    assert "another evaluation, with other checkpoint" in capsys.readouterr().err
+
+
+BRINGS_WEIGHTS = """
+import torch
+from adversarial_lightning.networks import MLP
+
+
+class Fixed(MLP):
+    def __init__(self, file: str) -> None:
+        super().__init__(features=64, hidden=[16])
+        self.load_state_dict({n.removeprefix("module."): t for n, t in torch.load(file)["state_dict"].items()})
+"""
+
+
+def test_a_network_that_brings_its_weights_needs_no_file(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (files / "brings_weights.py").write_text(BRINGS_WEIGHTS)
+    monkeypatch.syspath_prepend(files)
+    theirs = f"class_path: brings_weights.Fixed\ninit_args: {{file: {files / 'theirs.pt'}}}\n"
+    (files / "network.yaml").write_text(theirs)
+    assert run(files, weights=None) == 0
+    results = json.loads((files / "out" / "results.json").read_text())
+    network = MLP(features=64, hidden=[16])
+    load_weights(network, files / "theirs.pt")
+    assert results["checkpoint"] == {"path": "brings_weights.Fixed", "sha256": digest_weights(network)}
+    assert results["weights"] is None and results["clean_accuracy"] > 0.6
+
+
+@pytest.mark.parametrize("network", [None, "network.yaml"])
+def test_a_checkpoint_of_another_project_is_told_what_to_do(
+    network: str | None, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"state_dict": torch.load(files / "theirs.pt")["state_dict"], "epoch": 3}, files / "theirs.ckpt")
+    given = {"weights": None, "checkpoint": files / "theirs.ckpt", "network": network and files / network}
+    assert run(files, **given) == 2
+    assert f"--weights {files / 'theirs.ckpt'} --network FILE" in capsys.readouterr().err
 
 
 def test_agreement_is_the_wilson_interval() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from adversarial_lightning import datamodules, defenses
 from adversarial_lightning.attacks import Attack, expanded
+from adversarial_lightning.checkpoints.load import check_own_weights
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
 from adversarial_lightning.cli.messages import exits
@@ -55,6 +56,14 @@ def options() -> ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", type=str | None, help="the .ckpt file of a training run")
     add("--weights", type=str | None, help="instead: a state dict from elsewhere (.pt, .safetensors), with --network")
+    add("--weights_key", type=str | None, help="which entry of the file --weights, such as state_dict_ema")
+    add("--weights_prefix", type=str | None, help="what the names in it begin with, such as module.model")
+    add(
+        "--weights_ignore",
+        type=list[str],
+        default=[],
+        help="names or patterns that are left out, such as [criterion.*]",
+    )
     add("--published", type=float | None, help="clean accuracy that was published for --weights, such as 0.8492")
     add(
         "--suite",
@@ -73,7 +82,7 @@ def options() -> ArgumentParser:
         "--network",
         type=nn.Module | None,
         sub_configs=True,
-        help="file or packaged name; only tensors are from CKPT",
+        help="file or packaged name; tensors are from CKPT or --weights, else its own",
     )
     add(
         "--defenses",
@@ -114,6 +123,8 @@ def evaluate(argv: list[str], rank: Rank) -> int:
     check_settings(settings)
     where = device(settings.accelerator, rank)
     objects = parser.instantiate(settings)
+    if settings.network and not (settings.checkpoint or settings.weights):
+        check_own_weights(objects.network, lambda: parser.instantiate(settings).network)
     objects.suite = expanded(objects.suite)
     evaluation = prepare(settings, objects)
     campaign, model = evaluation.campaign, evaluation.model
@@ -174,7 +185,8 @@ def report(evaluation: Evaluation, merged: Results, settings: Namespace, command
     results = write_report(
         campaign,
         merged,
-        checkpoint={"path": settings.checkpoint or settings.weights, "sha256": parts["checkpoint"]["sha256"]},
+        checkpoint={"path": evaluation.source, "sha256": parts["checkpoint"]["sha256"]},
+        weights=evaluation.imported.summary() if evaluation.imported else None,
         data=parts["data"],
         defenses=parts["defenses"],
         required_adaptations=adaptations,

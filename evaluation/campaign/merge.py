@@ -8,7 +8,7 @@ import numpy as np
 from adversarial_lightning.attacks import Attack, members, threat
 from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.evaluation.campaign.identity import suite_part
+from adversarial_lightning.evaluation.campaign.identity import code, suite_part
 from adversarial_lightning.evaluation.campaign.ledger import run_costs
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import (
@@ -104,8 +104,11 @@ def merge(campaign: Campaign) -> Results:
     spent = run_costs(campaign.folder, identity=campaign.identity)
     if any(e.probabilities for e in spent):
         notes.append(PROBABILITIES)
-    if len({e.code for e in spent}) > 1:
-        notes.append("the code of attacks, defenses, detectors or networks changed between the runs of this campaign")
+    if {e.code for e in spent} - {code()}:
+        notes.append(
+            "the code of attacks, checkpoints, data modules, defenses, detectors or networks changed between the runs "
+            "of this campaign or since: today's might find other outcomes; choose another --output to have them anew"
+        )
     totals = {key: number(math.fsum(a[key] for a in attacks)) for key in ("seconds", "forwards", "backwards")}
     return {
         **results,

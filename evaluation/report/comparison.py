@@ -171,7 +171,10 @@ def _differences(models: Mapping[str, Results]) -> list[str]:
     """Reasons why a comparison of these evaluations is unfair, a phrase each."""
     found = []
     images = [r["data"].get("fingerprint") or json.dumps(r["data"], sort_keys=True) for r in models.values()]
-    if len(set(images)) > 1:
+    pixels: dict[str, set[str]] = {}  # of the same samples
+    for r in models.values():
+        pixels.setdefault(f"{r['n']} {r.get('samples')}", set()).add(r["data"].get("pixels", ""))
+    if len(set(images)) > 1 or any(len(digests - {""}) > 1 for digests in pixels.values()):
         found.append("they were made on different data")
     for key, name in (("n", "number of samples"), ("seed", "seed"), ("mode", "mode")):
         values = [str(r[key]).replace("_", " ") for r in models.values()]

@@ -33,6 +33,7 @@ def write_report(
     merged: Results,
     *,
     checkpoint: Mapping[str, Any],
+    weights: Mapping[str, Any] | None = None,
     data: Mapping[str, Any],
     defenses: Sequence[Any],
     required_adaptations: Mapping[str, bool],
@@ -43,7 +44,8 @@ def write_report(
 ) -> Results:
     """Write results.json, report.md, report.html and an event file into the campaign's folder; return the results.
 
-    `merged` are the numbers of the finished campaign (`merge`). `audit` holds the "level" and "checks" of the audit;
+    `merged` are the numbers of the finished campaign (`merge`). `weights` says what was taken of a file from elsewhere,
+    and what was not (`Report.summary`). `audit` holds the "level" and "checks" of the audit;
     `precision` says how attacks ran where that was not plain float32, with the "cases" of `check_precision`. `model` is
     attacked again for the pictures of a few samples; without one there are none. A threat model that gets no headline
     has a reason under "refused" in "worst_case".
@@ -58,8 +60,13 @@ def write_report(
         if reason := refused.get((case["norm"], case["eps"])):
             case["refused"] = reason
             merged["warnings"].append(f"no headline for {formatting.threat(case['norm'], case['eps'])}: {reason}")
-    results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **merged}
-    results = {"schema": results.pop("schema"), **results}
+    if extra := (weights or {}).get("extra"):
+        named = f"{', '.join(extra[:5])}{' ...' if len(extra) > 5 else ''}"
+        merged["warnings"].append(
+            f"{len(extra)} tensors of the file of weights were left out, no tensor needs them: {named}"
+        )
+    about = {"schema": merged.pop("schema"), "checkpoint": dict(checkpoint), "weights": weights}
+    results = {**about, "data": dict(data), "defenses": list(defenses), **merged}
     write_whole(campaign.folder / "results.json", json.dumps(results, indent=2) + "\n")
     shown = upgraded(results)
     write_whole(campaign.folder / "report.md", report_text(shown, command))
