@@ -112,7 +112,7 @@ def best_of(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor, n
         missing, z = no_numbers(z), or_image(z, x)
         with torch.no_grad():
             value = _score(attack, torch.stack([model(z) for _ in range(votes)]), z - x, y)
-        better = (value > best_score) & ~missing
+        better = value > best_score
         best = torch.where(batch_view(better, x), z, best)
         best_score, broken = torch.where(better, value, best_score), broken & missing
     return best.masked_fill(batch_view(broken, x), torch.nan)
