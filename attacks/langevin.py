@@ -44,7 +44,7 @@ class Langevin(Attack):
         pull: gamma of Algorithm 1: share of the way back to x that each step takes, in [0, 1].
         coupled: multiply the pull by the step size, as in the printed Algorithm 1; the authors' code does not.
         noise_scale: the paper's epsilon; each step adds sqrt(2 step_size) noise_scale N(0, I). Not a radius.
-        project: when to project on the ball.
+        project: when the sampler projects on the ball; what the attack returns lies in it in any case.
         start: edge (linf: a random corner; l2: a normal draw scaled back to the ball), uniform (the norm's random
             point), gaussian (N(0, start_std^2)) or zero.
         start_std: standard deviation of the gaussian start.

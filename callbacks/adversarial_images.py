@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from adversarial_lightning.attacks import Attack, Noise
+from adversarial_lightning.attacks.core.norms import divisor
 from adversarial_lightning.callbacks.attacked_model import attacked_model
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.report.grids import caption
@@ -23,7 +24,7 @@ def picture(x: Tensor, z: Tensor, y: Tensor, before: Tensor, after: Tensor) -> T
     The perturbation is drawn around grey and scaled to its own largest value.
     """
     d = z - x
-    shown = 0.5 + 0.5 * d / d.abs().amax().clamp_min(1e-12)
+    shown = 0.5 + 0.5 * d / divisor(d.abs().amax())
     scale = max(1, -(-56 // x.shape[-1]))  # small images are enlarged so that the captions fit
     rows = [t.expand(-1, 3, -1, -1).repeat_interleave(scale, 2).repeat_interleave(scale, 3) for t in (x, z, shown)]
     texts = [f"{int(a)}: {int(b)}>{int(c)}" for a, b, c in zip(y, before, after, strict=True)]

@@ -70,7 +70,7 @@ class ClassDensities(nn.Module):
         centre, scale = codes.double().mean(0), codes.double().std(0, unbiased=False)
         if not self.standardise:
             centre, scale = torch.zeros_like(centre), torch.ones_like(scale)
-        scale = torch.where(scale > 1e-6 * centre.abs() + 1e-12, scale, 1.0)
+        scale = torch.where(scale > 1e-6 * centre.abs() + torch.finfo(codes.dtype).tiny, scale, 1.0)
         self.centre, self.scale = centre.to(codes), scale.to(codes)
         codes = (codes - self.centre) / self.scale
         order = labels.argsort(stable=True)

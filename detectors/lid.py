@@ -22,7 +22,8 @@ def local_dimension(distances: Tensor, k: int) -> Tensor:
 
     Entries that are infinite are no neighbours. Scaling the distances changes nothing.
     """
-    nearest = distances.topk(k, dim=-1, largest=False, sorted=True).values.clamp_min(1e-12)
+    nearest, finfo = distances.topk(k, dim=-1, largest=False, sorted=True).values, torch.finfo(distances.dtype)
+    nearest = nearest.maximum((finfo.eps * nearest[..., -1:].detach()).clamp_min(finfo.tiny))  # of equal points
     return (-1 / (nearest / nearest[..., -1:]).log().mean(-1).clamp_max(-1e-9)).clamp_max(CAP)
 
 

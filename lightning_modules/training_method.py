@@ -51,7 +51,7 @@ class TrainingMethod(pl.LightningModule):
         self.extra_optimizers: list[Optimized] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.network(x)
+        output: Tensor = self.network(x.clone())  # some networks write into their input, which losses use again
         return output
 
     def setup(self, stage: str) -> None:

@@ -106,7 +106,8 @@ JUDGED: dict[str, tuple[Shift, nn.Module, float, int, int, bool]] = {
     "wrong from the start, healed by the attack": (Shift(0.1), Threshold(), 0.45, 1, 1, False),
     "logits not finite": (Shift(0.01), Threshold(0.3), 0.45, 0, -1, False),
     "logits not finite under attack": (Shift(0.04), Threshold(0.48), 0.45, 0, -1, False),
-    "pixels not finite": (Shift(float("nan")), Threshold(), 0.45, 0, -1, False),
+    "pixels not finite: the attack broke": (Shift(float("nan")), Threshold(), 0.45, 0, 0, True),
+    "pixels not finite, wrong from the start": (Shift(float("nan")), Threshold(), 0.45, 1, 0, False),
     "minimum norm at most eps": (Nearest(0.0625, eps=0.0625), Threshold(), 0.45, 0, 1, False),
     "minimum norm a bit above eps": (Nearest(0.0625, eps=0.06249999), Threshold(), 0.45, 0, 1, True),
     "no success in spite of the attack's view": (Liar(), FlipsInTraining(), 0.45, 0, 0, True),
@@ -120,7 +121,7 @@ def test_judgement(case: str) -> None:
         level = 0.4375  # 0.4375 + 0.0625 = 0.5 exactly; any more is class 1
         attack = Nearest(attack.by + 2**-10, attack.eps + 2**-10)
     outcome = one(attack, model, level, label)
-    assert outcome.adversarial == adversarial
+    assert outcome.adversarial == adversarial and outcome.attack_failed is case.startswith("pixels")
     assert robust(outcome, attack.norm, attack.eps, attack.kind) is stands
     corruption = robust(outcome, None, None, "corruption")  # has no outside
     assert corruption is (outcome.clean == label == adversarial)
@@ -361,7 +362,7 @@ DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
         lambda c: edit(
             c.folder / "ledgers/rank0.sqlite",
             "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, draws, l0, l1, l2, linf, "
-            "image_l2, score, forwards, backwards, seconds FROM outcomes WHERE attack = 'small' LIMIT 1",
+            "image_l2, score, forwards, backwards, seconds, attack_failed FROM outcomes WHERE attack = 'small' LIMIT 1",
         ),
         ValueError,
         "do not belong there: 99999",
@@ -563,7 +564,9 @@ def test_warnings_name_what_was_odd(tmp_path: Path) -> None:
     run_campaign(c, trained())
     far, broken = merge(c)["warnings"]
     assert "far: 4 adversarial images left the ball" in far or "far:" in far
-    assert broken.startswith("broken: ") and "not finite" in broken
+    assert broken.startswith("broken: this attack is broken") and "for 4 samples were not finite" in broken
+    entry = merge(c)["attacks"][1]
+    assert (entry["failed"], entry["invalid"]) == (4, 0) and entry["robust_accuracy"] == merge(c)["clean_accuracy"]
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------

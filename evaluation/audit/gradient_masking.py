@@ -8,6 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from adversarial_lightning.attacks import PGD, Attack, Targeted
 from adversarial_lightning.attacks.core.gradient import margin
+from adversarial_lightning.attacks.core.norms import divisor
 from adversarial_lightning.evaluation.audit.check import NO_SAMPLES, Check, not_applicable, share_check
 from adversarial_lightning.evaluation.audit.samples import AuditSamples, Connected
 from adversarial_lightning.evaluation.audit.stronger_attacks import Budget, strongest_gradient_attack
@@ -59,7 +60,7 @@ def randomness(samples: AuditSamples) -> Check:
     half = samples[slice(0, (len(samples) + 1) // 2)]
     for logits in [*again, half.logits(half.x)]:
         same = first[: len(logits)]
-        apart = (logits - same).norm(dim=1) / same.norm(dim=1).clamp_min(1e-12)
+        apart = (logits - same).norm(dim=1) / divisor(same.norm(dim=1))
         odd = max(odd, float(apart.nan_to_num(torch.inf).max()))
     moves = odd > 1e-3
     sentence = f"Equal images with equal noise gave logits that differ by {odd:.2g} of their length: " + (
@@ -277,7 +278,7 @@ def optimised(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) 
         if len(watch.margins) >= 10:
             best = torch.stack(watch.margins).cummax(0).values
             late = best[-1] - best[int(0.9 * len(best)) - 1]
-            shares.append(late / (best[-1] - best[0]).clamp_min(1e-12))
+            shares.append(late / divisor(best[-1] - best[0]))
     every = torch.cat(shares)
     if not len(every):
         return not_applicable(id="I4", name=name, limit=0.05, why=NO_SAMPLES)

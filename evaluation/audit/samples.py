@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Attack, Noise, noise_for, threat
-from adversarial_lightning.attacks.core.norms import NORMS, distance, outside_ball
-from adversarial_lightning.evaluation.outcomes.outcome import defender_noise, exact, predict
+from adversarial_lightning.attacks.core.norms import NORMS, displacement, distance, outside_ball
+from adversarial_lightning.evaluation.outcomes.outcome import checked, defender_noise, exact, predict
 from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
@@ -65,7 +65,7 @@ class AuditSamples:
     def points(self, attack: Attack, name: str, model: nn.Module | None = None) -> Tensor:
         """Images that `attack` returns, made on the model, or on another `model` (transfer)."""
         victim = Connected(self.model if model is None else model)
-        found = [attack(victim, part.x, part.y, part.noise(name)) for part in self.parts()]
+        found = [checked(attack(victim, p.x, p.y, p.noise(name)), p.x, name)[0] for p in self.parts()]
         return torch.cat(found) if found else self.x
 
     def deciding(self, x: Tensor, score: bool = True) -> Tensor:
@@ -108,7 +108,7 @@ class AuditSamples:
         wrong = self.wrong(z)
         if norm is None or eps is None:
             return wrong
-        lengths = distance(norm, z.cpu().double() - self.x.cpu().double()).to(wrong.device)
+        lengths = distance(norm, displacement(z, self.x)).to(wrong.device)
         inside: Tensor = ~outside_ball(lengths, eps, attack.kind)
         return wrong & inside
 

@@ -146,9 +146,9 @@ def readouts(samples: AuditSamples, threat_model: ThreatModel) -> tuple[Readout,
     near = RandomPoints(threat_model.norm, threat_model.eps / 2, 1)
     noise = samples.noise("planted")
     inner = [logits(samples.x)]
-    inner += [logits(near.perturb(samples.model, samples.x, samples.y, noise.fork(i))) for i in range(30)]
+    inner += [logits(near.images(samples.model, samples.x, samples.y, noise.fork(i))) for i in range(30)]
     far = RandomPoints(threat_model.norm, threat_model.eps, 1)  # one random point, whatever the model says of it
-    planted = logits(far.perturb(samples.model, samples.x, samples.y, noise))
+    planted = logits(far.images(samples.model, samples.x, samples.y, noise))
     points = torch.stack(inner, 1)  # (B, 31, K)
     mean = points.mean(1)
     spread = (points - mean[:, None]).flatten(0, 1)

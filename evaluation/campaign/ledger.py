@@ -22,7 +22,7 @@ from adversarial_lightning.evaluation.outcomes.types import Columns, RunCost
 
 _SCHEMA = 3  # of the tables; kept in SQLite's user_version
 _COLUMNS = ["sample" if f.name == "index" else f.name for f in fields(Outcome)]
-_WHOLE = {"index", "label", "clean", "adversarial", "draws", "l0"}  # columns of whole numbers
+_WHOLE = {"index", "label", "clean", "adversarial", "draws", "attack_failed", "l0"}  # columns of whole numbers
 _EFFORT = ", ".join(f.name for f in fields(RunCost))
 _values = attrgetter(
     *(f.name for f in fields(Outcome))

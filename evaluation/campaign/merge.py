@@ -64,7 +64,12 @@ def merge(campaign: Campaign) -> Results:
             entry.take(status, run, rows)
         if entry.invalid.any():
             count = int(entry.invalid.sum())
-            notes.append(f"{name}: {count} samples count as wrong because logits or pixels were not finite")
+            notes.append(f"{name}: {count} samples count as wrong because logits were not finite")
+        if entry.failed.any():
+            notes.append(
+                f"{name}: this attack is broken: its pixels for {int(entry.failed.sum())} samples were not finite, "
+                "twice; they count as not broken by it"
+            )
         if entry.left_ball:
             notes.append(
                 f"{name}: {entry.left_ball} adversarial images left the ball and count as failures of the attack"
@@ -84,7 +89,8 @@ def merge(campaign: Campaign) -> Results:
                 **accuracy("", after, campaign.draws),
                 **{"n": campaign.n, "attacked": int((before != 0).sum()), "succeeded": number(math.fsum(broken))},
                 "success_rate": number(math.fsum(broken) / math.fsum(attacked)) if attacked.any() else None,
-                **{"invalid": int(entry.invalid.sum()), "restarts": len(campaign.runs(name)), **entry.costs()},
+                **{"invalid": int(entry.invalid.sum()), "failed": int(entry.failed.sum())},
+                **{"restarts": len(campaign.runs(name)), **entry.costs()},
             }
         )
         if attack.kind == "minimum-norm" and norm is not None:
@@ -118,15 +124,17 @@ def merge(campaign: Campaign) -> Results:
 
 
 class AttackTotals:
-    """Totals over the runs of one attack: invalid samples, images outside the ball, passes and seconds."""
+    """Totals over the runs of one attack: invalid samples, failures, images outside the ball, passes and seconds."""
 
     def __init__(self, n: int) -> None:
         self.invalid: Flags = np.zeros(n, bool)
+        self.failed: Flags = np.zeros(n, bool)
         self.left_ball = 0
         self.sums: dict[str, list[float]] = {"forwards": [], "backwards": [], "seconds": []}
 
     def take(self, status: SampleStatus, run: AttackRun, rows: Columns) -> None:
         self.invalid |= np.isin(status.samples, rows["index"][rows["adversarial"] == -1])
+        self.failed |= np.isin(status.samples, rows["index"][rows["attack_failed"] == 1])
         for key, values in self.sums.items():
             values.append(math.fsum(rows[key]))
         attack = status.suite.get(run.name)
