@@ -13,6 +13,7 @@ import torch
 from adversarial_lightning.cli import evaluate
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.evaluation.outcomes.imported_proof import compared
+from adversarial_lightning.evaluation.outcomes.subset import Samples
 from adversarial_lightning.networks import MLP
 
 SUITE = "fgsm: {class_path: FGSM, init_args: {eps: 0.05}}\n"
@@ -94,11 +95,15 @@ def test_a_network_of_another_shape_is_refused(files: Path, capsys: pytest.Captu
     assert "of another shape (3): layers.1.weight" in capsys.readouterr().err
 
 
-def test_agreement_is_the_wilson_interval() -> None:
-    found = compared(0.85, 1000, 0.8492)
+def test_agreement_is_the_interval_or_rounding() -> None:
+    samples = Samples("random", 0, 1000, 10**9)
+    found = compared(0.85, samples, 0.8492)
     centre, half = (0.85 + 1.96**2 / 2000) / (1 + 1.96**2 / 1000), 1.96 / (1 + 1.96**2 / 1000)
     half *= (0.85 * 0.15 / 1000 + 1.96**2 / 4e6) ** 0.5
     assert found["low"] == pytest.approx(centre - half, abs=1e-5) and found["high"] == pytest.approx(
         centre + half, abs=1e-5
     )
-    assert found["agrees"] is True and compared(0.85, 1000, 0.82)["agrees"] is False
+    assert found["agrees"] is True and compared(0.85, samples, 0.82)["agrees"] is False
+    for choice, near, far in (("all", 0.8492, 0.848), ("first", 0.82, 0.79)):
+        samples = Samples(choice, None, 1000, 1000)
+        assert compared(0.85, samples, near)["agrees"] and not compared(0.85, samples, far)["agrees"]
