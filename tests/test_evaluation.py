@@ -537,6 +537,8 @@ def test_failures_are_counted_beside_rho() -> None:
     found = shortest(rows, "l2", EIGHT)
     assert (found["found"], found["failed"], found["relative_norm"]) == (3, 1, 0.2)
     assert found["relative_norm_with_failures"] == pytest.approx((0.1 + 0.3 + 0.3) / 3, abs=1e-6)
+    documented = (Path(__file__).resolve().parent.parent / "docs" / "results_schema.md").read_text()
+    assert all(f"`{key}`" in documented for key in found)
     low, high = found["relative_norm_interval"]
     assert 0.1 <= low < 0.2 < high <= 0.3
 
