@@ -27,7 +27,7 @@ class ImageFolder(ImageData):
     is unpacked on first use.
 
     Files are numbered in turns: the first of every class, then the second of every class ... The first N images are
-    therefore spread over all classes, also under `train_limit` and `test_limit`. `classes` lists the folder names by
+    therefore spread over all classes. `classes` lists the folder names by
     label; `num_classes` may exceed their number (a sample of a larger data set), but not be lower.
 
     Files of 16 bits and floats in [0, 1] are scaled; transparent ones and those of unknown range are refused by name

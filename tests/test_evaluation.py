@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -43,7 +44,8 @@ from adversarial_lightning.evaluation.campaign.launch import Rank, find_rank
 from adversarial_lightning.evaluation.campaign.ledger import Ledger
 from adversarial_lightning.evaluation.campaign.locks import check_free
 from adversarial_lightning.evaluation.campaign.merge import Incomplete, merge, reasons_for_no_headline
-from adversarial_lightning.evaluation.outcomes.statistics import lengths
+from adversarial_lightning.evaluation.outcomes.statistics import lengths, shortest
+from adversarial_lightning.evaluation.outcomes.subset import Samples
 
 
 def records(c: Campaign) -> list[dict[str, Any]]:
@@ -346,9 +348,7 @@ def copy_row(c: Campaign) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
     "missing": (
-        lambda c: edit(
-            c.folder / "ledgers/rank0.sqlite", "DELETE FROM outcomes WHERE attack = 'small' AND sample < 30"
-        ),
+        lambda c: edit(c.folder / "ledgers/rank0.sqlite", "DELETE FROM outcomes WHERE attack = 'small' AND sample % 2"),
         Incomplete,
         r"samples of small \(restart 0\) are not in the ledgers: \d+",
     ),
@@ -361,7 +361,7 @@ DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
     "not asked for": (
         lambda c: edit(
             c.folder / "ledgers/rank0.sqlite",
-            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, draws, l0, l1, l2, linf, "
+            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, right_draws, l0, l1, l2, linf, "
             "image_l2, score, forwards, backwards, seconds, attack_failed FROM outcomes WHERE attack = 'small' LIMIT 1",
         ),
         ValueError,
@@ -468,7 +468,7 @@ def invented(folder: Path, table: dict[str, dict[int, bool]], suite: dict[str, A
             for position, ok in stands.items():
                 adversarial = 0 if ok else 1
                 row = replace(base, index=c.samples[position], clean=adversarial if name == "clean" else 0, **cost)
-                ledger.add(name, 0, [replace(row, adversarial=adversarial, draws=int(ok))])
+                ledger.add(name, 0, [replace(row, adversarial=adversarial, right_draws=int(ok))])
     return c
 
 
@@ -493,7 +493,7 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
     documented = (Path(__file__).resolve().parent.parent / "docs" / "results_schema.md").read_text()
     for key in {*results, *results["attacks"][0], *results["worst_case"][0], *results["cost"]}:
         assert f"`{key}`" in documented
-    assert (results["schema"], results["n"], results["clean_accuracy"]) == (2, 6, pytest.approx(5 / 6))
+    assert (results["schema"], results["n"], results["clean_accuracy"]) == (3, 6, pytest.approx(5 / 6))
     assert [(a["name"], a["norm"], a["eps"], round(6 * a["robust_accuracy"])) for a in results["attacks"]] == [
         *(("a", "linf", 0.1, 3), ("b", "linf", 0.1, 3), ("c", "l2", 1.0, 5), ("d", None, None, 4))
     ]
@@ -503,21 +503,45 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
         *(("linf", 0.1, pytest.approx(2 / 6), ["a", "b"]), ("l2", 1.0, pytest.approx(5 / 6), ["c"]))
     ]
     assert (first["attacked"], first["succeeded"], first["success_rate"]) == (5, 2, 0.4)
-    said = "33.3 % robust accuracy at linf 0.1 (95 % interval [9.7, 70.0]; worst case of a, b; n = 6); clean 83.3 %"
+    said = "33 % robust accuracy at linf 0.1 (95 % interval over images [10, 70]; worst case of a, b; n = 6, "
+    said += "a random subset of 6 of 360 test images, sample seed 0); clean 83 %"
     assert f"**{said}; not audited**" in report
     assert "lightning evaluate" in report and "| b " in report
 
 
+EIGHT = Samples("random", 0, 8, 100)
+
+
 def test_lengths_by_hand() -> None:
     """Five attacked of eight samples, three found: median over five is the third, the curve falls at each length."""
-    found = lengths([0.4, 0.1, 0.2], attacked=5, n=8)
-    assert (found["found"], found["mean_norm"], found["median_norm"]) == (3, pytest.approx(0.7 / 3, abs=1e-6), 0.4)
+    found = lengths([0.4, 0.1, 0.2], 5, EIGHT)
+    assert (found["found"], found["failed"], found["median_norm"]) == (3, 2, 0.4)
+    assert found["mean_norm"] == pytest.approx(0.7 / 3, abs=1e-6)
     curve = dict(zip(found["curve"]["eps"], found["curve"]["robust_accuracy"], strict=True))
     assert (curve[0.0], curve[0.1], curve[0.19], curve[0.2], curve[0.39], curve[0.4]) == (
         *(5 / 8, 4 / 8, 4 / 8, 3 / 8, 3 / 8, 2 / 8),
     )
-    assert lengths([0.1], attacked=5, n=8)["median_norm"] is None
-    assert lengths([], attacked=0, n=8)["curve"] == {"eps": [0.0], "robust_accuracy": [0.0]}
+    low, high = found["mean_norm_interval"]
+    assert 0.1 <= low < found["mean_norm"] < high <= 0.4
+    assert lengths([0.1], 5, EIGHT)["median_norm"] is None
+    assert lengths([], 0, EIGHT)["curve"] == {"eps": [0.0], "robust_accuracy": [0.0]}
+
+
+def test_failures_are_counted_beside_rho() -> None:
+    """Two of four images found, with ratios 0.1 and 0.3; a black one says nothing; one failed: it is no smaller."""
+    rows = {
+        "label": np.zeros(4, int),
+        "adversarial": np.array([1, 1, 0, 1]),
+        "l2": np.array([0.1, 0.3, 0.0, 0.2]),
+        "image_l2": np.array([1.0, 1.0, 1.0, 0.0]),
+    }
+    found = shortest(rows, "l2", EIGHT)
+    assert (found["found"], found["failed"], found["relative_norm"]) == (3, 1, 0.2)
+    assert found["relative_norm_with_failures"] == pytest.approx((0.1 + 0.3 + 0.3) / 3, abs=1e-6)
+    documented = (Path(__file__).resolve().parent.parent / "docs" / "results_schema.md").read_text()
+    assert all(f"`{key}`" in documented for key in found)
+    low, high = found["relative_norm_interval"]
+    assert 0.1 <= low < 0.2 < high <= 0.3
 
 
 @pytest.mark.long
@@ -566,7 +590,7 @@ def test_warnings_name_what_was_odd(tmp_path: Path) -> None:
     assert "far: 4 adversarial images left the ball" in far or "far:" in far
     assert broken.startswith("broken: this attack is broken") and "for 4 samples were not finite" in broken
     entry = merge(c)["attacks"][1]
-    assert (entry["failed"], entry["invalid"]) == (4, 0) and entry["robust_accuracy"] == merge(c)["clean_accuracy"]
+    assert (entry["errors"], entry["invalid"]) == (4, 0) and entry["robust_accuracy"] == merge(c)["clean_accuracy"]
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------

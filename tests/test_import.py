@@ -14,6 +14,7 @@ from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.cli import evaluate
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.evaluation.outcomes.imported_proof import compared
+from adversarial_lightning.evaluation.outcomes.subset import Samples
 from adversarial_lightning.networks import MLP
 from adversarial_lightning.networks.foreign_weights import load_weights
 
@@ -153,11 +154,15 @@ def test_a_checkpoint_of_another_project_is_told_what_to_do(
     assert f"--weights {files / 'theirs.ckpt'} --network FILE" in capsys.readouterr().err
 
 
-def test_agreement_is_the_wilson_interval() -> None:
-    found = compared(0.85, 1000, 0.8492)
+def test_agreement_is_the_interval_or_rounding() -> None:
+    samples = Samples("random", 0, 1000, 10**9)
+    found = compared(0.85, samples, 0.8492)
     centre, half = (0.85 + 1.96**2 / 2000) / (1 + 1.96**2 / 1000), 1.96 / (1 + 1.96**2 / 1000)
     half *= (0.85 * 0.15 / 1000 + 1.96**2 / 4e6) ** 0.5
     assert found["low"] == pytest.approx(centre - half, abs=1e-5) and found["high"] == pytest.approx(
         centre + half, abs=1e-5
     )
-    assert found["agrees"] is True and compared(0.85, 1000, 0.82)["agrees"] is False
+    assert found["agrees"] is True and compared(0.85, samples, 0.82)["agrees"] is False
+    for choice, near, far in (("all", 0.8492, 0.848), ("first", 0.82, 0.79)):
+        samples = Samples(choice, None, 1000, 1000)
+        assert compared(0.85, samples, near)["agrees"] and not compared(0.85, samples, far)["agrees"]

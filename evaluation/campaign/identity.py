@@ -20,7 +20,7 @@ from adversarial_lightning.evaluation.outcomes import outcome
 # Settings of a data module that do not choose test images, or only say where they lie: the fingerprint knows them.
 _LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download", "cache")
 _TRAINING = ("val_size", "split_seed", "train_limit", "augment")
-_SCHEMA = 3  # of campaign.json and of the parts in it
+_SCHEMA = 4  # of campaign.json and of the parts in it
 # What may change an outcome, with outcome.py.
 _ROOMS = ("attacks", "checkpoints", "datamodules", "defenses", "detectors", "networks")
 
@@ -81,8 +81,8 @@ def code() -> str:
 def claim_folder(folder: Path, parts: Mapping[str, Any]) -> str:
     """Claim `folder` for the campaign with these `parts`, or recognise it; return the campaign's identity.
 
-    The parts (checkpoint, suite, data, defenses, seed, limit ...) are written to ``campaign.json``. Raises ValueError,
-    naming the parts, where the folder belongs to another campaign, and OSError where it cannot be written.
+    The parts (checkpoint, suite, data, samples, defenses, seed ...) are written to ``campaign.json``. Raises
+    ValueError, naming the parts, where the folder belongs to another campaign, and OSError where it cannot be written.
     """
     identity = identify(parts)
     parts = json.loads(json.dumps(parts))  # as it will be read back
@@ -109,8 +109,9 @@ def _compare(path: Path, parts: Mapping[str, Any]) -> None:
         raise UserError(f"{path} is damaged ({error}): choose another --output") from error
     if schema != _SCHEMA:
         raise UserError(
-            f"{path.parent} holds an evaluation by another version of this program (schema {schema}, ours is "
-            f"{_SCHEMA}): finish it with the version that began it, or choose another --output"
+            f"{path.parent} holds an evaluation by another version of this program (schema {schema}, ours "
+            f"is {_SCHEMA}), which chose other samples and named its outcomes otherwise: finish it with the version "
+            "that began it, or choose another --output"
         )
     if different:
         raise UserError(
