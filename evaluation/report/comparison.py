@@ -168,9 +168,7 @@ def _accuracy(entry: Results, results: Results, prefix: str = "") -> Cell:
         formatting.percent(share, n),
         formatting.interval(entry[f"{prefix}interval"], n),
         n,
-        which=json.dumps(
-            [results["data"].get(k) for k in ("fingerprint", "pixels")] + [results["samples"]], sort_keys=True
-        ),
+        which=json.dumps([data.get("fingerprint"), data.get("pixels"), results["samples"]], sort_keys=True),
         bitmap=entry.get(f"{prefix}bitmap"),
         refused=refused,
         honest=not refused and formatting.audit_state(results["audit"]) != "failed",
