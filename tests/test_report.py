@@ -311,8 +311,8 @@ def test_pictures_of_a_stochastic_model_end_as_its_majority_did(tmp_path: Path) 
 
 
 def test_a_robust_sample_is_shown_with_the_nearest_point_outside_the_ball(tmp_path: Path) -> None:
-    """A sample that only a minimum-norm attack tried: wrong, but too far away, and no deviation from the record."""
-    c = campaign(tmp_path, 20, {"near": Within(DDN(steps=10), eps=0.5)})
+    """A sample that only minimum-norm attacks tried: wrong, but too far away, and no deviation from the record."""
+    c = campaign(tmp_path, 40, {"near": DDN(steps=10), "inside": Within(DDN(steps=10), eps=0.5)})
     run_campaign(c, trained())
     shown, notes = galleries(c, trained(), gather(c).cases, allowance=60)
     assert not notes and [gallery.title for gallery in shown] == ["l2 0.5", "l2 nearest"]
