@@ -51,7 +51,8 @@ class TrainingMethod(pl.LightningModule):
         self.extra_optimizers: list[Optimized] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.network(x.clone())  # some networks write into their input, which losses use again
+        # Some networks write into their input, which losses use again; where it requires gradients, that is an error.
+        output: Tensor = self.network(x if x.requires_grad else x.clone())
         return output
 
     def setup(self, stage: str) -> None:
