@@ -33,8 +33,9 @@ Detect = Callable[[nn.Module], detectors.Detector]
 
 @dataclass
 class Evaluation:
-    """Objects that the command line names: a model behind its defenses, a campaign, the parts of its identity."""
+    """Objects that the command line names: a network, the model behind its defenses, a campaign, its parts."""
 
+    network: nn.Module
     model: nn.Module
     detector: detectors.Detector | None
     data: Any
@@ -46,8 +47,8 @@ class Evaluation:
 def prepare(settings: Namespace, objects: Namespace) -> Evaluation:
     """The model behind its defenses and its detector, the campaign, and the parts of its identity; writes nothing."""
     path = settings.checkpoint or settings.weights
-    model, recorded, imported = open_network(settings.checkpoint, settings.weights, objects.network)
-    model, data = defended(model, objects, path, recorded)
+    network, recorded, imported = open_network(settings.checkpoint, settings.weights, objects.network)
+    model, data = defended(network, objects, path, recorded)
     detector = objects.detector(model) if objects.detector else None
     images = data.dataset("test")
     if detector is not None:
@@ -80,7 +81,7 @@ def prepare(settings: Namespace, objects: Namespace) -> Evaluation:
         draws=draws,
         scored=detector is not None,
     )
-    return Evaluation(model, detector, data, campaign, parts, imported)
+    return Evaluation(network, model, detector, data, campaign, parts, imported)
 
 
 def calibrate(evaluation: Evaluation, settings: Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.outcomes.statistics import wilson
-from adversarial_lightning.evaluation.report import formatting
+from adversarial_lightning.evaluation.report import formatting, subject
 from adversarial_lightning.evaluation.report.figures import ReportFigure, Series, over_radius
 
 Results = dict[str, Any]
@@ -235,7 +235,7 @@ def side_by_side(comparison: Comparison) -> str:
         for row in group.rows:
             label = f"{row.label} ({group.title})" if group.title else row.label
             body.append([f"**{label}**" if row.worst else label, *(_words(row.cells.get(model)) for model in models)])
-    body.append(["audit", *(formatting.audit_words(comparison.models[model]["audit"]) for model in models)])
+    body.append(["audit", *(subject.badge_words(comparison.models[model]) for model in models)])
     lines = formatting.table(["accuracy under", *models], body)
     lines += [
         "",

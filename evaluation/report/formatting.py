@@ -100,12 +100,6 @@ def place(checkpoint: str) -> str:
     return "/".join(parts[-2:])
 
 
-def subject(results: Mapping[str, Any]) -> str:
-    """Subject of the evaluation in one line: data, defenses, samples, seed."""
-    defenses = " and ".join(settings(entry) for entry in results["defenses"]) or "no defense"
-    return f"{settings(results['data'])}, {defenses}, first {results['n']:,} test images, seed {results['seed']}"
-
-
 def facts(results: Mapping[str, Any]) -> dict[str, str]:
     """Identity of an evaluation: files with checksums, and all choices."""
     checkpoint, data = results["checkpoint"], results["data"]

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from adversarial_lightning.evaluation.report import formatting
+from adversarial_lightning.evaluation.report import formatting, subject
 from adversarial_lightning.evaluation.report.comparison import Comparison, any_radius, rank, title
 from adversarial_lightning.evaluation.report.figures import ReportFigure
 from adversarial_lightning.evaluation.report.pictures import Gallery
@@ -31,11 +31,11 @@ def _environment() -> Environment:
         "count": formatting.count,
         "number": formatting.number,
         "settings": formatting.settings,
-        "facts": formatting.facts,
+        "facts": lambda results: subject.model_facts(results) | formatting.facts(results),
         "any_radius": any_radius,
         "breakable": lambda path: path.replace("/", "/\u200b"),  # a zero-width space: lines may break there
-        "audit_state": formatting.audit_state,
-        "audit_words": formatting.audit_words,
+        "badge_state": subject.badge_state,
+        "badge_words": subject.badge_words,
     }
     return environment
 
@@ -80,7 +80,7 @@ def report_page(
         r=results,
         command=command,
         title=f"Robustness of {formatting.place(results['checkpoint']['path'])}",
-        subject=formatting.subject(results),
+        subject=subject.subject(results),
         contents=[(id, name) for id, name in sections.items() if name],
         cards=cards(results),
         refused=any(case.get("refused") for case in results["worst_case"]),
@@ -91,7 +91,7 @@ def report_page(
         detector=detector,
         levels=levels(results) if detector else [],
         areas={a["name"]: a["detection"]["auroc"] for a in results["attacks"]} if detector else {},
-        facts=formatting.facts(results),
+        facts=subject.model_facts(results) | formatting.facts(results),
         facts_of_cost=formatting.facts_of_cost(results),
         drawn=drawn,
         galleries=galleries,

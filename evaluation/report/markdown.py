@@ -13,11 +13,11 @@ from adversarial_lightning.evaluation.report.formatting import (
     interval,
     number,
     percent,
-    subject,
     table,
     threat,
 )
 from adversarial_lightning.evaluation.report.html import groups, over_draws
+from adversarial_lightning.evaluation.report.subject import badge_words, model_facts, subject
 
 Results = dict[str, Any]
 
@@ -32,7 +32,7 @@ def headlines(results: Results) -> list[str]:
                 f"95 % interval {interval(case['interval'], n)}; worst case of {', '.join(case['attacks'])}; n = {n}"
             )
             clean = f"clean {percent(results['clean_accuracy'], n)}"
-            said.append(f"{share} ({basis}); {clean}; {audit_words(results['audit'])}")
+            said.append(f"{share} ({basis}); {clean}; {badge_words(results)}")
     return said
 
 
@@ -48,7 +48,7 @@ def report_text(results: Results, command: str) -> str:
     lines += _audit(results)
     lines += ["## Cost", "", *(f"- {name}: {value}" for name, value in facts_of_cost(results).items()), ""]
     lines += ["## How to repeat it", "", "```", command, "```", ""]
-    lines += [f"- {name}: {value}" for name, value in facts(results).items()]
+    lines += [f"- {name}: {value}" for name, value in {**model_facts(results), **facts(results)}.items()]
     lines += ["", "Curves, histograms, examples and confusions are in report.html, and in TensorBoard."]
     return "\n".join(lines) + "\n"
 

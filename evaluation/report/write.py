@@ -23,6 +23,7 @@ from adversarial_lightning.evaluation.report.html import compare_page, report_pa
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
 from adversarial_lightning.evaluation.report.pictures import Gallery, galleries
 from adversarial_lightning.evaluation.report.purifier_steps import steps
+from adversarial_lightning.evaluation.report.subject import published_words
 from adversarial_lightning.evaluation.report.successes import gather
 
 _ALLOWANCE = 5.0, 0.1  # seconds for pictures, or this share of the evaluation's time
@@ -37,13 +38,15 @@ def write_report(
     defenses: Sequence[Any],
     required_adaptations: Mapping[str, bool],
     command: str,
+    facts: Mapping[str, Any] | None = None,
     model: nn.Module | None = None,
     audit: Mapping[str, Any] | None = None,
     precision: Mapping[str, Any] | None = None,
 ) -> Results:
     """Write results.json, report.md, report.html and an event file into the campaign's folder; return the results.
 
-    `merged` are the numbers of the finished campaign (`merge`). `audit` holds the "level" and "checks" of the audit;
+    `merged` are the numbers of the finished campaign (`merge`). `facts` are further entries on what was evaluated:
+    "model" (`provenance`), "published" (`compared`). `audit` holds the "level" and "checks" of the audit;
     `precision` says how attacks ran where that was not plain float32, with the "cases" of `check_precision`. `model` is
     attacked again for the pictures of a few samples; without one there are none. A threat model that gets no headline
     has a reason under "refused" in "worst_case".
@@ -58,7 +61,10 @@ def write_report(
         if reason := refused.get((case["norm"], case["eps"])):
             case["refused"] = reason
             merged["warnings"].append(f"no headline for {formatting.threat(case['norm'], case['eps'])}: {reason}")
-    results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **merged}
+    known = {"model": None, "published": None, **(facts or {})}
+    results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **known, **merged}
+    if known["published"] and known["published"]["differs"] is not False:
+        results["warnings"].insert(0, published_words(results))
     results = {"schema": results.pop("schema"), **results}
     write_whole(campaign.folder / "results.json", json.dumps(results, indent=2) + "\n")
     shown = upgraded(results)

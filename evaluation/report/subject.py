@@ -1,0 +1,130 @@
+"""Subject of an evaluation in words: the model, what stands in front of it, and whether it is what it should be."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adversarial_lightning.evaluation.report.formatting import (
+    audit_state,
+    audit_words,
+    count,
+    percent,
+    settings,
+    threat,
+)
+
+PIXELS = "pixels in [0, 1]"  # the unit of every radius
+MOST_NAMED = 3  # training attacks that fit into a line
+_BEST = {"max": "highest", "min": "lowest", None: "best"}
+
+
+def class_name(label: int, names: Sequence[str] | None) -> str:
+    """Name of a class; its number where the data has no names, or none for it; -1: logits that are not finite."""
+    if label < 0:
+        return "not finite"
+    return names[label] if names and label < len(names) else str(label)
+
+
+def short(spec: Any) -> str:
+    """Name of the class of a spec."""
+    return str(spec["class_path"]).rpartition(".")[2] if isinstance(spec, Mapping) else str(spec)
+
+
+def model_words(results: Mapping[str, Any]) -> str:
+    """The model in a few words: ``SmallCNN, trained by ATENT at linf 0.15``; empty where it was not recorded."""
+    model = results.get("model")
+    if not model:
+        return ""
+    found = short(model["network"])
+    if model["method"]:
+        radii = list(dict.fromkeys(threat(a["norm"], a["eps"]) for a in model["training_attacks"]))
+        at = f" at {' and '.join(radii)}" if 0 < len(radii) <= MOST_NAMED else ""
+        found += f", trained by {short(model['method'])}{at}"
+    return found
+
+
+def defended_by(results: Mapping[str, Any]) -> str:
+    """Defenses in front of the network, and the detector, with their settings."""
+    front = " and ".join(settings(entry) for entry in results["defenses"])
+    detection = results.get("detection")
+    found = [f"behind {front}"] if front else []
+    found += [f"with detector {settings(detection['detector'])}"] if detection else []
+    return ", ".join(found) or "no defense"
+
+
+def subject(results: Mapping[str, Any]) -> str:
+    """Subject of the evaluation in one line: model, defenses, data, samples, seed."""
+    said = (
+        model_words(results),
+        defended_by(results),
+        settings(results["data"]),
+        f"first {results['n']:,} test images",
+        f"seed {results['seed']}",
+    )
+    return "; ".join(filter(None, said))
+
+
+def model_facts(results: Mapping[str, Any]) -> dict[str, str]:
+    """Facts on the model by name: network, method, training attacks, epoch, choice of the checkpoint."""
+    model = results.get("model")
+    if not model:
+        return {}
+    attacks = [f"{a['attack']} at {threat(a['norm'], a['eps'])}, {PIXELS}" for a in model["training_attacks"] or ()]
+    epoch = f"{model['epoch']} (counted from 0)" if model["epoch"] is not None else ""
+    found = {
+        "network": f"{settings(model['network'])}, {count(model['parameters'])} parameters",
+        "method": settings(model["method"]) if model["method"] else "",
+        "trained against": "; ".join(dict.fromkeys(attacks)),
+        "epoch": f"{epoch}, after {count(model['steps'])} optimizer steps" if epoch and model["steps"] else epoch,
+        "choice of checkpoint": choice_words(model["choice"]),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def choice_words(choice: Mapping[str, Any] | None) -> str:
+    """How the checkpoint was chosen: ``best epoch: highest val/acc, 0.98, on the split val``."""
+    if not choice:
+        return ""
+    which = {"best": "the best epoch", "last": "the last one saved", None: "neither known as the best nor as the last"}
+    if not choice["monitor"]:
+        return f"{which[choice['kind']]}; nothing was monitored"
+    where = f" on the split {choice['split']}" if choice["split"] else ""
+    by = f"{_BEST[choice['mode']]} {choice['monitor']}{where}"
+    if choice["kind"] == "best":
+        return f"{which['best']}: {by}, {choice['value']:.4g}"
+    measured = [
+        f"{w} {choice[k]:.4g}"
+        for k, w in (("value", "when last measured"), ("best_value", "at best"))
+        if choice[k] is not None
+    ]
+    return f"{which[choice['kind']]}; the best epoch has the {by}" + (f" ({', '.join(measured)})" if measured else "")
+
+
+def published_words(results: Mapping[str, Any]) -> str:
+    """Sentence on the published clean accuracy beside the measured one."""
+    found, published = f"{percent(results['clean_accuracy'], results['n'])} clean", results.get("published")
+    if not published:
+        return f"{found}; no published figure to compare with: --published 0.8492"
+    said = f"{found}, {100 * published['clean_accuracy']:.2f} % published"
+    if published["differs"] is None:
+        return f"{said}: these images are no random sample of the test set, so the two cannot be compared"
+    if not published["differs"]:
+        return f"{said}, which agrees"
+    return (
+        f"{said}, which DIFFERS: check normalisation, resizing, labels and the file before you believe any number here"
+    )
+
+
+def differs(results: Mapping[str, Any]) -> bool:
+    """Whether the clean accuracy is known to differ from the published one: then nothing here can be believed."""
+    return bool((results.get("published") or {}).get("differs"))
+
+
+def badge_state(results: Mapping[str, Any]) -> str:
+    """State of the evaluation: the audit's, but ``failed`` where the clean accuracy differs from the published one."""
+    return "failed" if differs(results) else audit_state(results["audit"])
+
+
+def badge_words(results: Mapping[str, Any]) -> str:
+    """Phrase for the state of the evaluation."""
+    doubt = "clean accuracy differs from the published one; " if differs(results) else ""
+    return doubt + audit_words(results["audit"])
