@@ -38,6 +38,8 @@ class NetworkPictures(pl.Callback):
         x, y, index = (t.to(pl_module.device) for t in images.__getitems__(rows.tolist()))
         noise, prior = Noise.keyed(global_seed(), index), getattr(pl_module, "prior", None)
         known = {} if prior is None else {"prior": prior, "prior_name": "the prior"}
-        for picture in views(pl_module.network, x, y, noise, self.attack, **known):
+        for picture in views(
+            pl_module.network, x, y, noise, self.attack, names=getattr(trainer.datamodule, "classes", None), **known
+        ):  # type: ignore[attr-defined]
             for logger in loggers:
                 logger.experiment.add_image(picture.name, picture.pixels(), trainer.global_step, dataformats="HWC")

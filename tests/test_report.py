@@ -339,7 +339,8 @@ def test_a_model_that_changed_is_noticed(finished: Campaign) -> None:
     for p in other.parameters():
         p.data.neg_()
     _, notes = galleries(finished, other, gather(finished).cases, allowance=60)
-    assert "differ from the recorded outcome" in notes[-1]
+    assert "differ from the recorded outcome" in notes[-1] and "The cause is not known" in notes[-1]
+    assert all(cause in notes[-1] for cause in ("rounding", "torch's global generator", "a model"))
 
 
 def test_figures_are_the_same_file_again_and_dark_where_the_page_is(evaluated: Path) -> None:
@@ -360,11 +361,14 @@ def test_confusions_by_hand() -> None:
     label = np.array([0, 0, 0, 1, 1, 2, 2])
     said = np.array([1, 1, 0, 2, 1, 2, -1])
     drawn = confusion("linf 0.1", "title", label, said)
-    assert drawn is not None and drawn.caption == "title: most often 0 as 1 (2), 1 as 2 (1), 2 as ? (1)."
+    assert drawn is not None and drawn.caption == "title: most often 0 as 1 (2), 1 as 2 (1), 2 as not finite (1)."
     axes = drawn.figure.axes[0]
     cells = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
     assert cells == {(1, 2): "2", (1, 1): "1", (2, 3): "1", (2, 2): "1", (3, 3): "1", (3, 0): "1"}
     assert confusion("", "", label, label) is None
+    named = confusion("linf 0.1", "title", label, said, ("cat", "dog"))  # fewer names than classes
+    assert named is not None and named.caption == "title: most often cat as dog (2), dog as 2 (1), 2 as not finite (1)."
+    assert [t.get_text() for t in named.figure.axes[0].get_yticklabels()] == ["not finite", "cat", "dog", "2"]
     many = np.arange(50)
     drawn = confusion("", "", many, np.roll(many, 1))
     assert drawn is not None and len(drawn.figure.axes[0].patches) == 10

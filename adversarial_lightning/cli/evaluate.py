@@ -183,7 +183,11 @@ def report(evaluation: Evaluation, merged: Results, settings: Namespace, command
     results = write_report(
         campaign,
         merged,
-        facts={"model": provenance(evaluation.network, settings.checkpoint), "published": published},
+        facts={
+            "model": provenance(evaluation.network, settings.checkpoint),
+            "published": published,
+            "class_names": list(evaluation.data.classes) if getattr(evaluation.data, "classes", None) else None,
+        },
         checkpoint={"path": settings.checkpoint or settings.weights, "sha256": parts["checkpoint"]["sha256"]},
         data=parts["data"],
         defenses=parts["defenses"],

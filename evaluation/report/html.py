@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from adversarial_lightning.evaluation.report import formatting, subject
+from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_table
 from adversarial_lightning.evaluation.report.comparison import Comparison, any_radius, rank, title
 from adversarial_lightning.evaluation.report.figures import ReportFigure
 from adversarial_lightning.evaluation.report.pictures import Gallery
@@ -62,6 +63,7 @@ def report_page(
     detector = results.get("detection")
     sections = {
         "attacks": "attacks",
+        "classes": "classes" if len(results.get("classes") or []) > 1 else "",
         "draws": "defender’s draws" if over_draws(results) else "",
         "curves": "robust accuracy over the radius" if drawn["curves"] else "",
         "lengths": "shortest perturbations" if shortest else "",
@@ -85,6 +87,8 @@ def report_page(
         cards=cards(results),
         refused=any(case.get("refused") for case in results["worst_case"]),
         groups=groups(results),
+        by_class=class_table(results, symbols=True),
+        fold_classes=len(results.get("classes") or []) > MOST_ROWS,
         draws=over_draws(results),
         shortest=shortest,
         relative=any(a.get("relative_norm") is not None for a in shortest),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_table
 from adversarial_lightning.evaluation.report.comparison import any_radius
 from adversarial_lightning.evaluation.report.formatting import (
     audit_words,
@@ -42,6 +43,7 @@ def report_text(results: Results, command: str) -> str:
     lines += [f"**{sentence}**\n" for sentence in headlines(results)]
     lines += [f"> {note}\n" for note in results["warnings"]]
     lines += _attacks(results)
+    lines += _classes(results)
     lines += _draws(results)
     lines += _lengths(results)
     lines += _detector(results)
@@ -82,6 +84,16 @@ def _attacks(results: Results) -> list[str]:
         lines += ["A later attack ran only on samples that the earlier ones of its threat model left robust: its row"]
         lines += ["counts the samples that are robust after all of them.", ""]
     return lines
+
+
+def _classes(results: Results) -> list[str]:
+    head, rows = class_table(results)
+    if len(rows) < 2:
+        return []
+    about = "Worst case of each threat model by true class, the weakest class first; n: samples of the class."
+    if len(rows) > MOST_ROWS:
+        about += f" The {MOST_ROWS} weakest of {len(rows)} classes; results.json has all."
+    return ["## By class", "", *table(head, rows[:MOST_ROWS]), "", about, ""]
 
 
 def _draws(results: Results) -> list[str]:

@@ -46,10 +46,10 @@ def write_report(
     """Write results.json, report.md, report.html and an event file into the campaign's folder; return the results.
 
     `merged` are the numbers of the finished campaign (`merge`). `facts` are further entries on what was evaluated:
-    "model" (`provenance`), "published" (`compared`). `audit` holds the "level" and "checks" of the audit;
-    `precision` says how attacks ran where that was not plain float32, with the "cases" of `check_precision`. `model` is
-    attacked again for the pictures of a few samples; without one there are none. A threat model that gets no headline
-    has a reason under "refused" in "worst_case".
+    "model" (`provenance`), "published" (`compared`), "class_names" (by label). `audit` holds "level" and "checks" of
+    the audit; `precision` says how attacks ran where that was not plain float32, with the "cases" of `check_precision`.
+    `model` is attacked again for the pictures of a few samples; without one there are none. A threat model that gets no
+    headline has a reason under "refused" in "worst_case".
     """
     merged = {**merged, "audit": audit, PRECISION: precision}
     refused = reasons_for_no_headline(campaign.suite, required_adaptations)
@@ -61,7 +61,7 @@ def write_report(
         if reason := refused.get((case["norm"], case["eps"])):
             case["refused"] = reason
             merged["warnings"].append(f"no headline for {formatting.threat(case['norm'], case['eps'])}: {reason}")
-    known = {"model": None, "published": None, **(facts or {})}
+    known = {"model": None, "published": None, "class_names": None, **(facts or {})}
     results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **known, **merged}
     if known["published"] and known["published"]["differs"] is not False:
         results["warnings"].insert(0, published_words(results))
@@ -69,7 +69,7 @@ def write_report(
     write_whole(campaign.folder / "results.json", json.dumps(results, indent=2) + "\n")
     shown = upgraded(results)
     write_whole(campaign.folder / "report.md", report_text(shown, command))
-    records = gather(campaign)
+    records, names = gather(campaign), known["class_names"]
     radii = {norm: [c["eps"] for c in shown["worst_case"] if c["norm"] == norm] for norm in formatting.SYMBOLS}
     drawn: dict[str, list[ReportFigure]] = {
         "steps": [],
@@ -79,20 +79,22 @@ def write_report(
         "lengths": [lengths(norm, found, radii[norm]) for norm, found in records.lengths.items()],
         "scores": [*scores(records.scores), *roc(shown)],
         "confusions": [
-            d for case in records.cases if (d := confusion(case.title, case.heading, case.label, case.adversarial))
+            d
+            for case in records.cases
+            if (d := confusion(case.title, case.heading, case.label, case.adversarial, names))
         ],
     }
     shots: list[Gallery] = []
     omitted: list[str] = []
     if model is not None:
         allowance = max(_ALLOWANCE[0], _ALLOWANCE[1] * sum(a["seconds"] for a in shown["attacks"]))
-        shots, omitted = galleries(campaign, model, records.cases, allowance)
+        shots, omitted = galleries(campaign, model, records.cases, allowance, names)
         drawn["steps"], left_out = steps(campaign, model, shots, allowance)
         omitted += left_out
-        for name, draw in (("grids", grids), ("views", network_figures)):
-            if not any(required_adaptations.values()):  # else plain gradients mislead
-                drawn[name], left_out = draw(campaign, model, allowance)
-                omitted += left_out
+        if not any(required_adaptations.values()):  # else plain gradients mislead
+            drawn["grids"], without_grids = grids(campaign, model, allowance)
+            drawn["views"], without_views = network_figures(campaign, model, allowance, names)
+            omitted += without_grids + without_views
     page = report_page(shown, command, drawn, galleries=shots, omitted=omitted)
     write_whole(campaign.folder / "report.html", page)
     images = {d.name: d.pixels() for figures in drawn.values() for d in figures}
