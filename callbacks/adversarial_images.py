@@ -68,10 +68,9 @@ class AdversarialImages(pl.Callback):
         z = self.attack(network, x, y, Noise.keyed(global_seed(), index))
         with frozen_eval(network), torch.no_grad():
             before, after = network(x).argmax(1), network(z).argmax(1)
-        grid = picture(
-            *(t.cpu() for t in (x, z, y, before, after)),
-            names=getattr(getattr(trainer, "datamodule", None), "classes", None),
-        )
+        names = getattr(getattr(trainer, "datamodule", None), "classes", None)
+        x, z, y, before, after = (t.cpu() for t in (x, z, y, before, after))
+        grid = picture(x, z, y, before, after, names)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("val/adversarial", grid, trainer.global_step)

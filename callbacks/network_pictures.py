@@ -1,5 +1,7 @@
 """Pictures of a network on held-out images in TensorBoard: embeddings, codes with their prior, loss surfaces."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -37,9 +39,8 @@ class NetworkPictures(pl.Callback):
         rows = torch.arange(min(self.limit, len(images)))
         x, y, index = (t.to(pl_module.device) for t in images.__getitems__(rows.tolist()))
         noise, prior = Noise.keyed(global_seed(), index), getattr(pl_module, "prior", None)
-        known = {} if prior is None else {"prior": prior, "prior_name": "the prior"}
-        for picture in views(
-            pl_module.network, x, y, noise, self.attack, names=getattr(trainer.datamodule, "classes", None), **known
-        ):  # type: ignore[attr-defined]
+        known: dict[str, Any] = {} if prior is None else {"prior": prior, "prior_name": "the prior"}
+        known["names"] = getattr(getattr(trainer, "datamodule", None), "classes", None)
+        for picture in views(pl_module.network, x, y, noise, self.attack, **known):
             for logger in loggers:
                 logger.experiment.add_image(picture.name, picture.pixels(), trainer.global_step, dataformats="HWC")

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, default_convert
 
 from adversarial_lightning.datamodules.augment import crop_and_flip
@@ -57,7 +58,8 @@ class ImageData(LabelledImages):
 
     batch_size, eval_batch_size: images per process and step, in training and in evaluation.
     val_size: number of training images held out; split_seed: which ones.
-    train_limit, test_limit: only the first so many images, in the order of their index.
+    train_limit, test_limit: only so many images, a random subset (the smaller lies in the larger); of the training
+        images as `split_seed` says, of the test images always the same one.
     workers: loader processes (0: the training process itself); pin_memory: page-locked batches, for a GPU.
 
     Raises ValueError for settings that make no sense or leave a split empty, and for labels outside num_classes.
@@ -95,7 +97,7 @@ class ImageData(LabelledImages):
     def dataset(self, split: Split) -> IndexedImages:
         """Images of one split, sorted by index; needs no Trainer and no setup."""
         if split == "test":
-            return self._source("test").select(torch.arange(len(self._source("test")))[: self.test_limit])
+            return self._limited(self._source("test"))
         if split not in ("train", "val"):
             raise UserError(f"split is one of train, val, test; not {split!r}.")
         images = self._source("train")
@@ -105,10 +107,10 @@ class ImageData(LabelledImages):
                 f"val_size={self.val_size} holds out all of the {len(images)} training images of "
                 f"{type(self).__name__}: set it below {len(images)} (--data.init_args.val_size)."
             )
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
+        order = _shuffled(len(images), self.split_seed)
         if split == "val":
             return images.select(order[:held_out].sort().values)
-        return images.select(order[held_out:].sort().values[: self.train_limit])
+        return images.select(order[held_out:][: self.train_limit].sort().values)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Convert a batch to floats and augment training images, by (seed, epoch, index), on the batch's device."""
@@ -173,6 +175,14 @@ class ImageData(LabelledImages):
             self._sources[part] = images
         return self._sources[part]
 
+    def _limited(self, images: IndexedImages) -> IndexedImages:
+        """At most `test_limit` of the test images: a random subset, because the order of a data set is not random."""
+        if self.test_limit is None or self.test_limit >= len(images):
+            return images.select(torch.arange(len(images)))
+        chosen = images.select(_shuffled(len(images), 0)[: self.test_limit].sort().values)
+        chosen.drawn_from = len(images)
+        return chosen
+
     def _place(self) -> tuple[int, int]:
         """This process's rank and the number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -183,6 +193,10 @@ class ImageData(LabelledImages):
 
     def _pinned(self) -> bool:
         return self.pin_memory and torch.cuda.is_available()  # torch warns where there is nothing to pin for
+
+
+def _shuffled(n: int, seed: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
 def _silence_worker_advice() -> None:

@@ -27,7 +27,7 @@ class ImageFolder(ImageData):
     is unpacked on first use.
 
     Files are numbered in turns: the first of every class, then the second of every class ... The first N images are
-    therefore spread over all classes, also under `train_limit` and `test_limit`. `classes` lists the folder names by
+    therefore spread over all classes. `classes` lists the folder names by
     label; `num_classes` may exceed their number (a sample of a larger data set), but not be lower.
 
     cache: decode every image once into a file that is then memory-mapped (`cache.py`), for data sets whose pixels fit

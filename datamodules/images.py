@@ -31,6 +31,9 @@ class IndexedImages(Dataset[Batch], ABC):
         self.indices = indices.to(torch.int64)
         self.labels = all_labels.to(torch.int64)[self.indices]
 
+    # Size of the set that these images are a random subset of; None: they are all of it. An interval needs to know.
+    drawn_from: int | None = None
+
     # Set by `stored()`: batches keep the dtype of the source, and uint8 has a quarter of the bytes to move.
     _as_stored = False
 

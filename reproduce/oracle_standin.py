@@ -34,7 +34,8 @@ from adversarial_lightning.attacks import HighConfidence, Noise
 from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.datamodules import MNIST
-from adversarial_lightning.evaluation.campaign.merge import wilson
+from adversarial_lightning.evaluation.outcomes.statistics import wilson
+from adversarial_lightning.evaluation.outcomes.subset import random_images
 from adversarial_lightning.networks import MLP, LeNet5, SmallCNN
 from adversarial_lightning.networks.eval_mode import frozen_eval
 
@@ -166,7 +167,7 @@ def main() -> None:
     train, val, test = (data.dataset(split) for split in ("train", "val", "test"))
     x, y, _ = train.__getitems__(list(range(len(train))))
     pool_x, pool_y, _ = val.__getitems__(list(range(len(val))))
-    images, labels, index = test.__getitems__(list(range(options.images)))
+    images, labels, index = random_images(test, options.images)
     oracle = Oracle(trained(options, x, y), x, y)
     clean = shares(oracle.label(images, index), torch.full_like(labels, -2), labels)
     rows = {}

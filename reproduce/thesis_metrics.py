@@ -35,6 +35,7 @@ from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.attacks.deepfool import relative_robustness
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
+from adversarial_lightning.evaluation.outcomes.subset import random_images
 from adversarial_lightning.evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
 from adversarial_lightning.networks import Whiten
 from adversarial_lightning.networks.eval_mode import frozen_eval
@@ -120,7 +121,7 @@ def main() -> None:
     if options.data_root:
         spec["init_args"]["root"] = options.data_root
     images = build(spec, catalogue(datamodules)).dataset(options.split)
-    x, y, _ = images.__getitems__(list(range(options.images)))
+    x, y, _ = random_images(images, options.images)
     firsts = torch.stack([(y == k).nonzero()[0, 0] for k in y.unique()])
     options.output.mkdir(parents=True, exist_ok=True)
     board = SummaryWriter(str(options.output))

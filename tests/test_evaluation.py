@@ -44,6 +44,7 @@ from adversarial_lightning.evaluation.campaign.ledger import Ledger
 from adversarial_lightning.evaluation.campaign.locks import check_free
 from adversarial_lightning.evaluation.campaign.merge import Incomplete, merge, reasons_for_no_headline
 from adversarial_lightning.evaluation.outcomes.statistics import lengths
+from adversarial_lightning.evaluation.outcomes.subset import Samples
 
 
 def records(c: Campaign) -> list[dict[str, Any]]:
@@ -345,9 +346,7 @@ def copy_row(c: Campaign) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
     "missing": (
-        lambda c: edit(
-            c.folder / "ledgers/rank0.sqlite", "DELETE FROM outcomes WHERE attack = 'small' AND sample < 30"
-        ),
+        lambda c: edit(c.folder / "ledgers/rank0.sqlite", "DELETE FROM outcomes WHERE attack = 'small' AND sample % 2"),
         Incomplete,
         r"samples of small \(restart 0\) are not in the ledgers: \d+",
     ),
@@ -360,7 +359,7 @@ DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
     "not asked for": (
         lambda c: edit(
             c.folder / "ledgers/rank0.sqlite",
-            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, draws, l0, l1, l2, linf, "
+            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, right_draws, l0, l1, l2, linf, "
             "image_l2, score, forwards, backwards, seconds FROM outcomes WHERE attack = 'small' LIMIT 1",
         ),
         ValueError,
@@ -467,7 +466,7 @@ def invented(folder: Path, table: dict[str, dict[int, bool]], suite: dict[str, A
             for position, ok in stands.items():
                 adversarial = 0 if ok else 1
                 row = replace(base, index=c.samples[position], clean=adversarial if name == "clean" else 0, **cost)
-                ledger.add(name, 0, [replace(row, adversarial=adversarial, draws=int(ok))])
+                ledger.add(name, 0, [replace(row, adversarial=adversarial, right_draws=int(ok))])
     return c
 
 
@@ -492,7 +491,7 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
     documented = (Path(__file__).resolve().parent.parent / "docs" / "results_schema.md").read_text()
     for key in {*results, *results["attacks"][0], *results["worst_case"][0], *results["cost"]}:
         assert f"`{key}`" in documented
-    assert (results["schema"], results["n"], results["clean_accuracy"]) == (2, 6, pytest.approx(5 / 6))
+    assert (results["schema"], results["n"], results["clean_accuracy"]) == (3, 6, pytest.approx(5 / 6))
     assert [(a["name"], a["norm"], a["eps"], round(6 * a["robust_accuracy"])) for a in results["attacks"]] == [
         *(("a", "linf", 0.1, 3), ("b", "linf", 0.1, 3), ("c", "l2", 1.0, 5), ("d", None, None, 4))
     ]
@@ -502,21 +501,26 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
         *(("linf", 0.1, pytest.approx(2 / 6), ["a", "b"]), ("l2", 1.0, pytest.approx(5 / 6), ["c"]))
     ]
     assert (first["attacked"], first["succeeded"], first["success_rate"]) == (5, 2, 0.4)
-    said = "33.3 % robust accuracy at linf 0.1 (95 % interval [9.7, 70.0]; worst case of a, b; n = 6); clean 83.3 %"
+    said = "33 % robust accuracy at linf 0.1 (95 % interval over images [10, 70]; worst case of a, b; n = 6, "
+    said += "a random subset of 6 of 360 test images, sample seed 0); clean 83 %"
     assert f"**{said}; not audited**" in report
     assert "lightning evaluate" in report and "| b " in report
 
 
+EIGHT = Samples("random", 0, 8, 100)
+
+
 def test_lengths_by_hand() -> None:
     """Five attacked of eight samples, three found: median over five is the third, the curve falls at each length."""
-    found = lengths([0.4, 0.1, 0.2], attacked=5, n=8)
-    assert (found["found"], found["mean_norm"], found["median_norm"]) == (3, pytest.approx(0.7 / 3, abs=1e-6), 0.4)
+    found = lengths([0.4, 0.1, 0.2], 5, EIGHT)
+    assert (found["found"], found["failed"], found["median_norm"]) == (3, 2, 0.4)
+    assert found["mean_norm"] == pytest.approx(0.7 / 3, abs=1e-6)
     curve = dict(zip(found["curve"]["eps"], found["curve"]["robust_accuracy"], strict=True))
     assert (curve[0.0], curve[0.1], curve[0.19], curve[0.2], curve[0.39], curve[0.4]) == (
         *(5 / 8, 4 / 8, 4 / 8, 3 / 8, 3 / 8, 2 / 8),
     )
-    assert lengths([0.1], attacked=5, n=8)["median_norm"] is None
-    assert lengths([], attacked=0, n=8)["curve"] == {"eps": [0.0], "robust_accuracy": [0.0]}
+    assert lengths([0.1], 5, EIGHT)["median_norm"] is None
+    assert lengths([], 0, EIGHT)["curve"] == {"eps": [0.0], "robust_accuracy": [0.0]}
 
 
 @pytest.mark.long
@@ -821,7 +825,7 @@ def test_accuracies_of_each_class_add_up(tmp_path: Path) -> None:
     c = campaign(tmp_path, 40)
     run_campaign(c, trained())
     results, (_, text) = merge(c), finish(c)
-    labels = Digits(size=8).dataset("test").labels[:40]
+    labels = c.batch(c.samples)[1]
     assert {e["label"]: e["n"] for e in results["classes"]} == dict(enumerate(labels.bincount().tolist()))
     for i, case in enumerate(results["worst_case"]):
         share = sum(e["n"] * e["robust_accuracy"][i] for e in results["classes"]) / 40

@@ -27,10 +27,10 @@ from adversarial_lightning.evaluation.campaign.ledger import columns
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import AttackRun
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
-from adversarial_lightning.evaluation.outcomes.statistics import wilson
+from adversarial_lightning.evaluation.outcomes.statistics import bitmap_of
 from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
 from adversarial_lightning.evaluation.report.figures import DARK, ReportFigure, confusion, curves
-from adversarial_lightning.evaluation.report.formatting import duration, percent, radius, settings
+from adversarial_lightning.evaluation.report.formatting import duration, length, percent, radius, settings
 from adversarial_lightning.evaluation.report.html import report_page
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
 from adversarial_lightning.evaluation.report.pictures import EACH, galleries, pick
@@ -130,9 +130,9 @@ def test_every_format_says_the_same(evaluated: Path) -> None:
             share = percent(entry["robust_accuracy"], 60)
             low, high = (100 * bound for bound in entry["interval"])
             for said in (page, text):
-                assert re.search(rf"{re.escape(share)}[\s|]*\[{low:.1f}, {high:.1f}\]", said), entry
+                assert re.search(rf"{re.escape(share)}[\s|]*\[{low:.0f}, {high:.0f}\]", said), entry
         assert entry.get("name", "worst case") in page
-    assert f"{results['attacks'][3]['median_norm']:.4g}" in page
+    assert f"{results['attacks'][3]['median_norm']:.2g}" in page
     for fact in (
         results["checkpoint"]["sha256"],
         results["data"]["fingerprint"],
@@ -208,7 +208,7 @@ def test_what_is_refused_has_no_headline_in_any_format(evaluated: Path) -> None:
 def row(index: int, label: int, adversarial: int, linf: float = 0.1) -> Outcome:
     """One outcome of a sample that the model knew."""
     lengths = {"l0": 1, "l1": linf, "l2": linf, "linf": linf, "image_l2": 1.0, "score": None}
-    classes = {"label": label, "clean": label, "adversarial": adversarial, "draws": int(label == adversarial)}
+    classes = {"label": label, "clean": label, "adversarial": adversarial, "right_draws": int(label == adversarial)}
     return Outcome(index=index, **classes, **lengths, forwards=1.0, backwards=1.0, seconds=2.0)  # type: ignore[arg-type]
 
 
@@ -352,7 +352,7 @@ def test_figures_are_the_same_file_again_and_dark_where_the_page_is(evaluated: P
         assert any(colour in light for colour in DARK) and not any(colour in dark for colour in DARK)
         assert "%" in drawn.alt and drawn.pixels().shape[2] == 3
     assert [float(v) for v in re.findall(r"worst case ([\d.]+) %", once[0].alt)] == [
-        round(100 * c["robust_accuracy"], 1)
+        round(100 * c["robust_accuracy"])
         for c in sorted(results_of(evaluated / "one")["worst_case"], key=lambda c: c["eps"])
     ]
 
@@ -401,12 +401,26 @@ def test_the_event_file_holds_the_report(evaluated: Path) -> None:
 # --- side by side -----------------------------------------------------------------------------------------------------
 
 
+SAMPLES = {"chosen": "random", "seed": 0, "n": 100, "of": 1000}
+
+
+def bitmap(*right: int) -> str:
+    """As in results.json: these many are robust, then as many not, and so on, of 100."""
+    return bitmap_of(np.repeat(np.arange(len(right)) % 2 == 0, right))
+
+
 def made(folder: Path, **changes: Any) -> Path:
-    """A folder with a results.json of schema 2, by hand."""
+    """A folder with a results.json of schema 3, by hand."""
     attack = {"norm": "linf", "eps": 0.1, "kind": "budget", "restarts": 1, "settings": {"steps": 5}}
     half = {"robust_accuracy": 0.5, "interval": [0.4, 0.6]}
     results = {
-        **{"schema": 2, "checkpoint": {"path": "a.ckpt", "sha256": "0"}, "defenses": [], "mode": "full"},
+        **{
+            "schema": 3,
+            "samples": SAMPLES,
+            "checkpoint": {"path": "a.ckpt", "sha256": "0"},
+            "defenses": [],
+            "mode": "full",
+        },
         **{"data": {"class_path": "Digits", "init_args": {}, "fingerprint": "1"}, "n": 100, "seed": 0},
         **{"clean_accuracy": 0.9, "clean_interval": [0.8, 0.95], "invalid": 0, "sweeps": [], "cost": None},
         "attacks": [{**attack, **half, "name": "pgd"}],
@@ -433,22 +447,25 @@ def test_compare_by_hand(tmp_path: Path) -> None:
         "curve": {"eps": [0, 1], "robust_accuracy": [0.9, 0]},
     }
     pgd = results_of(made(tmp_path / "x"))["attacks"][0]
-    a = made(tmp_path / "a/evaluation", attacks=[pgd, {**nearest, "median_norm": 1.5}])
+    a = made(tmp_path / "a/evaluation", attacks=[{**pgd, "bitmap": bitmap(50, 50)}, {**nearest, "median_norm": 1.5}])
     b = made(
         tmp_path / "b/evaluation",
-        attacks=[{**pgd, "robust_accuracy": 0.25}, {**nearest, "median_norm": None, "found": 20}],
+        attacks=[
+            {**pgd, "robust_accuracy": 0.25, "bitmap": bitmap(25, 75)},
+            {**nearest, "median_norm": None, "found": 20},
+        ],
         worst_case=[{**results_of(a)["worst_case"][0], "robust_accuracy": 0.125, "eps": 0.2}],
     )
     table = lines(write_comparison([a, b], tmp_path / "out"))
     assert table["accuracy under"] == ["a", "b"]  # what tells the folders apart
-    assert table["clean"] == ["90.0 % [80.0, 95.0]", "90.0 % [80.0, 95.0]"]  # nobody is best
-    assert table["pgd (linf 0.1)"] == ["**50.0 %** [40.0, 60.0]", "25.0 % [40.0, 60.0]"]
-    assert table["**worst case (linf 0.1)**"] == ["50.0 % [40.0, 60.0]", ""]  # alone, best of nothing
-    assert table["**worst case (linf 0.2)**"][1].startswith("12.5 %")
-    assert table["ddn (l2, median length)"] == ["1.5 90 of 90 found", "**∞** 20 of 90 found"]
+    assert table["clean"] == ["90 % [80, 95]", "90 % [80, 95]"]  # nobody is best
+    assert table["pgd (linf 0.1)"] == ["**50 %** [40, 60]", "25 % [40, 60]"]
+    assert table["**worst case (linf 0.1)**"] == ["50 % [40, 60]", ""]  # alone, best of nothing
+    assert table["**worst case (linf 0.2)**"][1].startswith("12 %")
+    assert table["ddn (l2, median length)"] == ["1.5 90 of 90 found", "∞ 20 of 90 found"]  # no test, no best
     assert list(table).index("ddn (l2, median length)") > list(table).index("**worst case (linf 0.2)**")
     page = Page((tmp_path / "out/compare.html").read_text())
-    assert "12.5 %" in page.words and "1.5 90 of 90 found" in page.words and len(page.all("img")) == 1
+    assert "12 %" in page.words and "1.5 90 of 90 found" in page.words and len(page.all("img")) == 1
     assert (tmp_path / "out/compare.md").read_text() == write_comparison([a, b], None)
 
 
@@ -473,7 +490,7 @@ def test_what_is_refused_is_never_the_best(tmp_path: Path) -> None:
     folders = [made(tmp_path / str(i), worst_case=[{**case, **changes}]) for i, changes in enumerate(cases)]
     text = write_comparison(folders, tmp_path / "c.html")
     shares = [cell.split(" [")[0] for cell in lines(text)["**worst case (linf 0.1)**"]]
-    assert shares == ["90.0 % †", "**75.0 %**", "50.0 %"]
+    assert shares == ["90 % †", "**75 %**", "50 %"]
     page = (tmp_path / "c.html").read_text()
     assert all(said.count("†: no headline") == 1 for said in (text, page))
 
@@ -481,7 +498,10 @@ def test_what_is_refused_is_never_the_best(tmp_path: Path) -> None:
 HALF = {"norm": "linf", "eps": 0.1, "robust_accuracy": 0.5, "interval": [0.4, 0.6]}
 UNFAIR: dict[str, tuple[dict[str, Any], str]] = {
     "data": ({"data": {"class_path": "Digits", "init_args": {}, "fingerprint": "2"}}, "different data"),
-    "samples": ({"n": 50}, "number of samples differs (100, 50)"),
+    "samples": (
+        {"samples": {**SAMPLES, "seed": 1}},
+        "the samples differ (a random subset of 100 of 1,000 test images, sample seed 0; a random",
+    ),
     "seed": ({"seed": 1}, "seed differs (0, 1)"),
     "mode": ({"mode": "worst_case"}, "mode differs (full, worst case)"),
     "settings": (
@@ -509,7 +529,8 @@ def test_recorded_runs_are_read() -> None:
         assert percent(r["clean_accuracy"], r["n"]) in table["clean"][i]
         for case in r["worst_case"]:
             cell = table[f"**worst case ({case['norm']} {radius(case['eps'])})**"][i]
-            assert percent(case["robust_accuracy"], r["n"]) in cell and "[" in cell
+            assert percent(case["robust_accuracy"], r["n"]) in cell and "[" not in cell
+        assert table["images"][i] == f"the first {r['n']:,} test images"
 
 
 # All that schema 1 said.
@@ -532,8 +553,11 @@ def test_schema_1_is_read(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old/results.json").write_text(json.dumps(SCHEMA_1))
     table = lines(write_comparison([tmp_path / "old", made(tmp_path / "new")], None))
-    low, high = (100 * bound for bound in wilson(0.25, 1000))
-    assert table["pgd (linf 0.3)"][0] == f"25.0 % [{low:.1f}, {high:.1f}]"
+    assert table["pgd (linf 0.3)"][0] == "25.0 %"  # the first images are no sample: no interval
+    assert table["images"] == [
+        "the first 1,000 test images",
+        "a random subset of 100 of 1,000 test images, sample seed 0",
+    ]
     assert table["**worst case (linf 0.3)**"][0].startswith("25.0 % †")
     assert table["ddn (l2, median length)"][0] == "1.5 900 of 900 found"
     assert table["audit"] == ["not audited", "not audited"]
@@ -567,7 +591,8 @@ def test_draws_and_detectors_are_shown(evaluated: Path) -> None:
     drawn = {"n": 20, "mean": 0.11111, "interval": [0.1, 0.2], "vote": 0.22222, "worst": 0.03333}
     malade = {"clean": 0.5, "robust": 0.61111, "clean_lenient": 0.5, "robust_error": 0.2}
     malade |= {"accepted_accuracy": None, "strict": 0.32222}
-    level = {"fpr": 0.05, "theta": 1.25, "acc_adv": 0.43333, "acc_nadv": 0.5, "acc_cla": None, "acc_com": 0.5}
+    level = {"fpr": 0.05, "theta": 1.25, "acc_adv": 0.43333, "acc_nadv_clean": 0.5, "acc_cla": None, "acc_com": 0.5}
+    level |= {"of": {"acc_adv": 60, "acc_nadv_clean": 60, "acc_cla": 0, "acc_com": 60}}
     detected = {"auroc": 0.87654, "auroc_succeeded": 0.9, "roc": {"fpr": [0, 1], "tpr": [0, 1]}}
     for entry in (*results["attacks"], *results["worst_case"]):
         entry |= {"draws": drawn, "detection": {**detected, "levels": [{**level, "malade": malade}]}}
@@ -581,13 +606,16 @@ def test_draws_and_detectors_are_shown(evaluated: Path) -> None:
     }
     page = Page(report_page(results, "", NOTHING)).words
     for text in (page, report_text(results, "")):
-        for figure in ("11.1 %", "22.2 %", "3.3 %", "44.4 %", "61.1 %", "32.2 %", "43.3 %", "5.6 %"):
+        for figure in ("11 %", "22 %", "3 %", "44 %", "61 % of 60", "32 % of 60", "43 % of 60", "6 % of 60", "of 0"):
             assert figure in text, figure
     assert "0.8765" in page and "ScoreNorm, calibrated on 77 held-out images" in page
 
 
 WORDS: dict[str, tuple[str, str]] = {
-    "share of few": (percent(1 / 3, 30), "33.3 %"),
+    "share of few": (percent(1 / 3, 300), "33 %"),
+    "share of a thousand": (percent(1 / 3, 1000), "33.3 %"),
+    "mean length of few": (length(1 / 3, 999), "0.33"),
+    "mean length of many": (length(1 / 3, 1000), "0.333"),
     "share of many": (percent(1 / 3, 10000), "33.33 %"),
     "radius in steps": (radius(8 / 255), "8/255"),
     "plain radius": (radius(0.3), "0.3"),

@@ -41,6 +41,7 @@ from adversarial_lightning.evaluation.campaign.progress import Bars
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Mode
 from adversarial_lightning.evaluation.outcomes.imported_proof import compared, record
 from adversarial_lightning.evaluation.outcomes.statistics import Results
+from adversarial_lightning.evaluation.outcomes.subset import Choice
 from adversarial_lightning.evaluation.report import headlines, published_words
 
 _ABOUT = (
@@ -96,7 +97,9 @@ def options() -> ArgumentParser:
     )
     add("--fpr", type=float, default=0.05, help="false positive rate of the detector; detector-aware attacks aim at it")
     add("--calibrate", type=Literal["val", "test"], default="val", help="split for the detector threshold")
-    add("--limit", type=int | None, help="only the first so many test images")
+    add("--limit", type=int | None, help="only so many of the test images")
+    add("--sample", type=Choice, default="random", help="which: a random subset, or the first (then no interval)")
+    add("--sample_seed", type=int, default=0, help="of the random subset: the same images for every model")
     add("--mode", type=Mode, default="full", help="worst_case: attack only samples that no earlier attack has broken")
     add("--draws", type=int | None, help="draws of the defense's noise; default: 20 if a defense is stochastic, else 1")
     add("--audit", type=Literal["none", "brief", "quick", "full"], default="quick", help="how hard it is checked")
@@ -176,10 +179,10 @@ def report(evaluation: Evaluation, merged: Results, settings: Namespace, command
     if settings.compile or settings.precision != "float32":
         print("precision check: attacking a few samples in float32 too", file=sys.stderr, flush=True)
         cases = check_precision(campaign, model, settings.batch_size)
-        precision = {"precision": settings.precision, "compile": settings.compile, "cases": cases}
+        precision = {"attacks": settings.precision, "compile": settings.compile, "cases": cases}
     published = None
     if settings.published is not None:
-        published = compared(merged["clean_accuracy"], settings.published, merged["clean_interval"])
+        published = compared(merged["clean_accuracy"], settings.published, campaign.chosen)
     results = write_report(
         campaign,
         merged,

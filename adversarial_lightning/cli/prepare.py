@@ -1,7 +1,7 @@
 """Objects behind the words of the command line: model, defenses, detector, data and campaign."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -56,13 +56,26 @@ def prepare(settings: Namespace, objects: Namespace) -> Evaluation:
         images = detectors.test_split(images, detector.seen)
     n = len(images) if settings.limit is None else min(settings.limit, len(images))
     draws = settings.draws or (20 if defenses.required_adaptations(model)["eot"] else 1)
+    campaign = Campaign(
+        suite=objects.suite,
+        data=images,
+        n=n,
+        seed=settings.seed,
+        folder=settings.output,
+        identity="",  # known below
+        mode=settings.mode,
+        draws=draws,
+        scored=detector is not None,
+        sample=settings.sample,
+        sample_seed=settings.sample_seed,
+    )
     parts = {
         "checkpoint": {"sha256": digest_file(path), "network": _spec(settings.network)},
         "suite": suite_part(objects.suite),
         "data": data_part(describe(data), images),
+        "samples": asdict(campaign.chosen),
         "defenses": [_spec(entry) for entry in settings.defenses],
         "seed": settings.seed,
-        "limit": n,
         "detector": _spec(settings.detector),
         "fpr": settings.fpr if settings.detector else None,
         "calibrate": settings.calibrate,
@@ -70,17 +83,7 @@ def prepare(settings: Namespace, objects: Namespace) -> Evaluation:
         "draws": draws,
         "precision": [settings.precision, settings.compile],
     }
-    campaign = Campaign(
-        suite=objects.suite,
-        data=images,
-        n=n,
-        seed=settings.seed,
-        folder=settings.output,
-        identity=identify(parts),
-        mode=settings.mode,
-        draws=draws,
-        scored=detector is not None,
-    )
+    campaign = replace(campaign, identity=identify(parts))
     return Evaluation(network, model, detector, data, campaign, parts, imported)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from adversarial_lightning.evaluation.audit.threat_models import ThreatModel, au
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus, robust_share
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
+from adversarial_lightning.evaluation.outcomes.subset import random_numbers
 from adversarial_lightning.networks.eval_mode import device_of
 
 Level = Literal["brief", "quick", "full"]
@@ -36,7 +38,7 @@ def audit(
     known: Mapping[str, Check] | None = None,
     tell: Callable[[str, Check, int], None] = lambda key, check, total: None,
 ) -> list[Check]:
-    """Run every check on a finished campaign of `model` whose merged numbers are `results` (schema 2).
+    """Run every check on a finished campaign of `model` whose merged numbers are `results` (schema 3).
 
     `required_adaptations` is what the defenses declare; `rows` are attacked at once. Checks that are `known` by their
     key are not repeated; `tell` is called with every new one and the number of all. Deterministic, given the seed of
@@ -98,10 +100,10 @@ class AuditRun:
         return audited_threat_models(self.status, self.campaign.suite)
 
     def samples(self, samples: Any, of: float) -> AuditSamples:
-        """The first of these samples, as many as the budget allows."""
+        """A random subset of these samples, as many as the budget allows."""
         count, averaged = (20, self.budget.averaged) if self.stochastic else (1, 1)
         most = self.budget.samples // (4 if self.stochastic else 1)  # each of them costs ten times as much
-        chosen = self.campaign.batch(samples[:most], self.device)
+        chosen = self.campaign.batch(random_numbers(samples, most, self.campaign.sample_seed), self.device)
         return AuditSamples(self.model, *chosen, self.campaign.seed, of, count, averaged, self.rows)
 
     @cached_property
@@ -138,7 +140,8 @@ class AuditRun:
 
     def substitutes(self, threat_model: ThreatModel) -> dict[str, nn.Module]:
         """Surrogate networks for transfer: the undefended classifier, and an imitation of the model."""
-        x, _, _ = self.campaign.batch(self.campaign.samples[: self.budget.imitated], self.device)
+        few = random_numbers(self.campaign.samples, self.budget.imitated, self.campaign.sample_seed)
+        x, _, _ = self.campaign.batch(few, self.device)
         imitation = imitate(
             self.model, x, eps=_radius(threat_model, x), steps=self.budget.imitation, seed=self.campaign.seed
         )
@@ -215,7 +218,9 @@ class AuditRun:
         if not runs:
             return sanity.repeated([], [], "any attack")
         run = min(runs, key=lambda u: float(tables[u.name, u.restart]["forwards"].mean()))
-        rows = {key: column[: self.budget.repeated] for key, column in tables[run.name, run.restart].items()}
+        table = tables[run.name, run.restart]
+        few = random_numbers(table["index"], self.budget.repeated, campaign.sample_seed)
+        rows = {key: column[np.isin(table["index"], few)] for key, column in table.items()}
         clean = torch.from_numpy(rows["clean"]).to(self.device)
         x, y, index = self.campaign.batch(rows["index"].tolist(), self.device)
         again, _ = evaluate_batch(

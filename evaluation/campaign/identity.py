@@ -20,7 +20,7 @@ from adversarial_lightning.evaluation.outcomes import outcome
 _LOADING = ("batch_size", "eval_batch_size", "workers", "pin_memory", "root", "download", "cache")
 _TRAINING = ("val_size", "split_seed", "train_limit", "augment")
 _LOOKED_AT = 16  # images whose pixels enter the fingerprint of the data
-_SCHEMA = 3  # of campaign.json and of the parts in it
+_SCHEMA = 4  # of campaign.json and of the parts in it
 _ROOMS = ("attacks", "checkpoints", "defenses", "detectors", "networks")  # what may change an outcome, with outcome.py
 
 
@@ -71,8 +71,8 @@ def code() -> str:
 def claim_folder(folder: Path, parts: Mapping[str, Any]) -> str:
     """Claim `folder` for the campaign with these `parts`, or recognise it; return the campaign's identity.
 
-    The parts (checkpoint, suite, data, defenses, seed, limit ...) are written to ``campaign.json``. Raises ValueError,
-    naming the parts, where the folder belongs to another campaign, and OSError where it cannot be written.
+    The parts (checkpoint, suite, data, samples, defenses, seed ...) are written to ``campaign.json``. Raises
+    ValueError, naming the parts, where the folder belongs to another campaign, and OSError where it cannot be written.
     """
     identity = identify(parts)
     parts = json.loads(json.dumps(parts))  # as it will be read back
@@ -99,8 +99,9 @@ def _compare(path: Path, parts: Mapping[str, Any]) -> None:
         raise UserError(f"{path} is damaged ({error}): choose another --output") from error
     if schema != _SCHEMA:
         raise UserError(
-            f"{path.parent} holds an evaluation by another version of this program (schema {schema}, ours is "
-            f"{_SCHEMA}): finish it with the version that began it, or choose another --output"
+            f"{path.parent} holds an evaluation by another version of this program (schema {schema}, ours "
+            f"is {_SCHEMA}), which chose other samples and named its outcomes otherwise: finish it with the version "
+            "that began it, or choose another --output"
         )
     if different:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -33,9 +34,9 @@ from adversarial_lightning.evaluation.outcomes.statistics import (
     accuracy,
     cost,
     number,
+    sampling_interval,
     shortest,
     sweeps,
-    wilson,
 )
 from adversarial_lightning.evaluation.outcomes.types import Bits, Columns, Flags
 
@@ -58,7 +59,9 @@ def merge(campaign: Campaign) -> Results:
     """
     status, notes = campaign.blank_status(campaign.samples), []
     attacks: list[Results] = []
-    results: Results = {"schema": 2, "mode": campaign.mode, "n": campaign.n, "seed": campaign.seed}
+    samples = campaign.chosen
+    results: Results = {"schema": 3, "mode": campaign.mode, "n": campaign.n, "samples": asdict(samples)}
+    results["seed"] = campaign.seed
     settings = suite_part(campaign.suite)
     for name in (CLEAN, *campaign.suite):
         before, entry, rows = status.bits_before(name), AttackTotals(len(status.samples)), {}
@@ -76,7 +79,7 @@ def merge(campaign: Campaign) -> Results:
             )
         if name == CLEAN:
             label = rows["label"]
-            results |= accuracy("clean_", status.bits[CLEAN], campaign.draws)
+            results |= accuracy("clean_", status.bits[CLEAN], campaign.draws, samples)
             results["invalid"] = int(entry.invalid.sum())
             continue
         attack = campaign.suite[name]
@@ -87,7 +90,7 @@ def merge(campaign: Campaign) -> Results:
         attacks.append(
             {
                 **{"name": name, "norm": norm, "eps": eps, "kind": attack.kind, "settings": settings[name]},
-                **accuracy("", after, campaign.draws),
+                **accuracy("", after, campaign.draws, samples),
                 **{"n": campaign.n, "attacked": int((before != 0).sum()), "succeeded": number(math.fsum(broken))},
                 "success_rate": number(math.fsum(broken) / math.fsum(attacked)) if attacked.any() else None,
                 **{"invalid": int(entry.invalid.sum()), "restarts": len(campaign.runs(name)), **entry.costs()},
@@ -95,10 +98,13 @@ def merge(campaign: Campaign) -> Results:
         )
         if attack.kind == "minimum-norm" and norm is not None:
             whole = bool((before == status.bits[CLEAN]).all())
-            figures = shortest(rows, norm, campaign.n)
+            figures = shortest(rows, norm, samples)
             attacks[-1] |= figures if whole else dict.fromkeys(figures)
     worst = [
-        {"norm": norm, "eps": eps, **accuracy("", status.worst_case(norm, eps), campaign.draws), "attacks": names}
+        {
+            **{"norm": norm, "eps": eps, "attacks": names},
+            **accuracy("", status.worst_case(norm, eps), campaign.draws, samples),
+        }
         for (norm, eps), names in threat_models(campaign.suite).items()
     ]
     bits = [status.worst_case(case["norm"], case["eps"]) for case in worst]
@@ -200,7 +206,7 @@ def _detection(campaign: Campaign, attacks: Sequence[Results], worst: Sequence[R
     levels = [
         {
             **{"fpr": fpr, "theta": None if math.isinf(theta) else theta},
-            **{"realised_fpr": realised[fpr], "interval": wilson(realised[fpr], campaign.n)},
+            **{"realised_fpr": realised[fpr], "interval": sampling_interval(realised[fpr], campaign.chosen)},
         }
         for fpr, theta in thresholds.items()
     ]

@@ -23,9 +23,10 @@ class Outcome:
 
     `index` is its number in the source, `label` the true class; `clean` and `adversarial` are the predicted classes
     without and with the attack, for several draws of the defender's noise the majority's, -1 where logits or pixels are
-    not finite. Bit d of `draws` is set where the model was right in draw d, under the attack if there is one. l0 counts
-    changed values; l1, l2 and linf are lengths of the perturbation in pixels of [0, 1], `image_l2` is that of the image
-    itself. `score` is what a detector says of the attacked image, None without one, infinite where it says no number.
+    not finite. Bit d of `right_draws` is set where the model was right in draw d, under the attack if there is one. l0
+    counts changed values; l1, l2 and linf are lengths of the perturbation in pixels of [0, 1], `image_l2` is that of
+    the image itself. `score` is what a detector says of the attacked image, None without one, infinite where it says no
+    number.
     `forwards` and `backwards` are passes of this sample through the model in the attack, `seconds` its share of the
     time. Without an attack, `adversarial` is `clean`, and lengths and passes are 0.
     """
@@ -34,7 +35,7 @@ class Outcome:
     label: int
     clean: int
     adversarial: int
-    draws: int
+    right_draws: int
     l0: int
     l1: float
     l2: float
@@ -187,7 +188,7 @@ def evaluate_batch(
         lengths = distances(z.cpu().double() - x.cpu().double())  # not every device has doubles
         lengths["image_l2"] = distance("l2", x.cpu().double())
     keep = (index >= 0).cpu()
-    columns = {"index": index, "label": y, "clean": clean, "adversarial": adversarial, "draws": right, **lengths}
+    columns = {"index": index, "label": y, "clean": clean, "adversarial": adversarial, "right_draws": right, **lengths}
     listed: dict[str, list[Any]] = {key: column.cpu()[keep].tolist() for key, column in columns.items()}
     listed["score"] = [None] * int(keep.sum()) if scores is None else scores.cpu()[keep].tolist()
     costs: dict[str, Any] = {"forwards": passes.forwards / len(x), "backwards": passes.backwards / len(x)}

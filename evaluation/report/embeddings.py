@@ -18,6 +18,7 @@ from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, threat_models
+from adversarial_lightning.evaluation.outcomes.subset import random_numbers
 from adversarial_lightning.evaluation.report import formatting
 from adversarial_lightning.evaluation.report.figures import LINES, MUTED, STYLE, STYLES, Array, ReportFigure
 from adversarial_lightning.evaluation.report.subject import class_name
@@ -207,7 +208,7 @@ def views(
 def network_figures(
     campaign: Campaign, model: nn.Module, allowance: float, names: Sequence[str] | None = None
 ) -> tuple[list[ReportFigure], list[str]]:
-    """Draw the `views` of a finished campaign: its first images under PGD at its first linf, l2 or l1 threat model.
+    """Draw the `views` of a finished campaign: a few of its images under PGD at its first linf, l2 or l1 threat model.
 
     The number of images follows from `allowance` seconds and the recorded time of a forward pass; sentences say what is
     missing.
@@ -221,7 +222,7 @@ def network_figures(
     n = min(_IMAGES, campaign.n, int(max(0.0, allowance - passes) / (3 * _ATTACK_STEPS * forward + 1e-12)))
     if n < min(_LEAST, campaign.n):
         return [], ["Embeddings and loss surfaces are left out: they would take too long."]
-    x, y, index = campaign.batch(campaign.samples[:n], device_of(model))
+    x, y, index = campaign.batch(random_numbers(campaign.samples, n, campaign.sample_seed), device_of(model))
     noise = Noise.keyed(campaign.seed, index)
     attack = PGD(norm=norm, eps=eps, steps=_ATTACK_STEPS)  # type: ignore[arg-type]
     try:

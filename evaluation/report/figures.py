@@ -133,7 +133,9 @@ def curves(results: Results) -> list[ReportFigure]:
             accuracies, bounds = [c["robust_accuracy"] for c in cases], [c["interval"] for c in cases]
             series.append(Series("worst case", [c["eps"] for c in cases], accuracies, bounds=bounds))
         said += [f"worst case {percent(c['robust_accuracy'], results['n'])} at {radius(c['eps'])}" for c in cases]
-        caption = f"Robust accuracy over the {SYMBOLS[norm]} radius" + ("; bars: 95 % intervals." if cases else ".")
+        caption = f"Robust accuracy over the {SYMBOLS[norm]} radius" + (
+            "; bars: 95 % intervals." if any(c["interval"] for c in cases) else "."
+        )
         figure = over_radius(norm, series, results["clean_accuracy"])
         drawn.append(ReportFigure(f"curves/{norm}", figure, caption, f"{caption} {'; '.join(said)}."))
     return drawn
@@ -147,7 +149,7 @@ class Series:
     x: Sequence[float]
     y: Sequence[float]
     step: bool = False
-    bounds: Sequence[Sequence[float]] = ()
+    bounds: Sequence[Sequence[float] | None] = ()
 
 
 def over_radius(norm: str, series: Sequence[Series], clean: float | None = None) -> Figure:
@@ -160,7 +162,9 @@ def over_radius(norm: str, series: Sequence[Series], clean: float | None = None)
             axes.step(line.x, y, where="post", color=colour, ls=STYLES[i % len(STYLES)], lw=1.6, label=line.name)
             continue
         axes.plot(line.x, y, "o-" if len(y) > 1 else "o", color=colour, ms=4, lw=1.2, label=line.name, zorder=3)
-        for x, bounds in zip(line.x, line.bounds, strict=False):  # bounds may be left out
+        for x, bounds in zip(line.x, line.bounds, strict=False):  # bounds may be left out, and there may be none
+            if bounds is None:
+                continue
             axes.plot([x, x], [100 * b for b in bounds], color=colour, lw=1, marker="_", ms=5, zorder=3)
     if clean is not None:
         axes.axhline(100 * clean, color=MUTED, lw=0.8, ls=(0, (1, 3)))

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from adversarial_lightning.evaluation.report import formatting, subject
 from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_table
-from adversarial_lightning.evaluation.report.comparison import Comparison, any_radius, rank, title
+from adversarial_lightning.evaluation.report.comparison import BEST, Comparison, any_radius, rank, title
 from adversarial_lightning.evaluation.report.figures import ReportFigure
 from adversarial_lightning.evaluation.report.pictures import Gallery
 
@@ -27,6 +27,11 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": formatting.percent,
         "interval": formatting.interval,
+        "interval_words": formatting.interval_words,
+        "mean_length": formatting.length,
+        "length_interval": formatting.lengths,
+        "samples": formatting.samples,
+        "share_of": formatting.share_of,
         "symbols": lambda norm, eps=None: formatting.threat(norm, eps, symbols=True),
         "duration": formatting.duration,
         "count": formatting.count,
@@ -105,7 +110,7 @@ def report_page(
 
 def compare_page(comparison: Comparison) -> str:
     """Comparison of several evaluations as HTML."""
-    return _page("compare.html", c=comparison, title="Comparison of robustness")
+    return _page("compare.html", c=comparison, best=BEST, title="Comparison of robustness")
 
 
 def cards(results: Results) -> dict[str, list[Results]]:

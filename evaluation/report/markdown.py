@@ -12,8 +12,13 @@ from adversarial_lightning.evaluation.report.formatting import (
     facts,
     facts_of_cost,
     interval,
+    interval_words,
+    length,
+    lengths,
     number,
     percent,
+    samples,
+    share_of,
     table,
     threat,
 )
@@ -21,6 +26,7 @@ from adversarial_lightning.evaluation.report.html import groups, over_draws
 from adversarial_lightning.evaluation.report.subject import badge_words, model_facts, subject
 
 Results = dict[str, Any]
+CRITERIA = ("acc_adv", "acc_nadv_clean", "acc_cla", "acc_com")
 
 
 def headlines(results: Results) -> list[str]:
@@ -29,11 +35,10 @@ def headlines(results: Results) -> list[str]:
     for case in results["worst_case"]:
         if not case.get("refused"):
             share = f"{percent(case['robust_accuracy'], n)} robust accuracy at {threat(case['norm'], case['eps'])}"
-            basis = (
-                f"95 % interval {interval(case['interval'], n)}; worst case of {', '.join(case['attacks'])}; n = {n}"
-            )
+            basis = [interval_words(case["interval"], results), f"worst case of {', '.join(case['attacks'])}"]
+            basis += [f"n = {n}, {samples(results)}"] if case["interval"] else [f"n = {n}"]
             clean = f"clean {percent(results['clean_accuracy'], n)}"
-            said.append(f"{share} ({basis}); {clean}; {badge_words(results)}")
+            said.append(f"{share} ({'; '.join(basis)}); {clean}; {badge_words(results)}")
     return said
 
 
@@ -62,7 +67,7 @@ def _attacks(results: Results) -> list[str]:
         for a in group["attacks"]:
             accuracy = _share(a["robust_accuracy"], a["interval"], n)
             if any_radius(a):
-                accuracy = f"median length {number(a['median_norm']) or 'infinite'}", ""
+                accuracy = f"median length {length(a['median_norm'], a['attacked']) or 'infinite'}", ""
             broken_by = f"{count(a['succeeded'])} of {count(a['attacked'])}"
             passes = f"{count(a['forwards'])} / {count(a['backwards'])}"
             model = threat(a["norm"], a["eps"])
@@ -73,6 +78,7 @@ def _attacks(results: Results) -> list[str]:
             rows.append([label, threat(case["norm"], case["eps"]), *accuracy, "", "", "", ""])
     head = ["attack", "threat", "robust accuracy", "95 % interval", "broken by", "runs"]
     lines = ["## Attacks", "", *table([*head, "forward / backward passes", "time"], rows), ""]
+    lines += [f"n = {n}, {samples(results)}; intervals are over images."]
     lines += ["A sample is robust where the model is right without the attack and after every run of it."]
     lines += ["Worst case: the mean over samples of the minimum over the attacks of a threat model.", ""]
     if any(case.get("refused") for case in results["worst_case"]):
@@ -102,19 +108,29 @@ def _draws(results: Results) -> list[str]:
         [name, str(d["n"]), *_share(d["mean"], d["interval"], n), percent(d["vote"], n), percent(d["worst"], n)]
         for name, d in over_draws(results)
     ]
-    head = ["attack", "draws", "mean", "95 % interval", "majority vote", "worst draw"]
-    return ["## Over the defender's draws", "", *table(head, rows), ""] if rows else []
+    head = ["attack", "draws", "mean", "95 % interval over draws", "majority vote", "worst draw"]
+    return ["## Over the defender's draws", "", *table(head, rows), "", f"n = {n}.", ""] if rows else []
 
 
 def _lengths(results: Results) -> list[str]:
-    kinds = ("mean", "median", "relative")
     rows = [
-        [a["name"], a["norm"], count(a["found"]), *(number(a.get(f"{kind}_norm")) for kind in kinds)]
+        [
+            *(a["name"], a["norm"], f"{count(a['found'])} of {count(a['attacked'])}", count(a["failed"])),
+            *(_mean(a[key], a[f"{key}_interval"], a["found"]) for key in ("mean_norm", "relative_norm")),
+            length(a["relative_norm_with_failures"], a["attacked"]),
+            length(a["median_norm"], a["attacked"]) or "infinite",
+        ]
         for a in results["attacks"]
         if a.get("curve")
     ]
-    head = ["attack", "norm", "found", "mean length", "median length (failures infinite)", "mean relative length"]
-    return ["## Shortest adversarial perturbations", "", *table(head, rows), ""] if rows else []
+    head = ["attack", "norm", "found", "not found", "mean length", "mean relative length (rho)"]
+    head += ["rho, failures at the largest", "median length (failures infinite)"]
+    about = "Means are over the images that were found; in brackets 95 % intervals over images (bootstrap)."
+    return ["## Shortest adversarial perturbations", "", *table(head, rows), "", about, ""] if rows else []
+
+
+def _mean(value: float | None, bounds: Sequence[float] | None, n: int) -> str:
+    return f"{length(value, n)} {lengths(bounds, n)}".strip()
 
 
 def _detector(results: Results) -> list[str]:
@@ -126,12 +142,20 @@ def _detector(results: Results) -> list[str]:
         for entry in (*results["attacks"], *results["worst_case"]):
             d = entry["detection"]["levels"][i]
             name = entry.get("name", f"worst case ({threat(entry['norm'], entry['eps'])})")
-            figures = (d["acc_adv"], d["acc_nadv"], d["acc_cla"], d["acc_com"], *_malade(d["malade"]))
-            rows.append([name, *("" if value is None else percent(value, n) for value in figures)])
-        realised = f"{percent(level['realised_fpr'], n)} {interval(level['interval'], n)}"
-        which = "Its own threshold" if level["fpr"] is None else f"False positives {percent(level['fpr'], n)}"
+            figures = [(d[key], d["of"][key]) for key in CRITERIA] + [(v, n) for v in _malade(d["malade"])]
+            rows.append([name, *(share_of(value, of) for value, of in figures)])
+        realised = f"{share_of(level['realised_fpr'], n)} {interval(level['interval'], n)}".strip()
+        which = "Its own threshold" if level["fpr"] is None else f"False positives {100 * level['fpr']:g} %"
         lines += [f"{which} (false positives on the test images {realised}):", ""]
-        head = ["attack", "ACC-ADV", "ACC-NADV", "ACC-CLA", "ACC-COM", "robust (flagged: defended)", "robust (strict)"]
+        head = [
+            "attack",
+            "ACC-ADV",
+            "ACC-NADV (clean)",
+            "ACC-CLA",
+            "ACC-COM",
+            "robust (flagged: defended)",
+            "robust (strict)",
+        ]
         lines += [*table(head, rows), ""]
     return lines
 
@@ -154,5 +178,5 @@ def _audit(results: Results) -> list[str]:
     return lines
 
 
-def _share(share: float, bounds: Sequence[float], n: int) -> tuple[str, str]:
+def _share(share: float, bounds: Sequence[float] | None, n: int) -> tuple[str, str]:
     return percent(share, n), interval(bounds, n)

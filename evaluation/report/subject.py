@@ -7,7 +7,7 @@ from adversarial_lightning.evaluation.report.formatting import (
     audit_state,
     audit_words,
     count,
-    percent,
+    samples,
     settings,
     threat,
 )
@@ -57,7 +57,7 @@ def subject(results: Mapping[str, Any]) -> str:
         model_words(results),
         defended_by(results),
         settings(results["data"]),
-        f"first {results['n']:,} test images",
+        samples(results),
         f"seed {results['seed']}",
     )
     return "; ".join(filter(None, said))
@@ -101,12 +101,10 @@ def choice_words(choice: Mapping[str, Any] | None) -> str:
 
 def published_words(results: Mapping[str, Any]) -> str:
     """Sentence on the published clean accuracy beside the measured one."""
-    found, published = f"{percent(results['clean_accuracy'], results['n'])} clean", results.get("published")
+    found, published = f"{100 * results['clean_accuracy']:.2f} % clean", results.get("published")
     if not published:
         return f"{found}; no published figure to compare with: --published 0.8492"
     said = f"{found}, {100 * published['clean_accuracy']:.2f} % published"
-    if published["differs"] is None:
-        return f"{said}: these images are no random sample of the test set, so the two cannot be compared"
     if not published["differs"]:
         return f"{said}, which agrees"
     return (
