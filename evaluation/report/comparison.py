@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def _accuracy(entry: Results, results: Results, prefix: str = "") -> Cell:
         which=json.dumps([results["data"].get("fingerprint"), results["samples"]], sort_keys=True),
         bitmap=entry.get(f"{prefix}bitmap"),
         refused=refused,
-        honest=not refused and formatting.audit_state(results["audit"]) != "failed",
+        honest=not refused and subject.badge_state(results) != "failed",
     )
 
 
@@ -284,12 +285,15 @@ def side_by_side(comparison: Comparison) -> str:
         for row in group.rows:
             label = f"{row.label} ({group.title})" if group.title else row.label
             body.append([f"**{label}**" if row.worst else label, *(_words(row.cells.get(model)) for model in models)])
+    for what, say in (("model", subject.model_words), ("defense", partial(subject.defended_by, brief=True))):
+        body.append([what, *map(say, comparison.models.values())])
     body.append(["images", *(formatting.samples(comparison.models[model]) for model in models)])
     body.append(["audit", *(subject.badge_words(comparison.models[model]) for model in models)])
     lines = formatting.table(["accuracy under", *models], body)
     lines += [
         "",
-        f"{BEST} In brackets 95 % intervals over images. Worst case: mean over samples of the minimum over attacks.",
+        f"{BEST} In brackets 95 % intervals over images; radii are of {subject.PIXELS}. Worst case: mean over samples "
+        "of the minimum over attacks.",
     ]
     if comparison.refused:
         lines += [

@@ -53,7 +53,8 @@ def interval_words(bounds: Sequence[float] | None, results: Mapping[str, Any]) -
     if bounds is not None:
         return f"95 % interval over images {interval(bounds, s['n'])}"
     if s["chosen"] == "all":
-        return f"all {s['n']:,} test images; the only uncertainty left is over training seeds"
+        left = "training seeds and the defense's draws" if results.get("clean_draws") else "training seeds"
+        return f"all {s['n']:,} test images, so no interval over images; {left} still vary"
     return f"of these {s['n']:,} images, the first of their set; no interval"
 
 

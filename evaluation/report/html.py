@@ -40,6 +40,12 @@ def _environment() -> Environment:
         "facts": lambda results: subject.model_facts(results) | formatting.facts(results),
         "any_radius": any_radius,
         "breakable": lambda path: path.replace("/", "/\u200b"),  # a zero-width space: lines may break there
+        "model_words": subject.model_words,
+        "defended_by": subject.defended_by,
+        "draws_words": subject.draws_words,
+        "detector_words": subject.detector_words,
+        "interval_note": subject.interval_note,
+        "sentence": lambda phrase: phrase[:1].upper() + phrase[1:],
         "badge_state": subject.badge_state,
         "badge_words": subject.badge_words,
     }
@@ -88,6 +94,8 @@ def report_page(
         command=command,
         title=f"Robustness of {formatting.place(results['checkpoint']['path'])}",
         subject=subject.subject(results),
+        judged=subject.judged(results),
+        pixels=subject.PIXELS,
         contents=[(id, name) for id, name in sections.items() if name],
         cards=cards(results),
         refused=any(case.get("refused") for case in results["worst_case"]),

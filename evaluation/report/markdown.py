@@ -23,7 +23,16 @@ from adversarial_lightning.evaluation.report.formatting import (
     threat,
 )
 from adversarial_lightning.evaluation.report.html import groups, over_draws
-from adversarial_lightning.evaluation.report.subject import badge_words, model_facts, subject
+from adversarial_lightning.evaluation.report.subject import (
+    PIXELS,
+    badge_words,
+    detector_words,
+    draws_words,
+    interval_note,
+    judged,
+    model_facts,
+    subject,
+)
 
 Results = dict[str, Any]
 CRITERIA = ("acc_adv", "acc_nadv_clean", "acc_cla", "acc_com")
@@ -34,11 +43,14 @@ def headlines(results: Results) -> list[str]:
     n, said = results["n"], []
     for case in results["worst_case"]:
         if not case.get("refused"):
-            share = f"{percent(case['robust_accuracy'], n)} robust accuracy at {threat(case['norm'], case['eps'])}"
+            share = f"{percent(case['robust_accuracy'], n)} robust accuracy{judged(results)}"
+            share += f" at {threat(case['norm'], case['eps'])}, {PIXELS}"
             basis = [interval_words(case["interval"], results), f"worst case of {', '.join(case['attacks'])}"]
             basis += [f"n = {n}, {samples(results)}"] if case["interval"] else [f"n = {n}"]
+            basis.insert(1, draws_words(results, case))
             clean = f"clean {percent(results['clean_accuracy'], n)}"
-            said.append(f"{share} ({'; '.join(basis)}); {clean}; {badge_words(results)}")
+            parts = f"{share} ({'; '.join(filter(None, basis))})", detector_words(results, case), clean
+            said.append("; ".join(filter(None, (*parts, badge_words(results)))))
     return said
 
 
@@ -78,7 +90,7 @@ def _attacks(results: Results) -> list[str]:
             rows.append([label, threat(case["norm"], case["eps"]), *accuracy, "", "", "", ""])
     head = ["attack", "threat", "robust accuracy", "95 % interval", "broken by", "runs"]
     lines = ["## Attacks", "", *table([*head, "forward / backward passes", "time"], rows), ""]
-    lines += [f"n = {n}, {samples(results)}; intervals are over images."]
+    lines += [f"n = {n}, {samples(results)}; {interval_note(results)}. Radii are of {PIXELS}."]
     lines += ["A sample is robust where the model is right without the attack and after every run of it."]
     lines += ["Worst case: the mean over samples of the minimum over the attacks of a threat model.", ""]
     if any(case.get("refused") for case in results["worst_case"]):
@@ -103,12 +115,13 @@ def _classes(results: Results) -> list[str]:
 
 
 def _draws(results: Results) -> list[str]:
-    n = results["n"]
+    n, kinds = results["n"], ("vote", "worst_draw", "every_draw")
     rows = [
-        [name, str(d["n"]), *_share(d["mean"], d["interval"], n), percent(d["vote"], n), percent(d["worst"], n)]
+        [name, str(d["n"]), *_share(d["mean"], d["interval"], n), *(percent(d[kind], n) for kind in kinds)]
         for name, d in over_draws(results)
     ]
-    head = ["attack", "draws", "mean", "95 % interval over draws", "majority vote", "worst draw"]
+    head = ["attack", "draws", "mean", "95 % interval over draws", "majority vote"]
+    head += ["worst single draw", "right in every draw"]
     return ["## Over the defender's draws", "", *table(head, rows), "", f"n = {n}.", ""] if rows else []
 
 

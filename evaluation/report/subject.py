@@ -7,8 +7,11 @@ from adversarial_lightning.evaluation.report.formatting import (
     audit_state,
     audit_words,
     count,
+    interval,
+    percent,
     samples,
     settings,
+    share_of,
     threat,
 )
 
@@ -42,13 +45,55 @@ def model_words(results: Mapping[str, Any]) -> str:
     return found
 
 
-def defended_by(results: Mapping[str, Any]) -> str:
-    """Defenses in front of the network, and the detector, with their settings."""
-    front = " and ".join(settings(entry) for entry in results["defenses"])
-    detection = results.get("detection")
+def defended_by(results: Mapping[str, Any], brief: bool = False) -> str:
+    """Defenses in front of the network, and the detector, with their settings or `brief`, by name alone."""
+    say = short if brief else settings
+    front, detection = " and ".join(map(say, results["defenses"])), results.get("detection")
     found = [f"behind {front}"] if front else []
-    found += [f"with detector {settings(detection['detector'])}"] if detection else []
+    found += [f"with detector {say(detection['detector'])}"] if detection else []
     return ", ".join(found) or "no defense"
+
+
+def judged(results: Mapping[str, Any]) -> str:
+    """What a robust accuracy is of, by name: ``SmallCNN behind Purified``; with a detector, its predictions alone."""
+    model, front = results.get("model"), " and ".join(map(short, results["defenses"]))
+    name = short(model["network"]) if model else "the model" if front or results.get("detection") else ""
+    found = f" of {name}" if name else ""
+    found += f" behind {front}" if front else ""
+    return found + (" by its predictions alone" if results.get("detection") else "")
+
+
+def detector_words(results: Mapping[str, Any], case: Mapping[str, Any]) -> str:
+    """Robustness of a threat model with the detector that it was judged with; empty without one."""
+    detection = results.get("detection")
+    if not detection:
+        return ""
+    level = next(d for d in case["detection"]["levels"] if d["fpr"] == detection["aimed_fpr"])
+    shares = [share_of(level["malade"][key], results["n"]) for key in ("robust", "strict")]
+    return (
+        f"with detector {short(detection['detector'])} at {100 * detection['aimed_fpr']:g} % false positives "
+        f"{shares[0]} if flagged images count as defended, {shares[1]} if they count as failures"
+    )
+
+
+def draws_words(results: Mapping[str, Any], case: Mapping[str, Any]) -> str:
+    """What the accuracy of a stochastic model is a mean over, and how far it is from the worst; empty for others."""
+    n, d = results["n"], case.get("draws")
+    if not d:
+        return ""
+    return (
+        f"mean over {d['n']} draws of the defense's noise, 95 % interval over draws {interval(d['interval'], n)}; "
+        f"{percent(d['worst_draw'], n)} in the worst single draw, {percent(d['every_draw'], n)} right in every draw"
+    )
+
+
+def interval_note(results: Mapping[str, Any]) -> str:
+    """What the intervals of accuracies are over, or why there are none."""
+    if results["clean_interval"] is not None:
+        return "intervals are over images"
+    if results["samples"]["chosen"] == "all":
+        return "no interval over images, because these are all of them"
+    return "no interval, because the first images are no random sample of their set"
 
 
 def subject(results: Mapping[str, Any]) -> str:
