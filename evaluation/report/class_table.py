@@ -9,6 +9,16 @@ from adversarial_lightning.evaluation.report.subject import class_name
 MOST_ROWS = 20  # of the table in text; a page folds a longer one
 
 
+def class_note(results: Mapping[str, Any]) -> str:
+    """What the table shows."""
+    mean = ", means over the defense's draws" if results.get("clean_draws") else ""
+    alone = ", by predictions alone" if results.get("detection") else ""
+    return (
+        f"Accuracy of each true class without attack and in the worst case of each threat model{mean}{alone}; the "
+        "weakest class first. n: samples of the class."
+    )
+
+
 def class_table(results: Mapping[str, Any], symbols: bool = False) -> tuple[list[str], list[list[str]]]:
     """Head and rows, weakest class first: class, number of samples, accuracy without attack, of every worst case.
 

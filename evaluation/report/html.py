@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from adversarial_lightning.evaluation.report import formatting, subject
-from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_table
+from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
 from adversarial_lightning.evaluation.report.comparison import BEST, Comparison, any_radius, rank, title
 from adversarial_lightning.evaluation.report.figures import ReportFigure
 from adversarial_lightning.evaluation.report.pictures import Gallery
@@ -100,6 +100,7 @@ def report_page(
         cards=cards(results),
         refused=any(case.get("refused") for case in results["worst_case"]),
         groups=groups(results),
+        class_note=class_note(results),
         by_class=class_table(results, symbols=True),
         fold_classes=len(results.get("classes") or []) > MOST_ROWS,
         draws=over_draws(results),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_table
+from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
 from adversarial_lightning.evaluation.report.comparison import any_radius
 from adversarial_lightning.evaluation.report.formatting import (
     audit_words,
@@ -108,7 +108,7 @@ def _classes(results: Results) -> list[str]:
     head, rows = class_table(results)
     if len(rows) < 2:
         return []
-    about = "Worst case of each threat model by true class, the weakest class first; n: samples of the class."
+    about = class_note(results)
     if len(rows) > MOST_ROWS:
         about += f" The {MOST_ROWS} weakest of {len(rows)} classes; results.json has all."
     return ["## By class", "", *table(head, rows[:MOST_ROWS]), "", about, ""]
@@ -138,7 +138,9 @@ def _lengths(results: Results) -> list[str]:
     ]
     head = ["attack", "norm", "found", "not found", "mean length", "mean relative length (rho)"]
     head += ["rho, failures at the largest", "median length (failures infinite)"]
-    about = "Means are over the images that were found; in brackets 95 % intervals over images (bootstrap)."
+    about = "Means are over the images that were found."
+    if results["clean_interval"]:
+        about += " In brackets 95 % intervals over images (bootstrap)."
     return ["## Shortest adversarial perturbations", "", *table(head, rows), "", about, ""] if rows else []
 
 

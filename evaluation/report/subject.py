@@ -28,8 +28,11 @@ def class_name(label: int, names: Sequence[str] | None) -> str:
 
 
 def short(spec: Any) -> str:
-    """Name of the class of a spec."""
-    return str(spec["class_path"]).rpartition(".")[2] if isinstance(spec, Mapping) else str(spec)
+    """Name of the class of a spec, with those inside it: ``Purified(MALADE)``."""
+    if not isinstance(spec, Mapping):
+        return str(spec)
+    parts = [short(v) for v in (spec.get("init_args") or {}).values() if isinstance(v, Mapping) and "class_path" in v]
+    return str(spec["class_path"]).rpartition(".")[2] + (f"({', '.join(parts)})" if parts else "")
 
 
 def model_words(results: Mapping[str, Any]) -> str:
@@ -41,7 +44,7 @@ def model_words(results: Mapping[str, Any]) -> str:
     if model["method"]:
         radii = list(dict.fromkeys(threat(a["norm"], a["eps"]) for a in model["training_attacks"]))
         at = f" at {' and '.join(radii)}" if 0 < len(radii) <= MOST_NAMED else ""
-        found += f", trained by {short(model['method'])}{at}"
+        found += f", trained by {str(model['method']['class_path']).rpartition('.')[2]}{at}"
     return found
 
 
