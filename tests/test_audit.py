@@ -240,7 +240,7 @@ def break_first(audit_run: AuditRun, name: str, count: int) -> None:
     rows = audit_run.tables[name, 0]
     broken = np.arange(len(rows["index"])) < count
     rows["adversarial"] = np.where(broken, (rows["label"] + 1) % 10, rows["label"])
-    rows["draws"] = (~broken).astype(np.int64)
+    rows["right_draws"] = (~broken).astype(np.int64)
     rows["linf"] = np.full(len(broken), 0.05)
 
 

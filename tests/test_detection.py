@@ -209,7 +209,7 @@ def test_the_attacker_picks_its_closest_call() -> None:
 
 
 def test_account_by_hand() -> None:
-    """Sample 3 is wrong without an attack and so its own adversarial image; sample 4 withstood. Both count."""
+    """Sample 3 is wrong without an attack and so its own adversarial image; sample 4 stays right. Both count."""
     clean = rows((1, YES, 0.1, YES), (2, YES, 0.9, YES), (3, NO, 0.2, YES), (4, YES, 0.3, YES))
     attacked = rows((1, NO, 0.8, YES), (2, NO, 0.4, YES), (4, YES, 0.3, NO))
     entry = account(clean, attacked, {0.0: INF, 0.25: 0.5})

@@ -16,7 +16,6 @@ from sklearn.neighbors import KernelDensity as Oracle
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, noise_for
-from adversarial_lightning.checkpoints.old_names import ROBUST
 from adversarial_lightning.cli import evaluate, fit_detector, main
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.datamodules.images import TensorImages
@@ -668,4 +667,4 @@ def test_the_tables_are_made_and_recorded(tmp_path: Path, monkeypatch: pytest.Mo
         for r in rows.values():
             if r.get("acc_cla") is not None:
                 assert r["acc_com"] == pytest.approx(r["acc_adv"] + (1 - r["acc_adv"]) * r["acc_cla"])
-        assert figures[place][title]["joint"]["joint"][ROBUST] <= figures[place][title]["joint"]["pgd"][ROBUST]
+        assert figures[place][title]["joint"]["joint"]["robust"] <= figures[place][title]["joint"]["pgd"]["robust"]

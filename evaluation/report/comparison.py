@@ -101,9 +101,10 @@ def upgraded(results: Mapping[str, Any]) -> Results:
     if results["schema"] >= 3:
         return dict(results)
     n = results["n"]
-    whole: Results = {"mode": "full", "audit": None, "warnings": [], "cost": None, "sweeps": [], **results}
+    known = {RESULTS.get(key, key): value for key, value in results.items()}
+    whole: Results = {"mode": "full", "audit": None, "warnings": [], "cost": None, "sweeps": [], **known}
     whole |= {"samples": {"chosen": "first", "seed": None, "n": n, "of": None}, "clean_interval": None}
-    if low := whole.pop("haste", None):
+    if low := whole.get("precision"):
         cases = [{RESULTS.get(key, key): value for key, value in case.items()} for case in low["cases"]]
         whole["precision"] = {"attacks": low["precision"], "compile": low["compile"], "cases": cases}
     attacked = round(n * results["clean_accuracy"])
