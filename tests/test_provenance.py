@@ -12,7 +12,7 @@ from adversarial_lightning import networks
 from adversarial_lightning.attacks import PGD, WorstOf
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.provenance import choice, provenance
-from adversarial_lightning.evaluation.report.subject import choice_words, model_facts, model_words
+from adversarial_lightning.evaluation.report.subject import choice_words, defended_by, judged, model_facts, model_words
 from adversarial_lightning.lightning_modules import AdversarialTraining
 
 
@@ -76,3 +76,35 @@ def test_how_a_checkpoint_was_chosen(case: str) -> None:
     name, callbacks, said = CHOICES[case]
     words = choice_words(choice(callbacks, name))
     assert words.startswith(said) and bool(words) == bool(said)
+
+
+def spec(name: str, **settings: Any) -> dict[str, Any]:
+    return {"class_path": f"defenses.{name}", "init_args": settings}
+
+
+# Defenses, detector, what is said in a few words, what a robust accuracy is of.
+DEFENDED: dict[str, tuple[list[Any], Any, str, str]] = {
+    "nothing": ([], None, "no defense", " of MLP"),
+    "one": (
+        [spec("Purified", purifier=spec("MALADE", steps=4))],
+        None,
+        "behind Purified(MALADE)",
+        " of MLP behind Purified(MALADE)",
+    ),
+    "two": ([spec("A"), spec("B")], None, "behind A and B", " of MLP behind A and B"),
+    "a detector": ([], spec("ScoreNorm"), "with detector ScoreNorm", " of MLP by its predictions alone"),
+    "both": (
+        [spec("A")],
+        spec("ScoreNorm"),
+        "behind A, with detector ScoreNorm",
+        " of MLP behind A by its predictions alone",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DEFENDED)
+def test_defense_and_detector_are_named(case: str) -> None:
+    defenses, detector, brief, headline = DEFENDED[case]
+    model = {"network": spec("MLP"), "method": None, "training_attacks": []}
+    results = {"model": model, "defenses": defenses, "detection": detector and {"detector": detector}}
+    assert defended_by(results, brief=True) == brief and judged(results) == headline
