@@ -33,6 +33,7 @@ from adversarial_lightning.evaluation.campaign.merge import merge
 from adversarial_lightning.evaluation.campaign.resources import ResourceMeter
 from adversarial_lightning.evaluation.campaign.sample_status import Mode
 from adversarial_lightning.evaluation.outcomes.statistics import cost, over_draws, sweeps, wilson
+from adversarial_lightning.evaluation.outcomes.subset import Choice, Samples
 from adversarial_lightning.evaluation.outcomes.types import RunCost
 from adversarial_lightning.networks.eval_mode import returns_probabilities
 
@@ -115,6 +116,41 @@ def test_a_worst_case_counts_smaller_radii_and_short_minimum_norm_results(tmp_pa
             run_campaign(c, Threshold())
             worst = merge(c)["worst_case"]
             assert [("".join(w["attacks"]), w["eps"], w["robust_accuracy"]) for w in worst] == expected
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_a_random_nested_subset_unless_the_first_are_asked_for(tmp_path: Path) -> None:
+    few, more = campaign(tmp_path, 20), campaign(tmp_path, 60)
+    numbers = few.data.indices.tolist()
+    assert set(few.samples) < set(more.samples) < set(numbers) and few.samples != numbers[:20]
+    assert few.samples != replace(few, sample_seed=1).samples
+    assert few.batch(few.samples)[2].tolist() == few.samples
+    first, whole = replace(few, sample="first"), replace(few, n=len(numbers))
+    assert first.samples == numbers[:20] and whole.samples == numbers
+    assert [c.chosen for c in (few, first, whole)] == [
+        *(Samples("random", 0, 20, 360), Samples("first", None, 20, 360), Samples("all", None, 360, 360)),
+    ]
+    limited = Digits(size=8, test_limit=60).dataset("test")  # a random subset already, of which 60 are not all
+    assert replace(few, data=limited, n=60).chosen == Samples("random", None, 60, 360)
+
+
+@pytest.mark.parametrize(("sample", "intervals"), [("random", True), ("first", False)])
+def test_the_first_images_have_no_interval_in_any_format(sample: Choice, intervals: bool, tmp_path: Path) -> None:
+    save(tmp_path / "a.ckpt")
+    (tmp_path / "suite.yaml").write_text("fgsm: {class_path: FGSM, init_args: {eps: 0.1}}")
+    argv = [f"--checkpoint={tmp_path / 'a.ckpt'}", f"--suite={tmp_path / 'suite.yaml'}", "--limit=20", "--audit=none"]
+    assert evaluate.main([*argv, "--accelerator=cpu", f"--sample={sample}", f"--output={tmp_path / 'x'}"]) == 0
+    results = json.loads((tmp_path / "x/results.json").read_text())
+    parts = json.loads((tmp_path / "x/campaign.json").read_text())["parts"]
+    assert parts["samples"] == results["samples"] and results["samples"]["chosen"] == sample
+    for entry in (*results["attacks"], *results["worst_case"]):
+        assert (entry["interval"] is not None) is intervals
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "x" / name).read_text()
+        assert ("95 % interval over images" in text) is intervals
+        assert ("of these 20 images, the first of their set; no interval" in text) is not intervals
 
 
 # --- the defender's draws ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -43,7 +44,7 @@ from adversarial_lightning.evaluation.campaign.launch import Rank, find_rank
 from adversarial_lightning.evaluation.campaign.ledger import Ledger
 from adversarial_lightning.evaluation.campaign.locks import check_free
 from adversarial_lightning.evaluation.campaign.merge import Incomplete, merge, reasons_for_no_headline
-from adversarial_lightning.evaluation.outcomes.statistics import lengths
+from adversarial_lightning.evaluation.outcomes.statistics import lengths, shortest
 from adversarial_lightning.evaluation.outcomes.subset import Samples
 
 
@@ -519,8 +520,27 @@ def test_lengths_by_hand() -> None:
     assert (curve[0.0], curve[0.1], curve[0.19], curve[0.2], curve[0.39], curve[0.4]) == (
         *(5 / 8, 4 / 8, 4 / 8, 3 / 8, 3 / 8, 2 / 8),
     )
+    low, high = found["mean_norm_interval"]
+    assert 0.1 <= low < found["mean_norm"] < high <= 0.4
     assert lengths([0.1], 5, EIGHT)["median_norm"] is None
     assert lengths([], 0, EIGHT)["curve"] == {"eps": [0.0], "robust_accuracy": [0.0]}
+
+
+def test_failures_are_counted_beside_rho() -> None:
+    """Two of four images found, with ratios 0.1 and 0.3; a black one says nothing; one failed: it is no smaller."""
+    rows = {
+        "label": np.zeros(4, int),
+        "adversarial": np.array([1, 1, 0, 1]),
+        "l2": np.array([0.1, 0.3, 0.0, 0.2]),
+        "image_l2": np.array([1.0, 1.0, 1.0, 0.0]),
+    }
+    found = shortest(rows, "l2", EIGHT)
+    assert (found["found"], found["failed"], found["relative_norm"]) == (3, 1, 0.2)
+    assert found["relative_norm_with_failures"] == pytest.approx((0.1 + 0.3 + 0.3) / 3, abs=1e-6)
+    documented = (Path(__file__).resolve().parent.parent / "docs" / "results_schema.md").read_text()
+    assert all(f"`{key}`" in documented for key in found)
+    low, high = found["relative_norm_interval"]
+    assert 0.1 <= low < 0.2 < high <= 0.3
 
 
 @pytest.mark.long

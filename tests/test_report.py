@@ -27,7 +27,7 @@ from adversarial_lightning.evaluation.campaign.ledger import columns
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import AttackRun
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
-from adversarial_lightning.evaluation.outcomes.statistics import bitmap_of
+from adversarial_lightning.evaluation.outcomes.statistics import bitmap_of, flags_of
 from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
 from adversarial_lightning.evaluation.report.figures import DARK, ReportFigure, confusion, curves
 from adversarial_lightning.evaluation.report.formatting import duration, length, percent, radius, settings
@@ -495,6 +495,45 @@ def test_what_is_refused_is_never_the_best(tmp_path: Path) -> None:
     assert shares == ["90 % †", "**75 %**", "50 %"]
     page = (tmp_path / "c.html").read_text()
     assert all(said.count("†: no headline") == 1 for said in (text, page))
+
+
+# what the worst case of two models says -> whether the first is bold
+BOLD: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "the same samples, 25 more": ({"bitmap": bitmap(75, 25)}, {"bitmap": bitmap(50, 50)}, True),
+    "the same samples, 5 more": ({"bitmap": bitmap(55, 45)}, {"bitmap": bitmap(50, 50)}, False),
+    "10 more of the same, which decides": ({"bitmap": bitmap(60, 40)}, {"bitmap": bitmap(50, 50)}, True),
+    "10 more, but on other samples": ({"bitmap": bitmap(60, 40)}, {"bitmap": bitmap(0, 50, 50)}, False),
+    "10 more, not recorded which": ({"robust_accuracy": 0.6}, {"robust_accuracy": 0.5}, False),
+    "30 more, not recorded which": ({"robust_accuracy": 0.8}, {"robust_accuracy": 0.5}, True),
+    "refused": ({"bitmap": bitmap(75, 25), "refused": "no EOT"}, {"bitmap": bitmap(50, 50)}, False),
+    "a failed audit": ({"bitmap": bitmap(75, 25), "audit": "fail"}, {"bitmap": bitmap(50, 50)}, False),
+}
+
+
+@pytest.mark.parametrize("case", BOLD)
+def test_only_a_test_makes_a_number_bold(case: str, tmp_path: Path) -> None:
+    *sides, bold = BOLD[case]
+    folders = []
+    for name, changes in zip("ab", sides, strict=True):
+        changes = {**changes}
+        checks = [{"id": "C3", "name": "x", "verdict": "fail", "sentence": ""}] if changes.pop("audit", None) else None
+        if "bitmap" in changes:
+            changes["robust_accuracy"] = float(flags_of(changes["bitmap"], 100).mean())
+        case_ = {**HALF, "attacks": ["pgd"], **changes}
+        audit = checks and {"level": "quick", "checks": checks}
+        folders.append(made(tmp_path / name, worst_case=[case_], audit=audit))
+    first, second = lines(write_comparison(folders, None))["**worst case (linf 0.1)**"]
+    assert first.startswith("**") is bold and not second.startswith("**")
+
+
+def test_samples_of_other_seeds_are_not_paired(tmp_path: Path) -> None:
+    """10 of 100 more is significant on the same samples alone."""
+    pair = [{**HALF, "attacks": ["pgd"], "robust_accuracy": k / 100, "bitmap": bitmap(k, 100 - k)} for k in (60, 50)]
+    first = made(tmp_path / "a", worst_case=[pair[0]])
+    for seed, bold in ((0, True), (1, False)):
+        other = made(tmp_path / str(seed), worst_case=[pair[1]], samples={**SAMPLES, "seed": seed})
+        cell = lines(write_comparison([first, other], None))["**worst case (linf 0.1)**"][0]
+        assert cell.startswith("**") is bold
 
 
 HALF = {"norm": "linf", "eps": 0.1, "robust_accuracy": 0.5, "interval": [0.4, 0.6]}
