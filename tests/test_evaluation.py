@@ -502,8 +502,8 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
         *(("linf", 0.1, pytest.approx(2 / 6), ["a", "b"]), ("l2", 1.0, pytest.approx(5 / 6), ["c"]))
     ]
     assert (first["attacked"], first["succeeded"], first["success_rate"]) == (5, 2, 0.4)
-    said = "33 % robust accuracy at linf 0.1 (95 % interval over images [10, 70]; worst case of a, b; n = 6, "
-    said += "a random subset of 6 of 360 test images, sample seed 0); clean 83 %"
+    said = "33 % robust accuracy at linf 0.1, pixels in [0, 1] (95 % interval over images [10, 70]; worst case of a, "
+    said += "b; n = 6, a random subset of 6 of 360 test images, sample seed 0); clean 83 %"
     assert f"**{said}; not audited**" in report
     assert "lightning evaluate" in report and "| b " in report
 
@@ -576,7 +576,7 @@ def test_no_headline_without_the_honest_attack(case: str, tmp_path: Path) -> Non
     suite = {name: a.attack if isinstance(a, Restarts) else a for name, a in suite.items()}
     table = {name: {0: True} for name in ("clean", *suite)}
     results, report = finish(invented(tmp_path, table, suite, n=1), **obliged)
-    assert ("robust accuracy at linf 0.1 (" in report) is not refused
+    assert ("robust accuracy at linf 0.1, pixels" in report) is not refused
     assert ("no headline for linf 0.1" in " ".join(results["warnings"])) is refused
     assert results["attacks"][0]["robust_accuracy"] == 1  # the number itself is listed
 
