@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = [
         [
             *(row["model"], row["under"], percent(row["whole"], row["of"]), f"{row['n']:,} of {row['of']:,}"),
-            *(percent(row["covered"], options.seeds), percent(row["first"], row["n"])),
+            *(f"{100 * row['covered']:.1f} %", percent(row["first"], row["n"])),
             "yes" if row["first_covers"] else "NO",
         ]
         for row in found
