@@ -12,7 +12,14 @@ from adversarial_lightning import networks
 from adversarial_lightning.attacks import PGD, WorstOf
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.provenance import choice, provenance
-from adversarial_lightning.evaluation.report.subject import choice_words, defended_by, judged, model_facts, model_words
+from adversarial_lightning.evaluation.report.subject import (
+    choice_words,
+    defended_by,
+    judged,
+    model_facts,
+    model_in_table,
+    model_words,
+)
 from adversarial_lightning.lightning_modules import AdversarialTraining
 
 
@@ -36,6 +43,7 @@ def test_a_training_run_tells_what_it_was(tmp_path: Path) -> None:
         assert found["best_value"] == pytest.approx(float(best.best_model_score), abs=1e-5)
         results = {"model": facts}
         assert model_words(results) == "MLP, trained by AdversarialTraining at linf 0.1 and l2 0.5"
+        assert model_in_table(results).endswith(f", 6,370 parameters, epoch {facts['epoch']}, {kind} checkpoint")
         said = model_facts(results)
         assert said["trained against"].startswith("PGD at linf 0.1, pixels in [0, 1]; PGD at l2 0.5")
         assert ("the best epoch: highest val/acc" in said["choice of checkpoint"]) == (kind == "best")

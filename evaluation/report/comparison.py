@@ -17,7 +17,8 @@ from adversarial_lightning.evaluation.report.figures import ReportFigure, Series
 Results = dict[str, Any]
 BEST = (
     "Bold: better than every other model of the row by a paired test on the same images (McNemar, 5 %) or, where it is "
-    "not recorded which images are robust, by Wilson's intervals that do not overlap; never with a failed audit or a †."
+    "not recorded which images are robust, by Wilson's intervals that do not overlap; never with a failed audit, a "
+    "clean accuracy that differs from the published one, or a †."
 )
 
 
@@ -286,7 +287,7 @@ def side_by_side(comparison: Comparison) -> str:
         for row in group.rows:
             label = f"{row.label} ({group.title})" if group.title else row.label
             body.append([f"**{label}**" if row.worst else label, *(_words(row.cells.get(model)) for model in models)])
-    for what, say in (("model", subject.model_words), ("defense", partial(subject.defended_by, brief=True))):
+    for what, say in (("model", subject.model_in_table), ("defense", partial(subject.defended_by, brief=True))):
         body.append([what, *map(say, comparison.models.values())])
     body.append(["images", *(formatting.samples(comparison.models[model]) for model in models)])
     body.append(["audit", *(subject.badge_words(comparison.models[model]) for model in models)])

@@ -40,7 +40,7 @@ def _environment() -> Environment:
         "facts": lambda results: subject.model_facts(results) | formatting.facts(results),
         "any_radius": any_radius,
         "breakable": lambda path: path.replace("/", "/\u200b"),  # a zero-width space: lines may break there
-        "model_words": subject.model_words,
+        "model_in_table": subject.model_in_table,
         "defended_by": subject.defended_by,
         "draws_words": subject.draws_words,
         "detector_words": subject.detector_words,

@@ -48,6 +48,17 @@ def model_words(results: Mapping[str, Any]) -> str:
     return found
 
 
+def model_in_table(results: Mapping[str, Any]) -> str:
+    """The model for a cell: `model_words`, number of parameters, epoch, and whether it is the best or the last one."""
+    model = results.get("model")
+    if not model:
+        return ""
+    said = [model_words(results), f"{count(model['parameters'])} parameters"]
+    said += [f"epoch {model['epoch']}"] if model["epoch"] is not None else []
+    kind = (model["choice"] or {}).get("kind")
+    return ", ".join(said + ([f"{kind} checkpoint"] if kind else []))
+
+
 def defended_by(results: Mapping[str, Any], brief: bool = False) -> str:
     """Defenses in front of the network, and the detector, with their settings or `brief`, by name alone."""
     say = short if brief else settings
