@@ -49,7 +49,8 @@ class NetworkPictures(pl.Callback):
         assert isinstance(pl_module, Classifier)
         images, rows = held_out(trainer, self.limit, self.sample_seed)
         prior = getattr(pl_module, "prior", None)
-        known = {} if prior is None else {"prior": prior, "prior_name": "the prior"}
+        known: dict[str, Any] = {} if prior is None else {"prior": prior, "prior_name": "the prior"}
+        known["names"] = getattr(getattr(trainer, "datamodule", None), "classes", None)
         with torch.inference_mode(False):  # validate() is in it, and loss surfaces need gradients
             x, y, index = (t.to(pl_module.device) for t in images.__getitems__(rows.tolist()))
             noise = Noise.keyed(global_seed(), index)

@@ -23,7 +23,7 @@ Split = Literal["train", "val", "test"]
 class LabelledImages(LightningDataModule, ABC):
     """Description that every data module gives of its images.
 
-    num_classes: number of classes; image_shape: (C, H, W).
+    num_classes: number of classes; image_shape: (C, H, W). classes: their names by label, None where they have none.
     synthetic: read a few generated images in the format of the data set (`synthetic_copies.py`).
     padding: in training, move images by up to so many pixels and mirror half of them (`augment.py`); 0: do not.
     """
@@ -34,13 +34,19 @@ class LabelledImages(LightningDataModule, ABC):
     synthetic: bool = False
     padding: int = 0
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes by label, None where they have none; fewer than `num_classes` if some have no image."""
+        return None
+
 
 @dataclass(eq=False, repr=False)
 class ImageData(LabelledImages):
     """Labelled images in [0, 1], split into train, val (held-out training images) and test.
 
     A leaf is a data class: it adds its own arguments, and repeats one of those below only to change its default. It
-    states `num_classes` and `image_shape` (C, H, W) and reads its two sources in `source`. Batches are
+    states `num_classes` and `image_shape` (C, H, W), names its `classes` where they have names, and reads its two
+    sources in `source`. Batches are
     `(x (B, C, H, W) float32 in [0, 1], y (B,) int64, index (B,) int64)`; `index` is the image's number in its source
     (the training file for train and val, the test file for test), so it names the same image whatever the settings.
     Networks normalise in their first layer; data modules do not. Every constructor argument is a plain value and stays

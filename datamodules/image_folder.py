@@ -64,7 +64,7 @@ class ImageFolder(ImageData):
         else:
             where = Path(self.root).expanduser()
         self.train_root, self.test_root = _parts(where)
-        self.classes = _subfolders(self.train_root)
+        self._classes = tuple(_subfolders(self.train_root))
         if not self.classes:
             raise UserError(f"{self.train_root} holds no class folders: put every class's images in its own folder.")
         self.num_classes = len(self.classes) if given is None else given
@@ -73,6 +73,11 @@ class ImageFolder(ImageData):
                 f"num_classes={given}, but {self.train_root} holds {len(self.classes)} class folders: leave "
                 "num_classes out, or set it to their number or more (--data.init_args.num_classes)."
             )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the class folders."""
+        return self._classes
 
     def source(self, part: Literal["train", "test"]) -> IndexedImages:
         if self.test_root is not None:

@@ -11,7 +11,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Noise, check_images
-from adversarial_lightning.checkpoints.spec import plain
+from adversarial_lightning.checkpoints.spec import plain, room_of
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.schedules import Schedule
 from adversarial_lightning.seed import global_seed
@@ -100,9 +100,13 @@ class TrainingMethod(pl.LightningModule):
         return schedule.factor(min(1.0, step / self.trainer.estimated_stepping_batches) if step else 0.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the specs of network and data, from which evaluation rebuilds them."""
+        """Record the specs of network and data, from which evaluation rebuilds them, and the name of the method."""
         data = getattr(self.trainer, "datamodule", None)
-        checkpoint["catalogue"] = {"network": _plain(self.network), "data": None if data is None else _plain(data)}
+        checkpoint["catalogue"] = {
+            "network": _plain(self.network),
+            "data": None if data is None else _plain(data),
+            "method": f"{room_of(type(self)) or type(self).__module__}.{type(self).__name__}",
+        }
 
 
 def require_find_unused_parameters(strategy: Any, what: str) -> None:

@@ -35,7 +35,7 @@ from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.defenses import MeanFilter, Purified, Purifier, RandomQuantizer, required_adaptations
 from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.audit import Check, audit, cached_audit, failed
-from adversarial_lightning.evaluation.audit.check import lower_confidence_bound
+from adversarial_lightning.evaluation.audit.check import TOO_FEW, lower_confidence_bound, share_check
 from adversarial_lightning.evaluation.audit.run import AuditRun
 from adversarial_lightning.evaluation.audit.stored_rows import declared
 from adversarial_lightning.evaluation.audit.stronger_attacks import LEVELS
@@ -478,3 +478,9 @@ def test_attacks_that_hide_from_a_detector_are_known_as_such(aware: Attack) -> N
     for attack, verdict in ((aware, "pass"), (Joint([PGD()]), "fail")):
         threat_model: Any = SimpleNamespace(title="linf 0.1", attacks={"pgd": PGD(), "aware": attack})
         assert declared(threat_model, {}, True).verdict == verdict
+
+
+@pytest.mark.parametrize("k, verdict, end", [(0, "pass", "nothing"), (2, "pass", TOO_FEW), (20, "fail", "much")])
+def test_a_sentence_does_not_contradict_its_figure(k: int, verdict: str, end: str) -> None:
+    check = share_check(id="C5", name="n", k=k, n=38, limit=0.005, sentence="s", bad="much", good="nothing")
+    assert (check.verdict, check.sentence) == (verdict, f"s: {end}.")

@@ -186,7 +186,8 @@ def test_draws_are_counted(odds: float, tmp_path: Path) -> None:
     draws = worst["draws"]
     assert draws["n"] == 20 and draws["mean"] == worst["robust_accuracy"] and draws == results["clean_draws"]
     assert draws["vote"] == pytest.approx(float(odds < 0.5), abs=0.05)
-    assert draws["worst"] == pytest.approx((1 - odds) ** 20, abs=0.02)
+    assert draws["every_draw"] == pytest.approx((1 - odds) ** 20, abs=0.02)
+    assert draws["every_draw"] < draws["worst_draw"] < draws["mean"]
     low, high = draws["interval"]
     assert low < 1 - odds < high and high - low < 0.04  # on these images
     assert worst["interval"] is None  # all images: nothing is left to estimate but the draws
@@ -220,7 +221,14 @@ def test_most_draws_fit_into_the_ledger(tmp_path: Path) -> None:
     c = Campaign({"a": Shift(0.0)}, gray(3), 3, 0, tmp_path, "test", draws=62)
     run_campaign(c, Purified(Threshold(), Coin(0.0)))
     assert c.table(c.runs("a")[0])["right_draws"].tolist() == [2**62 - 1] * 3
-    assert merge(c)["worst_case"][0]["draws"] == {"n": 62, "mean": 1, "interval": [1, 1], "vote": 1, "worst": 1}
+    assert merge(c)["worst_case"][0]["draws"] == {
+        "n": 62,
+        "mean": 1,
+        "interval": [1, 1],
+        "vote": 1,
+        "worst_draw": 1,
+        "every_draw": 1,
+    }
 
 
 def test_intervals_against_scipy() -> None:
@@ -277,7 +285,7 @@ def test_one_bad_draw_makes_a_sample_invalid(tmp_path: Path) -> None:
     results = merge(c)
     assert results["clean_accuracy"] == pytest.approx(1 / 8, abs=0.08)
     assert results["invalid"] == 200 - round(200 * results["clean_accuracy"])
-    assert results["clean_draws"]["vote"] == results["clean_draws"]["worst"] == results["clean_accuracy"]
+    assert results["clean_draws"]["vote"] == results["clean_draws"]["every_draw"] == results["clean_accuracy"]
 
 
 class Softmax(nn.Module):

@@ -473,7 +473,7 @@ def test_resizing_averages_and_crops_the_centre(tmp_path: Path) -> None:
 def test_layouts(parts: tuple[str, ...], test_part: str | None, tmp_path: Path) -> None:
     (tmp_path / "images" / ".hidden").mkdir(parents=True)
     dm = ImageFolder(str(write_folder(tmp_path / "images", parts)), image_size=8, val_size=2)
-    assert dm.num_classes == 3 and dm.classes == ["class0", "class1", "class2"]
+    assert dm.num_classes == 3 and dm.classes == ("class0", "class1", "class2")
     train, val, test = (dm.dataset(split) for split in ("train", "val", "test"))
     if test_part:
         assert (len(train), len(val), len(test)) == (13, 2, 15) and dm.test_root == tmp_path / "images" / test_part

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -503,8 +503,8 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
         *(("linf", 0.1, pytest.approx(2 / 6), ["a", "b"]), ("l2", 1.0, pytest.approx(5 / 6), ["c"]))
     ]
     assert (first["attacked"], first["succeeded"], first["success_rate"]) == (5, 2, 0.4)
-    said = "33 % robust accuracy at linf 0.1 (95 % interval over images [10, 70]; worst case of a, b; n = 6, "
-    said += "a random subset of 6 of 360 test images, sample seed 0); clean 83 %"
+    said = "33 % robust accuracy at linf 0.1, pixels in [0, 1] (95 % interval over images [10, 70]; worst case of a, "
+    said += "b; n = 6, a random subset of 6 of 360 test images, sample seed 0); clean 83 %"
     assert f"**{said}; not audited**" in report
     assert "lightning evaluate" in report and "| b " in report
 
@@ -577,7 +577,7 @@ def test_no_headline_without_the_honest_attack(case: str, tmp_path: Path) -> Non
     suite = {name: a.attack if isinstance(a, Restarts) else a for name, a in suite.items()}
     table = {name: {0: True} for name in ("clean", *suite)}
     results, report = finish(invented(tmp_path, table, suite, n=1), **obliged)
-    assert ("robust accuracy at linf 0.1 (" in report) is not refused
+    assert ("robust accuracy at linf 0.1, pixels" in report) is not refused
     assert ("no headline for linf 0.1" in " ".join(results["warnings"])) is refused
     assert results["attacks"][0]["robust_accuracy"] == 1  # the number itself is listed
 
@@ -810,3 +810,51 @@ def test_place(case: str) -> None:
 def test_a_process_without_its_parent_stops() -> None:
     with pytest.raises(SystemExit):
         Rank(0, 2, parent=os.getpid()).exit_if_orphaned()
+
+
+@dataclass(frozen=True)
+class Unkeyed(Attack):
+    """A random point of the ball, from torch's global generator."""
+
+    eps: float = 0.1
+    norm: str = "linf"
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return (x + self.eps * (2 * torch.rand(x.shape) - 1)).clamp(0, 1)
+
+
+class Dropped(nn.Module):
+    """A network behind dropout that does not stop in evaluation."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(torch.dropout(x, 0.1, train=True))
+        return logits
+
+
+@pytest.mark.parametrize("model, named", [(trained(), ["unkeyed"]), (Dropped(trained()), ["the model"])])
+def test_draws_from_the_global_generator_are_named(model: nn.Module, named: list[str], tmp_path: Path) -> None:
+    c = campaign(
+        tmp_path, 10, {"fgsm": FGSM(eps=0.1), "unkeyed": Unkeyed(), "keyed": Restarts(PGD(eps=0.1, steps=2), 2)}
+    )
+    run_campaign(c, model, batch_size=4)
+    said = [note for note in merge(c)["warnings"] if "global generator" in note]
+    assert [note.split(" draws")[0] for note in said] == named
+
+
+def test_accuracies_of_each_class_add_up(tmp_path: Path) -> None:
+    c = campaign(tmp_path, 40)
+    run_campaign(c, trained())
+    results, (_, text) = merge(c), finish(c)
+    labels = c.batch(c.samples)[1]
+    assert {e["label"]: e["n"] for e in results["classes"]} == dict(enumerate(labels.bincount().tolist()))
+    for i, case in enumerate(results["worst_case"]):
+        share = sum(e["n"] * e["robust_accuracy"][i] for e in results["classes"]) / 40
+        assert share == pytest.approx(case["robust_accuracy"], abs=1e-5)
+    assert sum(e["n"] * e["clean_accuracy"] for e in results["classes"]) / 40 == pytest.approx(
+        results["clean_accuracy"]
+    )
+    assert "## By class" in text

@@ -15,6 +15,8 @@ from adversarial_lightning.cli import evaluate
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.evaluation.outcomes.imported_proof import compared
 from adversarial_lightning.evaluation.outcomes.subset import Samples
+from adversarial_lightning.evaluation.report import headlines
+from adversarial_lightning.evaluation.report.subject import badge_state
 from adversarial_lightning.networks import MLP
 from adversarial_lightning.networks.foreign_weights import load_weights
 
@@ -67,12 +69,27 @@ def test_foreign_weights_are_proved(files: Path, capsys: pytest.CaptureFixture[s
     digest = hashlib.sha256((files / "theirs.pt").read_bytes()).hexdigest()
     assert proof["sha256"] == results["checkpoint"]["sha256"] == digest
     assert proof["mapped"]["layers.1.weight"] == "module.layers.1.weight" and not proof["missing"]
-    assert proof["proof"]["clean_accuracy"] == results["clean_accuracy"] > 0.6
-    assert proof["proof"]["agrees"] is None and "no published figure" in capsys.readouterr().out
-    for published, agrees, word in ((results["clean_accuracy"], True, "agrees"), (0.2, False, "DIFFERS")):
-        assert run(files, published=published) == 0  # the evaluation is there, only the comparison is new
-        proof = json.loads((files / "out" / "weights.json").read_text())
-        assert proof["proof"]["agrees"] is agrees and word in capsys.readouterr().out
+    assert results["clean_accuracy"] > 0.6 and results["published"] is None
+    assert results["model"]["network"]["class_path"] == "networks.MLP" and results["model"]["method"] is None
+    assert "no published figure" in capsys.readouterr().out
+
+
+def test_a_published_figure_that_differs_stands_in_every_format(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Page, text, results, terminal and exit status; and whoever reads the page sees no green."""
+    assert run(files, published=0.9) == 0 and "90.00 % published, which agrees" in capsys.readouterr().out
+    assert run(files, published=0.2) == 3  # the evaluation is there, only the comparison is new
+    results = json.loads((files / "out" / "results.json").read_text())
+    assert results["published"]["differs"] is True and results["published"]["clean_accuracy"] == 0.2
+    assert results["published"]["difference"] == pytest.approx(results["clean_accuracy"] - 0.2, abs=1e-6)
+    page, text = ((files / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
+    for said in (page, text, capsys.readouterr().out):
+        assert "20.00 % published, which DIFFERS" in said
+    audited = {**results, "audit": {"level": "quick", "checks": [{"id": "C1", "name": "n", "verdict": "pass"}]}}
+    assert badge_state(audited) == "failed" and badge_state({**audited, "published": None}) == "passed"
+    assert all("differs from the published" in sentence for sentence in headlines(audited))
+    assert 'class="badge failed"' in page and "clean accuracy differs from the published one" in page
 
 
 @pytest.mark.parametrize(
@@ -154,15 +171,21 @@ def test_a_checkpoint_of_another_project_is_told_what_to_do(
     assert f"--weights {files / 'theirs.ckpt'} --network FILE" in capsys.readouterr().err
 
 
-def test_agreement_is_the_interval_or_rounding() -> None:
-    samples = Samples("random", 0, 1000, 10**9)
-    found = compared(0.85, samples, 0.8492)
-    centre, half = (0.85 + 1.96**2 / 2000) / (1 + 1.96**2 / 1000), 1.96 / (1 + 1.96**2 / 1000)
-    half *= (0.85 * 0.15 / 1000 + 1.96**2 / 4e6) ** 0.5
-    assert found["low"] == pytest.approx(centre - half, abs=1e-5) and found["high"] == pytest.approx(
-        centre + half, abs=1e-5
-    )
-    assert found["agrees"] is True and compared(0.85, samples, 0.82)["agrees"] is False
-    for choice, near, far in (("all", 0.8492, 0.848), ("first", 0.82, 0.79)):
-        samples = Samples(choice, None, 1000, 1000)
-        assert compared(0.85, samples, near)["agrees"] and not compared(0.85, samples, far)["agrees"]
+# Measured and published accuracy, images, whether they differ; the interval of 0.85 is [0.827, 0.871] on 1,000 of many.
+AGREEMENT: dict[str, tuple[float, float, Samples, bool]] = {
+    "inside the interval of a subset": (0.85, 0.83, Samples("random", 0, 1000, 10**9), False),
+    "outside the interval of a subset": (0.85, 0.82, Samples("random", 0, 1000, 10**9), True),
+    "the same, of nearly all images": (0.85, 0.83, Samples("random", 0, 1000, 1010), True),
+    "nearly all: rounding is no difference": (0.8492, 0.849, Samples("random", 0, 9999, 10000), False),
+    "all, rounded": (0.8492, 0.849, Samples("all", None, 10000, 10000), False),
+    "all, a tenth of a point": (0.849, 0.85, Samples("all", None, 10000, 10000), False),
+    "all, two tenths": (0.8492, 0.8512, Samples("all", None, 10000, 10000), True),
+    "the first are no sample": (0.85, 0.79, Samples("first", None, 1000, 10000), False),
+    "the first, but far away": (0.15, 1.0, Samples("first", None, 1000, 10000), True),
+}
+
+
+@pytest.mark.parametrize("case", AGREEMENT)
+def test_what_differs(case: str) -> None:
+    measured, published, samples, differs = AGREEMENT[case]
+    assert compared(measured, published, samples)["differs"] is differs

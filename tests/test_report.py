@@ -34,6 +34,7 @@ from adversarial_lightning.evaluation.report.formatting import duration, length,
 from adversarial_lightning.evaluation.report.html import report_page
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
 from adversarial_lightning.evaluation.report.pictures import EACH, galleries, pick
+from adversarial_lightning.evaluation.report.subject import PIXELS
 from adversarial_lightning.evaluation.report.successes import Successes, gather
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,7 +193,7 @@ def test_what_is_refused_has_no_headline_in_any_format(evaluated: Path) -> None:
     results = results_of(evaluated / "one")
     refused, other = sorted(results["worst_case"], key=lambda c: c["robust_accuracy"], reverse=True)
     refused["refused"] = "nobody averages <gradients>"
-    assert len(headlines(results)) == 1 and f"linf {other['eps']:g} " in headlines(results)[0]
+    assert len(headlines(results)) == 1 and f"linf {other['eps']:g}, pixels in [0, 1] " in headlines(results)[0]
     page = report_page(results, "", NOTHING)
     cards = page[page.index('<div class="headlines">') : page.index("<nav")]
     assert "no headline" in cards and "nobody averages &lt;gradients&gt;" in cards
@@ -339,7 +340,8 @@ def test_a_model_that_changed_is_noticed(finished: Campaign) -> None:
     for p in other.parameters():
         p.data.neg_()
     _, notes = galleries(finished, other, gather(finished).cases, allowance=60)
-    assert "differ from the recorded outcome" in notes[-1]
+    assert "differ from the recorded outcome" in notes[-1] and "The cause is not known" in notes[-1]
+    assert all(cause in notes[-1] for cause in ("rounding", "torch's global generator", "a model"))
 
 
 def test_figures_are_the_same_file_again_and_dark_where_the_page_is(evaluated: Path) -> None:
@@ -360,11 +362,14 @@ def test_confusions_by_hand() -> None:
     label = np.array([0, 0, 0, 1, 1, 2, 2])
     said = np.array([1, 1, 0, 2, 1, 2, -1])
     drawn = confusion("linf 0.1", "title", label, said)
-    assert drawn is not None and drawn.caption == "title: most often 0 as 1 (2), 1 as 2 (1), 2 as ? (1)."
+    assert drawn is not None and drawn.caption == "title: most often 0 as 1 (2), 1 as 2 (1), 2 as not finite (1)."
     axes = drawn.figure.axes[0]
     cells = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
     assert cells == {(1, 2): "2", (1, 1): "1", (2, 3): "1", (2, 2): "1", (3, 3): "1", (3, 0): "1"}
     assert confusion("", "", label, label) is None
+    named = confusion("linf 0.1", "title", label, said, ("cat", "dog"))  # fewer names than classes
+    assert named is not None and named.caption == "title: most often cat as dog (2), dog as 2 (1), 2 as not finite (1)."
+    assert [t.get_text() for t in named.figure.axes[0].get_yticklabels()] == ["not finite", "cat", "dog", "2"]
     many = np.arange(50)
     drawn = confusion("", "", many, np.roll(many, 1))
     assert drawn is not None and len(drawn.figure.axes[0].patches) == 10
@@ -454,6 +459,7 @@ def test_compare_by_hand(tmp_path: Path) -> None:
     )
     table = lines(write_comparison([a, b], tmp_path / "out"))
     assert table["accuracy under"] == ["a", "b"]  # what tells the folders apart
+    assert table["defense"] == ["no defense"] * 2 and list(table)[-4:] == ["model", "defense", "images", "audit"]
     assert table["clean"] == ["90 % [80, 95]", "90 % [80, 95]"]  # nobody is best
     assert table["pgd (linf 0.1)"] == ["**50 %** [40, 60]", "25 % [40, 60]"]
     assert table["**worst case (linf 0.1)**"] == ["50 % [40, 60]", ""]  # alone, best of nothing
@@ -623,7 +629,14 @@ def test_compare_names_what_is_wrong(tmp_path: Path, evaluated: Path, capsys: py
 def test_draws_and_detectors_are_shown(evaluated: Path) -> None:
     """Sections that stochastic models and detectors have, with figures that occur nowhere else."""
     results = results_of(evaluated / "one")
-    drawn = {"n": 20, "mean": 0.11111, "interval": [0.1, 0.2], "vote": 0.22222, "worst": 0.03333}
+    drawn = {
+        "n": 20,
+        "mean": 0.11111,
+        "interval": [0.1, 0.2],
+        "vote": 0.22222,
+        "every_draw": 0.03333,
+        "worst_draw": 0.07777,
+    }
     malade = {"clean": 0.5, "robust": 0.61111, "clean_lenient": 0.5, "robust_error": 0.2}
     malade |= {"accepted_accuracy": None, "strict": 0.32222}
     level = {"fpr": 0.05, "theta": 1.25, "acc_adv": 0.43333, "acc_nadv_clean": 0.5, "acc_cla": None, "acc_com": 0.5}
@@ -632,7 +645,7 @@ def test_draws_and_detectors_are_shown(evaluated: Path) -> None:
     for entry in (*results["attacks"], *results["worst_case"]):
         entry |= {"draws": drawn, "detection": {**detected, "levels": [{**level, "malade": malade}]}}
     results |= {
-        "clean_draws": {**drawn, "worst": 0.44444},
+        "clean_draws": {**drawn, "every_draw": 0.44444},
         "detection": {
             "detector": {"class_path": "detectors.ScoreNorm", "init_args": {}},
             **{"calibration": {"split": "val", "n": 77, "invalid": 0}, "aimed_fpr": 0.05},
@@ -643,7 +656,48 @@ def test_draws_and_detectors_are_shown(evaluated: Path) -> None:
     for text in (page, report_text(results, "")):
         for figure in ("11 %", "22 %", "3 %", "44 %", "61 % of 60", "32 % of 60", "43 % of 60", "6 % of 60", "of 0"):
             assert figure in text, figure
+        # The share right in every draw is not the accuracy of the worst one, and an interval says what it is over.
+        assert "8 % in the worst single draw, 3 % right in every draw" in text
+        assert "ean over 20 draws of the defense's noise, 95 % interval over draws [10, 20]" in text
+        # Detector and model are named where a number is, and what the number leaves out.
+        assert "with detector ScoreNorm" in text and "of MLP by its predictions alone" in text and PIXELS in text
+        shares = "61 % of 60 if flagged images count as defended, 32 % of 60 if they count as failures"
+        assert f"ith detector ScoreNorm at 5 % false positives {shares}" in text and "no defense" not in text
     assert "0.8765" in page and "ScoreNorm, calibrated on 77 held-out images" in page
+
+
+# How the samples were chosen, whether the model is stochastic: what the report says of intervals.
+INTERVALS: dict[str, tuple[dict[str, Any], bool, str, str]] = {
+    "all": (
+        {"chosen": "all"},
+        False,
+        "all 60 test images, so no interval over images; training seeds still vary",
+        "all of",
+    ),
+    "all, stochastic": ({"chosen": "all"}, True, "training seeds and the defense's draws still vary", "all of them"),
+    "first": (
+        {"chosen": "first"},
+        False,
+        "of these 60 images, the first of their set; no interval",
+        "no random sample",
+    ),
+    "random": ({}, False, "95 % interval over images [", "intervals are over images"),
+}
+
+
+@pytest.mark.parametrize("case", INTERVALS)
+def test_an_interval_says_what_it_is_over(case: str, evaluated: Path) -> None:
+    samples, stochastic, said, note = INTERVALS[case]
+    results = results_of(evaluated / "one")
+    results["samples"] |= samples
+    if samples:
+        results["clean_interval"] = None
+        for entry in (*results["attacks"], *results["worst_case"]):
+            entry["interval"] = None
+    if stochastic:
+        results["clean_draws"] = {"n": 2, "mean": 0.5, "interval": [0, 1], "vote": 0, "every_draw": 0, "worst_draw": 0}
+    for text in (report_text(results, ""), Page(report_page(results, "", NOTHING)).words):
+        assert said in text and note in text, text[:1000]
 
 
 WORDS: dict[str, tuple[str, str]] = {

@@ -16,6 +16,7 @@ from torch import nn
 from adversarial_lightning import datamodules, defenses
 from adversarial_lightning.attacks import Attack, expanded
 from adversarial_lightning.checkpoints.load import check_own_weights
+from adversarial_lightning.checkpoints.provenance import provenance
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
 from adversarial_lightning.cli.messages import exits
@@ -39,14 +40,15 @@ from adversarial_lightning.evaluation.campaign.precision import Precision, low_p
 from adversarial_lightning.evaluation.campaign.precision_check import check_precision
 from adversarial_lightning.evaluation.campaign.progress import Bars
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Mode
-from adversarial_lightning.evaluation.outcomes.imported_proof import prove, record
+from adversarial_lightning.evaluation.outcomes.imported_proof import compared, record
 from adversarial_lightning.evaluation.outcomes.statistics import Results
 from adversarial_lightning.evaluation.outcomes.subset import Choice
-from adversarial_lightning.evaluation.report import headlines
+from adversarial_lightning.evaluation.report import headlines, published_words
 
 _ABOUT = (
     "Attack a checkpoint with a suite; write results.json, report.md and report.html. "
-    "The same command again resumes after an interruption."
+    "The same command again resumes after an interruption. "
+    "Exit status: 0 done, 2 an error of yours, 3 done, but the clean accuracy differs from --published."
 )
 
 
@@ -65,7 +67,11 @@ def options() -> ArgumentParser:
         default=[],
         help="names or patterns that are left out, such as [criterion.*]",
     )
-    add("--published", type=float | None, help="clean accuracy that was published for --weights, such as 0.8492")
+    add(
+        "--published",
+        type=float | None,
+        help="clean accuracy that was published for this model, such as 0.8492; exit status 3 where ours differs",
+    )
     add(
         "--suite",
         type=dict[str, Attack],
@@ -174,7 +180,7 @@ def evaluate(argv: list[str], rank: Rank) -> int:
 
 
 def report(evaluation: Evaluation, merged: Results, settings: Namespace, command: str) -> int:
-    """Audit a finished campaign, check low precision where it was used, write the report and say the headlines."""
+    """Audit a finished campaign, write the report, say the headlines; exit status 3 where --published differs."""
     campaign, model, parts = evaluation.campaign, evaluation.model, evaluation.parts
     adaptations = defenses.required_adaptations(model)
     audit = precision = None
@@ -185,11 +191,19 @@ def report(evaluation: Evaluation, merged: Results, settings: Namespace, command
         print("precision check: attacking a few samples in float32 too", file=sys.stderr, flush=True)
         cases = check_precision(campaign, model, settings.batch_size)
         precision = {"attacks": settings.precision, "compile": settings.compile, "cases": cases}
+    published = None
+    if settings.published is not None:
+        published = compared(merged["clean_accuracy"], settings.published, campaign.chosen)
     results = write_report(
         campaign,
         merged,
+        facts={
+            "model": provenance(evaluation.network, settings.checkpoint),
+            "published": published,
+            "class_names": list(evaluation.data.classes) if getattr(evaluation.data, "classes", None) else None,
+            "weights": evaluation.imported.summary() if evaluation.imported else None,
+        },
         checkpoint={"path": evaluation.source, "sha256": parts["checkpoint"]["sha256"]},
-        weights=evaluation.imported.summary() if evaluation.imported else None,
         data=parts["data"],
         defenses=parts["defenses"],
         required_adaptations=adaptations,
@@ -199,10 +213,12 @@ def report(evaluation: Evaluation, merged: Results, settings: Namespace, command
         precision=precision,
     )
     print("\n".join([*headlines(results), *(f"warning: {text}" for text in results["warnings"])]))
-    if settings.weights:
-        print("\n".join(prove(campaign.folder, results["clean_accuracy"], campaign.chosen, settings.published)))
+    if evaluation.imported:
+        print("\n".join(evaluation.imported.lines()))
+    if settings.weights or published:
+        print(published_words(results))
     print(f"report: {campaign.folder / 'report.html'}")
-    return 0
+    return 3 if published and published["differs"] else 0
 
 
 def check_settings(settings: Namespace) -> None:
@@ -217,7 +233,7 @@ def check_settings(settings: Namespace) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0 done, 2 an error of the user's, 143 after SIGTERM."""
+    """Exit status: 0 done, 2 an error of the user's, 3 done, but --published differs, 143 after SIGTERM."""
     rank = find_rank()
     install_signal_handlers(rank)
     return exits(lambda: evaluate(argv, rank))

@@ -35,11 +35,13 @@ Detect = Callable[[nn.Module], detectors.Detector]
 
 @dataclass
 class Evaluation:
-    """Objects that the command line names: a model behind its defenses, a campaign, the parts of its identity.
+    """Objects that the command line names: a network, the model behind its defenses, a campaign, its parts.
 
-    `source` is where the weights are from: a file, or the class of a network that brings its own.
+    `parts` are those of its identity. `source` is where the weights are from: a file, or the class of a network that
+    brings its own.
     """
 
+    network: nn.Module
     model: nn.Module
     detector: detectors.Detector | None
     data: Any
@@ -99,7 +101,7 @@ def prepare(settings: Namespace, objects: Namespace) -> Evaluation:
         held_out = images if settings.calibrate == "test" else data.dataset("val")
         parts["calibration_images"] = images_part(held_out, range(len(held_out)))
     campaign = replace(campaign, identity=identify(parts))
-    return Evaluation(model, detector, data, campaign, parts, source, imported)
+    return Evaluation(network, model, detector, data, campaign, parts, source, imported)
 
 
 def calibrate(evaluation: Evaluation, settings: Namespace) -> None:

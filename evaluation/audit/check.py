@@ -42,6 +42,9 @@ def lower_confidence_bound(k: int, n: int) -> float:
     return float(beta.ppf(0.005, k, n - k + 1)) if k else 0.0
 
 
+TOO_FEW = "this is above the limit, but too few samples show it to call it a failure"
+
+
 def not_applicable(
     *, id: str, name: str, limit: float | None = None, why: str = "Not applicable to a stochastic model."
 ) -> Check:
@@ -64,16 +67,18 @@ def share_check(
     """A check that fails where surely more than the share `limit` of all samples is affected.
 
     `k` of the `n` examined samples are affected; these represent the share `of` of all samples. The sentence ends with
-    `bad` or `good`; figures are shares of all samples. Not applicable without samples.
+    `bad` or `good`, and with neither where the figure is above the limit but may be chance; figures are shares of all
+    samples. Not applicable without samples.
     """
     if n == 0:
         return not_applicable(id=id, name=name, limit=limit, why=NO_SAMPLES)
     fails = of * lower_confidence_bound(k, n) > limit
+    end = bad if fails else good if of * k / n <= limit else TOO_FEW
     return Check(
         id=id,
         name=name,
         verdict="fail" if fails else "pass",
         figure=of * k / n,
         limit=limit,
-        sentence=f"{sentence}: {bad if fails else good}.",
+        sentence=f"{sentence}: {end}.",
     )

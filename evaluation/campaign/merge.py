@@ -20,6 +20,7 @@ from adversarial_lightning.evaluation.campaign.sample_status import (
     robust_share,
     threat_models,
 )
+from adversarial_lightning.evaluation.outcomes.by_class import by_class
 from adversarial_lightning.evaluation.outcomes.detection import (
     LEVELS,
     account,
@@ -39,6 +40,10 @@ from adversarial_lightning.evaluation.outcomes.statistics import (
 )
 from adversarial_lightning.evaluation.outcomes.types import Bits, Columns, Flags
 
+GLOBAL_DRAWS = (
+    "{} draws from torch's global generator or seeds it, instead of using the noise it is given: outcomes depend on "
+    "batch size, number of processes and interruptions, and do not come again"
+)
 Refused = dict[tuple[str, float], str]  # why a threat model (norm, eps) gets no headline
 
 
@@ -78,6 +83,7 @@ def merge(campaign: Campaign) -> Results:
                 f"{name}: {entry.left_ball} adversarial images left the ball and count as failures of the attack"
             )
         if name == CLEAN:
+            label = rows["label"]
             results |= accuracy("clean_", status.bits[CLEAN], campaign.draws, samples)
             results["invalid"] = int(entry.invalid.sum())
             continue
@@ -107,6 +113,9 @@ def merge(campaign: Campaign) -> Results:
         }
         for (norm, eps), names in threat_models(campaign.suite).items()
     ]
+    bits = [status.worst_case(case["norm"], case["eps"]) for case in worst]
+    shares = [robust_share(b, campaign.draws) for b in (status.bits[CLEAN], *bits)]
+    results["classes"] = by_class(label, shares[0], shares[1:])
     if campaign.scored:
         results["detection"] = _detection(campaign, attacks, worst)
         for name in (CLEAN, *campaign.suite):
@@ -114,6 +123,8 @@ def merge(campaign: Campaign) -> Results:
             if count := sum(int((~np.isfinite(scores)).sum()) for scores in tables):
                 notes.append(f"{name}: {count} scores of the detector were not finite and count as flagged")
     spent = run_costs(campaign.folder, identity=campaign.identity)
+    drawn = {name for e in spent for name in e.global_draws.splitlines()}
+    notes += [GLOBAL_DRAWS.format(name) for name in (["the model"] if CLEAN in drawn else sorted(drawn))]
     if any(e.probabilities for e in spent):
         notes.append(PROBABILITIES)
     if {e.code for e in spent} - {code()}:

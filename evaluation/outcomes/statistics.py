@@ -31,7 +31,8 @@ def accuracy(prefix: str, bits: Bits, draws: int, samples: Samples) -> Results:
         every = (1 << draws) - 1
         found[f"{prefix}draws"] = {
             **{"n": draws, "mean": share, "interval": over_draws([k / n for k in right])},
-            **{"vote": int((bits >> draws).sum()) / n, "worst": int((bits & every == every).sum()) / n},
+            **{"vote": int((bits >> draws).sum()) / n, "worst_draw": min(right) / n},
+            "every_draw": int((bits & every == every).sum()) / n,
         }
     return found
 

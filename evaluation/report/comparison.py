@@ -4,19 +4,21 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from adversarial_lightning.checkpoints.old_names import RESULTS
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.outcomes.statistics import flags_of, paired, wilson
-from adversarial_lightning.evaluation.report import formatting
+from adversarial_lightning.evaluation.report import formatting, subject
 from adversarial_lightning.evaluation.report.figures import ReportFigure, Series, over_radius
 
 Results = dict[str, Any]
 BEST = (
     "Bold: better than every other model of the row by a paired test on the same images (McNemar, 5 %) or, where it is "
-    "not recorded which images are robust, by Wilson's intervals that do not overlap; never with a failed audit or a †."
+    "not recorded which images are robust, by Wilson's intervals that do not overlap; never with a failed audit, a "
+    "clean accuracy that differs from the published one, or a †."
 )
 
 
@@ -171,7 +173,7 @@ def _accuracy(entry: Results, results: Results, prefix: str = "") -> Cell:
         which=json.dumps([data.get("fingerprint"), data.get("pixels"), results["samples"]], sort_keys=True),
         bitmap=entry.get(f"{prefix}bitmap"),
         refused=refused,
-        honest=not refused and formatting.audit_state(results["audit"]) != "failed",
+        honest=not refused and subject.badge_state(results) != "failed",
     )
 
 
@@ -288,12 +290,15 @@ def side_by_side(comparison: Comparison) -> str:
         for row in group.rows:
             label = f"{row.label} ({group.title})" if group.title else row.label
             body.append([f"**{label}**" if row.worst else label, *(_words(row.cells.get(model)) for model in models)])
+    for what, say in (("model", subject.model_in_table), ("defense", partial(subject.defended_by, brief=True))):
+        body.append([what, *map(say, comparison.models.values())])
     body.append(["images", *(formatting.samples(comparison.models[model]) for model in models)])
-    body.append(["audit", *(formatting.audit_words(comparison.models[model]["audit"]) for model in models)])
+    body.append(["audit", *(subject.badge_words(comparison.models[model]) for model in models)])
     lines = formatting.table(["accuracy under", *models], body)
     lines += [
         "",
-        f"{BEST} In brackets 95 % intervals over images. Worst case: mean over samples of the minimum over attacks.",
+        f"{BEST} In brackets 95 % intervals over images; radii are of {subject.PIXELS}. Worst case: mean over samples "
+        "of the minimum over attacks.",
     ]
     if comparison.refused:
         lines += [

@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from adversarial_lightning.evaluation.report.formatting import SYMBOLS, number, percent, radius
+from adversarial_lightning.evaluation.report.subject import class_name
 
 Results = Mapping[str, Any]
 Array = NDArray[Any]
@@ -69,6 +70,11 @@ class ReportFigure:
     figure: Figure
     caption: str
     alt: str
+
+    @property
+    def wide(self) -> bool:
+        """Whether the figure takes the whole width of a page, so that its letters can be read."""
+        return bool(self.figure.get_figwidth() > 6)
 
     def svg(self) -> str:
         """SVG for a light page."""
@@ -240,22 +246,25 @@ def roc(results: Results) -> list[ReportFigure]:
     return [ReportFigure("detector/roc", figure, caption, f"{caption} {said}.")]
 
 
-def confusion(title: str, heading: str, label: Array, adversarial: Array) -> ReportFigure | None:
+def confusion(
+    title: str, heading: str, label: Array, adversarial: Array, names: Sequence[str] | None = None
+) -> ReportFigure | None:
     """Draw the confusion matrix under attack, with true classes in rows; None where no sample is broken.
 
     `label` and `adversarial` (m,) are classes of the samples that are right without an attack; -1: logits that are not
-    finite. More than `MOST_CLASSES` classes are shown as the most frequent pairs.
+    finite; `names` are those of the classes. More than `MOST_CLASSES` classes are shown as the most frequent pairs.
     """
     broken = label != adversarial
     if not broken.any():
         return None
     pairs, counts = np.unique(np.stack([label[broken], adversarial[broken]]), axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    frequent = [(_class(pairs[0, i]), _class(pairs[1, i]), int(counts[i])) for i in order[:10]]
+    named = [class_name(int(c), names) for c in (*pairs[0], *pairs[1])]
+    frequent = [(named[i], named[i + len(counts)], int(counts[i])) for i in order[:10]]
     said = ", ".join(f"{a} as {b} ({count})" for a, b, count in frequent[:5])
     classes = np.unique(np.concatenate([label, adversarial]))
     if len(classes) <= MOST_CLASSES:
-        figure = _matrix(classes, label, adversarial)
+        figure = _matrix(classes, label, adversarial, names)
     else:
         figure, axes = _blank()
         axes.barh([f"{a} as {b}" for a, b, _ in frequent], [c for *_, c in frequent], color=LINES[0], height=0.6)
@@ -266,11 +275,7 @@ def confusion(title: str, heading: str, label: Array, adversarial: Array) -> Rep
     return ReportFigure(f"confusion/{title}", figure, caption, f"Confusions, {caption}")
 
 
-def _class(number: int) -> str:
-    return str(number) if number >= 0 else "?"
-
-
-def _matrix(classes: Array, label: Array, adversarial: Array) -> Figure:
+def _matrix(classes: Array, label: Array, adversarial: Array, names: Sequence[str] | None) -> Figure:
     """Draw cells shaded by their share of the row; the diagonal, robust samples, is only outlined."""
     k = len(classes)
     counts = np.zeros((k, k), int)
@@ -285,10 +290,11 @@ def _matrix(classes: Array, label: Array, adversarial: Array) -> Figure:
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **look))
         if k <= 12:
             axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7, color=MUTED if i == j else INK)
-    names = [_class(c) for c in classes]
+    ticks = [class_name(int(c), names) for c in classes]
+    upright = max(map(len, ticks)) > 2
     axes.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5), aspect="equal", xlabel="under attack", ylabel="true class")
-    axes.set_xticks(range(k), names)
-    axes.set_yticks(range(k), names)
+    axes.set_xticks(range(k), ticks, rotation=90 if upright else 0)
+    axes.set_yticks(range(k), ticks)
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)

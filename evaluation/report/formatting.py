@@ -53,7 +53,8 @@ def interval_words(bounds: Sequence[float] | None, results: Mapping[str, Any]) -
     if bounds is not None:
         return f"95 % interval over images {interval(bounds, s['n'])}"
     if s["chosen"] == "all":
-        return f"all {s['n']:,} test images; the only uncertainty left is over training seeds"
+        left = "training seeds and the defense's draws" if results.get("clean_draws") else "training seeds"
+        return f"all {s['n']:,} test images, so no interval over images; {left} still vary"
     return f"of these {s['n']:,} images, the first of their set; no interval"
 
 
@@ -135,12 +136,6 @@ def place(checkpoint: str) -> str:
     """End of a checkpoint's path, which names the run: ``run/best.ckpt``."""
     parts = [part for part in checkpoint.replace("\\", "/").split("/") if part not in ("", ".", "..", "checkpoints")]
     return "/".join(parts[-2:])
-
-
-def subject(results: Mapping[str, Any]) -> str:
-    """Subject of the evaluation in one line: data, defenses, samples, seed."""
-    defenses = " and ".join(settings(entry) for entry in results["defenses"]) or "no defense"
-    return f"{settings(results['data'])}, {defenses}, {samples(results)}, seed {results['seed']}"
 
 
 def facts(results: Mapping[str, Any]) -> dict[str, str]:

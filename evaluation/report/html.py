@@ -8,7 +8,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from adversarial_lightning.evaluation.report import formatting
+from adversarial_lightning.evaluation.report import formatting, subject
+from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
 from adversarial_lightning.evaluation.report.comparison import BEST, Comparison, any_radius, rank, title
 from adversarial_lightning.evaluation.report.figures import ReportFigure
 from adversarial_lightning.evaluation.report.pictures import Gallery
@@ -36,11 +37,17 @@ def _environment() -> Environment:
         "count": formatting.count,
         "number": formatting.number,
         "settings": formatting.settings,
-        "facts": formatting.facts,
+        "facts": lambda results: subject.model_facts(results) | formatting.facts(results),
         "any_radius": any_radius,
         "breakable": lambda path: path.replace("/", "/\u200b"),  # a zero-width space: lines may break there
-        "audit_state": formatting.audit_state,
-        "audit_words": formatting.audit_words,
+        "model_in_table": subject.model_in_table,
+        "defended_by": subject.defended_by,
+        "draws_words": subject.draws_words,
+        "detector_words": subject.detector_words,
+        "interval_note": subject.interval_note,
+        "sentence": lambda phrase: phrase[:1].upper() + phrase[1:],
+        "badge_state": subject.badge_state,
+        "badge_words": subject.badge_words,
     }
     return environment
 
@@ -67,6 +74,7 @@ def report_page(
     detector = results.get("detection")
     sections = {
         "attacks": "attacks",
+        "classes": "classes" if len(results.get("classes") or []) > 1 else "",
         "draws": "defender’s draws" if over_draws(results) else "",
         "curves": "robust accuracy over the radius" if drawn["curves"] else "",
         "lengths": "shortest perturbations" if shortest else "",
@@ -85,18 +93,23 @@ def report_page(
         r=results,
         command=command,
         title=f"Robustness of {formatting.place(results['checkpoint']['path'])}",
-        subject=formatting.subject(results),
+        subject=subject.subject(results),
+        judged=subject.judged(results),
+        pixels=subject.PIXELS,
         contents=[(id, name) for id, name in sections.items() if name],
         cards=cards(results),
         refused=any(case.get("refused") for case in results["worst_case"]),
         groups=groups(results),
+        class_note=class_note(results),
+        by_class=class_table(results, symbols=True),
+        fold_classes=len(results.get("classes") or []) > MOST_ROWS,
         draws=over_draws(results),
         shortest=shortest,
         relative=any(a.get("relative_norm") is not None for a in shortest),
         detector=detector,
         levels=levels(results) if detector else [],
         areas={a["name"]: a["detection"]["auroc"] for a in results["attacks"]} if detector else {},
-        facts=formatting.facts(results),
+        facts=subject.model_facts(results) | formatting.facts(results),
         facts_of_cost=formatting.facts_of_cost(results),
         drawn=drawn,
         galleries=galleries,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
 from adversarial_lightning.evaluation.report.comparison import any_radius
 from adversarial_lightning.evaluation.report.formatting import (
     audit_words,
@@ -18,11 +19,20 @@ from adversarial_lightning.evaluation.report.formatting import (
     percent,
     samples,
     share_of,
-    subject,
     table,
     threat,
 )
 from adversarial_lightning.evaluation.report.html import groups, over_draws
+from adversarial_lightning.evaluation.report.subject import (
+    PIXELS,
+    badge_words,
+    detector_words,
+    draws_words,
+    interval_note,
+    judged,
+    model_facts,
+    subject,
+)
 
 Results = dict[str, Any]
 CRITERIA = ("acc_adv", "acc_nadv_clean", "acc_cla", "acc_com")
@@ -33,11 +43,14 @@ def headlines(results: Results) -> list[str]:
     n, said = results["n"], []
     for case in results["worst_case"]:
         if not case.get("refused"):
-            share = f"{percent(case['robust_accuracy'], n)} robust accuracy at {threat(case['norm'], case['eps'])}"
+            share = f"{percent(case['robust_accuracy'], n)} robust accuracy{judged(results)}"
+            share += f" at {threat(case['norm'], case['eps'])}, {PIXELS}"
             basis = [interval_words(case["interval"], results), f"worst case of {', '.join(case['attacks'])}"]
             basis += [f"n = {n}, {samples(results)}"] if case["interval"] else [f"n = {n}"]
+            basis.insert(1, draws_words(results, case))
             clean = f"clean {percent(results['clean_accuracy'], n)}"
-            said.append(f"{share} ({'; '.join(basis)}); {clean}; {audit_words(results['audit'])}")
+            parts = f"{share} ({'; '.join(filter(None, basis))})", detector_words(results, case), clean
+            said.append("; ".join(filter(None, (*parts, badge_words(results)))))
     return said
 
 
@@ -47,13 +60,14 @@ def report_text(results: Results, command: str) -> str:
     lines += [f"**{sentence}**\n" for sentence in headlines(results)]
     lines += [f"> {note}\n" for note in results["warnings"]]
     lines += _attacks(results)
+    lines += _classes(results)
     lines += _draws(results)
     lines += _lengths(results)
     lines += _detector(results)
     lines += _audit(results)
     lines += ["## Cost", "", *(f"- {name}: {value}" for name, value in facts_of_cost(results).items()), ""]
     lines += ["## How to repeat it", "", "```", command, "```", ""]
-    lines += [f"- {name}: {value}" for name, value in facts(results).items()]
+    lines += [f"- {name}: {value}" for name, value in {**model_facts(results), **facts(results)}.items()]
     lines += ["", "Curves, histograms, examples and confusions are in report.html, and in TensorBoard."]
     return "\n".join(lines) + "\n"
 
@@ -76,7 +90,7 @@ def _attacks(results: Results) -> list[str]:
             rows.append([label, threat(case["norm"], case["eps"]), *accuracy, "", "", "", ""])
     head = ["attack", "threat", "robust accuracy", "95 % interval", "broken by", "runs"]
     lines = ["## Attacks", "", *table([*head, "forward / backward passes", "time"], rows), ""]
-    lines += [f"n = {n}, {samples(results)}; intervals are over images."]
+    lines += [f"n = {n}, {samples(results)}; {interval_note(results)}. Radii are of {PIXELS}."]
     lines += ["A sample is robust where the model is right without the attack and after every run of it."]
     lines += ["Worst case: the mean over samples of the minimum over the attacks of a threat model.", ""]
     if any(case.get("refused") for case in results["worst_case"]):
@@ -90,13 +104,24 @@ def _attacks(results: Results) -> list[str]:
     return lines
 
 
+def _classes(results: Results) -> list[str]:
+    head, rows = class_table(results)
+    if len(rows) < 2:
+        return []
+    about = class_note(results)
+    if len(rows) > MOST_ROWS:
+        about += f" The {MOST_ROWS} weakest of {len(rows)} classes; results.json has all."
+    return ["## By class", "", *table(head, rows[:MOST_ROWS]), "", about, ""]
+
+
 def _draws(results: Results) -> list[str]:
-    n = results["n"]
+    n, kinds = results["n"], ("vote", "worst_draw", "every_draw")
     rows = [
-        [name, str(d["n"]), *_share(d["mean"], d["interval"], n), percent(d["vote"], n), percent(d["worst"], n)]
+        [name, str(d["n"]), *_share(d["mean"], d["interval"], n), *(percent(d[kind], n) for kind in kinds)]
         for name, d in over_draws(results)
     ]
-    head = ["attack", "draws", "mean", "95 % interval over draws", "majority vote", "worst draw"]
+    head = ["attack", "draws", "mean", "95 % interval over draws", "majority vote"]
+    head += ["worst single draw", "right in every draw"]
     return ["## Over the defender's draws", "", *table(head, rows), "", f"n = {n}.", ""] if rows else []
 
 
@@ -113,7 +138,9 @@ def _lengths(results: Results) -> list[str]:
     ]
     head = ["attack", "norm", "found", "not found", "mean length", "mean relative length (rho)"]
     head += ["rho, failures at the largest", "median length (failures infinite)"]
-    about = "Means are over the images that were found; in brackets 95 % intervals over images (bootstrap)."
+    about = "Means are over the images that were found."
+    if results["clean_interval"]:
+        about += " In brackets 95 % intervals over images (bootstrap)."
     return ["## Shortest adversarial perturbations", "", *table(head, rows), "", about, ""] if rows else []
 
 
