@@ -504,7 +504,8 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
         one = make()
         trainer(tmp_path, 2).fit(one, digits(train_limit=96))
         two = torch.load(tmp_path / f"{name}.pt", weights_only=True)
-        assert (two - weights(one)).abs().max() < 1e-3 * weights(one).abs().max(), name
+        # Other draws change weights by 2 % and more; rounding flips single signs of the attack's gradient.
+        assert (two - weights(one)).abs().max() < 3e-3 * weights(one).abs().max(), name
         assert not torch.allclose(two, weights(make()), atol=1e-2), name
 
 
