@@ -35,10 +35,11 @@ from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.defenses import MeanFilter, Purified, Purifier, RandomQuantizer, required_adaptations
 from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.audit import Check, audit, cached_audit, failed
-from adversarial_lightning.evaluation.audit.check import lower_confidence_bound
+from adversarial_lightning.evaluation.audit.check import lower_confidence_bound, share_check, state
+from adversarial_lightning.evaluation.audit.headline import summary
+from adversarial_lightning.evaluation.audit.levels import LEVELS
 from adversarial_lightning.evaluation.audit.run import AuditRun
 from adversarial_lightning.evaluation.audit.stored_rows import declared
-from adversarial_lightning.evaluation.audit.stronger_attacks import LEVELS
 from adversarial_lightning.evaluation.campaign.identity import claim_folder, suite_part
 from adversarial_lightning.evaluation.campaign.merge import merge
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus
@@ -85,7 +86,7 @@ def test_a_false_defense_looks_robust_and_is_flagged(name: str, tmp_path: Path) 
 def test_an_honest_model_is_not_flagged(name: str, tmp_path: Path) -> None:
     checks = checks_of(honest(name), SUITE, tmp_path)
     assert not failed(checks)
-    assert sum(check.verdict == "pass" for check in checks) > (10 if name == "standard" else 22)
+    assert sum(check.verdict == "passed" for check in checks) > (10 if name == "standard" else 22)
 
 
 class DeclaredRipples(Purifier):
@@ -207,13 +208,13 @@ def test_a_model_that_draws_behind_our_back_is_judged_alike_twice(tmp_path: Path
     results, found = merge(campaign), []
     known = dict.fromkeys(
         AuditRun(campaign, model, results, {}, "quick", 64).checks(),
-        Check(id="", name="", verdict="pass", figure=0, limit=0, sentence=""),
+        Check(id="", name="", verdict="passed", figure=0, limit=0, sentence=""),
     )
     for key in ("F1", "C10 predicted", "C5 linf 0.2"):
         del known[key]
     for seed in (1, 2):
         torch.manual_seed(seed)
-        found.append(audit(campaign, model, results, required_adaptations={}, known=known))
+        found.append(AuditRun(campaign, model, results, {}, "quick", 64, dict(known)).answers())
     assert found[0] == found[1] and ids(found[0]) >= {"F1", "C10"}
 
 
@@ -303,7 +304,7 @@ def test_what_is_wrong_with_the_rows_is_seen(case: str, recorded: AuditRun) -> N
     plant(audit_run)
     audit_run.__dict__["status"] = status_of(audit_run)
     checks = audit_run.checks()
-    fails = {name for name in KEYS if checks[name]().verdict == "fail"}
+    fails = {name for name in KEYS if checks[name]().verdict == "failed"}
     assert fails - ({"C9 linf 0.05"} if "beat" in case or "row" in case else set()) == ({key} if key else set())
 
 
@@ -312,7 +313,7 @@ def test_attacks_in_a_smaller_ball_are_not_compared(tmp_path: Path) -> None:
     suite = {"fgsm": FGSM(eps=0.05), "square": Square(eps=0.05, queries=5), "pgd": PGD(eps=0.001, steps=5)}
     checks = inquire(honest("standard"), suite, tmp_path).checks()
     checks = [checks[f"{key} recorded linf 0.05"]() for key in ("C3", "C6")]
-    assert [check.verdict for check in checks] == ["not applicable", "pass"] and "pgd" not in checks[1].sentence
+    assert [check.verdict for check in checks] == ["not applicable", "passed"] and "pgd" not in checks[1].sentence
 
 
 def test_the_level_of_confidence() -> None:
@@ -353,7 +354,7 @@ def test_every_kind_of_suite_can_be_asked(case: str, tmp_path: Path, monkeypatch
 
 def test_a_model_that_is_never_right(tmp_path: Path) -> None:
     model = AttackContext(lambda net, x: -net(x))
-    assert not {c.verdict for c in checks_of(model, NAIVE, tmp_path, n=20) if c.id[0] == "C"} & {"fail"}
+    assert not {c.verdict for c in checks_of(model, NAIVE, tmp_path, n=20) if c.id[0] == "C"} & {"failed"}
 
 
 def test_every_check_of_the_lists_is_there(recorded: AuditRun) -> None:
@@ -475,6 +476,6 @@ def test_evaluate_prints_the_audit_beside_the_headline(
 
 @pytest.mark.parametrize("aware", [DetectorAwarePGD(), DetectorAwareAPGD(), Joint([PGD(), DetectorAwareAPGD()])])
 def test_attacks_that_hide_from_a_detector_are_known_as_such(aware: Attack) -> None:
-    for attack, verdict in ((aware, "pass"), (Joint([PGD()]), "fail")):
+    for attack, verdict in ((aware, "passed"), (Joint([PGD()]), "failed")):
         threat_model: Any = SimpleNamespace(title="linf 0.1", attacks={"pgd": PGD(), "aware": attack})
         assert declared(threat_model, {}, True).verdict == verdict

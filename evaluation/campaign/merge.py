@@ -19,6 +19,7 @@ from adversarial_lightning.evaluation.campaign.sample_status import (
     robust_share,
     threat_models,
 )
+from adversarial_lightning.evaluation.outcomes.claims import claim
 from adversarial_lightning.evaluation.outcomes.detection import (
     LEVELS,
     account,
@@ -95,6 +96,8 @@ def merge(campaign: Campaign) -> Results:
         {"norm": norm, "eps": eps, **accuracy("", status.worst_case(norm, eps), campaign.draws), "attacks": names}
         for (norm, eps), names in threat_models(campaign.suite).items()
     ]
+    for case in worst:
+        case["claim"] = claim(case["norm"], {name: campaign.suite[name] for name in case["attacks"]})
     if campaign.scored:
         results["detection"] = _detection(campaign, attacks, worst)
         for name in (CLEAN, *campaign.suite):

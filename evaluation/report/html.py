@@ -36,6 +36,10 @@ def _environment() -> Environment:
         "breakable": lambda path: path.replace("/", "/\u200b"),  # a zero-width space: lines may break there
         "audit_state": formatting.audit_state,
         "audit_words": formatting.audit_words,
+        "claim_words": formatting.claim_words,
+        "headline_word": formatting.headline_word,
+        "figures": formatting.figures,
+        "sentence": lambda text: text[:1].upper() + text[1:],
     }
     return environment
 
@@ -59,7 +63,7 @@ def report_page(
     views); `omitted` says which pictures are missing.
     """
     shortest = [a for a in results["attacks"] if a.get("curve")]
-    detector = results.get("detection")
+    detector, checks = results.get("detection"), (results["audit"] or {}).get("checks", ())
     sections = {
         "attacks": "attacks",
         "draws": "defender’s draws" if over_draws(results) else "",
@@ -93,6 +97,8 @@ def report_page(
         areas={a["name"]: a["detection"]["auroc"] for a in results["attacks"]} if detector else {},
         facts=formatting.facts(results),
         facts_of_cost=formatting.facts_of_cost(results),
+        verdicts=formatting.VERDICTS,
+        by_verdict={v: [c for c in checks if formatting.verdict(c) == v] for v in formatting.VERDICTS},
         drawn=drawn,
         galleries=galleries,
         omitted=omitted,

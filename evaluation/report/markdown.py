@@ -5,17 +5,22 @@ from typing import Any
 
 from adversarial_lightning.evaluation.report.comparison import any_radius
 from adversarial_lightning.evaluation.report.formatting import (
+    VERDICTS,
     audit_words,
+    claim_words,
     count,
     duration,
     facts,
     facts_of_cost,
+    figures,
+    headline_share,
     interval,
     number,
     percent,
     subject,
     table,
     threat,
+    verdict,
 )
 from adversarial_lightning.evaluation.report.html import groups, over_draws
 
@@ -27,13 +32,14 @@ def headlines(results: Results) -> list[str]:
     n, said = results["n"], []
     for case in results["worst_case"]:
         if not case.get("refused"):
-            share = f"{percent(case['robust_accuracy'], n)} robust accuracy at {threat(case['norm'], case['eps'])}"
+            share = headline_share(case, n)
             basis = (
                 f"95 % interval {interval(case['interval'], n)}; worst case of {', '.join(case['attacks'])}; n = {n}"
             )
             clean = f"clean {percent(results['clean_accuracy'], n)}"
             said.append(f"{share} ({basis}); {clean}; {audit_words(results['audit'])}")
-    return said
+    lengths = [c for c in (results["audit"] or {}).get("claims", ()) if c["quantile"]]
+    return [*said, *(f"{claim_words(claim, n)}; {audit_words(results['audit'])}" for claim in lengths)]
 
 
 def report_text(results: Results, command: str) -> str:
@@ -132,12 +138,10 @@ def _audit(results: Results) -> list[str]:
     said = audit_words(results["audit"])
     lines = ["## Audit", "", f"{said[0].upper()}{said[1:]}.", ""]
     if results["audit"]:
-        order = ("fail", "pass", "not applicable")
-        for c in sorted(results["audit"]["checks"], key=lambda c: order.index(c["verdict"])):
-            figures = ", ".join(f"{name} {number(c[name])}" for name in ("figure", "limit") if c[name] is not None)
-            lines.append(
-                f"- {c['verdict']}: {c['id']} {c['name']}{f' ({figures})' if figures else ''}. {c['sentence']}"
-            )
+        lines += [f"- {claim_words(claim, results['n'])}." for claim in results["audit"].get("claims", ())] + [""]
+        order = list(VERDICTS)
+        for c in sorted(results["audit"]["checks"], key=lambda c: order.index(verdict(c))):
+            lines.append(f"- {verdict(c)}: {c['id']} {c['name']}{figures(c)}. {c['sentence']}")
         lines.append("")
     return lines
 

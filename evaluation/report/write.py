@@ -58,6 +58,8 @@ def write_report(
         if reason := refused.get((case["norm"], case["eps"])):
             case["refused"] = reason
             merged["warnings"].append(f"no headline for {formatting.threat(case['norm'], case['eps'])}: {reason}")
+    for case in merged["worst_case"]:
+        case |= _audited(audit, case)
     results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **merged}
     results = {"schema": results.pop("schema"), **results}
     write_whole(campaign.folder / "results.json", json.dumps(results, indent=2) + "\n")
@@ -93,6 +95,16 @@ def write_report(
     images |= {f"examples/{gallery.title}": gallery.pixels() for gallery in shots}
     write_events(campaign.folder, scalars(shown), "\n\n".join(headlines(shown)), images)
     return results
+
+
+def _audited(audit: Mapping[str, Any] | None, case: Mapping[str, Any]) -> Results:
+    """What the audit found about the threat model of one worst case."""
+    for claim in (audit or {}).get("claims", ()):
+        if (claim["norm"], claim["eps"], claim["quantile"]) == (case["norm"], case["eps"], None):
+            estimate = {"robust_accuracy": claim["estimate"], "interval": claim["interval"]}
+            found = {"broken_by_audit": len(claim["broken"]), "examined_by_audit": claim["examined"]}
+            return {**found, "at_most": claim["at_most"], "estimate": estimate if claim["examined"] else None}
+    return {}
 
 
 def write_comparison(folders: Sequence[Path], output: Path | None) -> str:
