@@ -35,6 +35,7 @@ RENAMED = [
     (r"(evaluate_batch\([^\n]*\))\[0\]$", r"\1[0][0]"),
     (r'(verdict"\] == )"fail"', r'\1"failed"'),
     (r'(verdict"\] == )"pass"', r'\1"passed"'),
+    (r'(said, true = r\["worst_case"\]\[0\]\[")robust_accuracy', r"\1at_most"),
     ("samples that the suite left standing", "samples that the suite left robust"),
     (r"evaluation\.audit\.check import at_least", "evaluation.audit.check import lower_confidence_bound as at_least"),
     (r'"robust accuracy at" in', '"; n = " in'),

@@ -17,7 +17,7 @@ from adversarial_lightning.checkpoints.files import write_whole, writing
 from adversarial_lightning.evaluation.audit.check import Check, from_record
 from adversarial_lightning.evaluation.audit.headline import summary
 from adversarial_lightning.evaluation.audit.levels import LEVELS, Level
-from adversarial_lightning.evaluation.audit.run import AuditRun, audit
+from adversarial_lightning.evaluation.audit.run import AuditRun
 from adversarial_lightning.evaluation.campaign.identity import code
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 
