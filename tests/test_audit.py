@@ -35,8 +35,7 @@ from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.defenses import MeanFilter, Purified, Purifier, RandomQuantizer, required_adaptations
 from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.audit import Check, audit, cached_audit, failed
-from adversarial_lightning.evaluation.audit.check import lower_confidence_bound, share_check, state
-from adversarial_lightning.evaluation.audit.headline import summary
+from adversarial_lightning.evaluation.audit.check import lower_confidence_bound
 from adversarial_lightning.evaluation.audit.levels import LEVELS
 from adversarial_lightning.evaluation.audit.run import AuditRun
 from adversarial_lightning.evaluation.audit.stored_rows import declared
@@ -311,7 +310,7 @@ def test_what_is_wrong_with_the_rows_is_seen(case: str, recorded: AuditRun) -> N
 def test_attacks_in_a_smaller_ball_are_not_compared(tmp_path: Path) -> None:
     """They count for the larger one, but what they leave robust there says nothing about gradients."""
     suite = {"fgsm": FGSM(eps=0.05), "square": Square(eps=0.05, queries=5), "pgd": PGD(eps=0.001, steps=5)}
-    checks = inquire(honest("standard"), suite, tmp_path).checks()
+    checks = inquire(honest("standard"), suite, tmp_path, n=80).checks()
     checks = [checks[f"{key} recorded linf 0.05"]() for key in ("C3", "C6")]
     assert [check.verdict for check in checks] == ["not applicable", "passed"] and "pgd" not in checks[1].sentence
 

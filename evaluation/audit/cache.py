@@ -33,9 +33,9 @@ def cached_audit(
 ) -> dict[str, Any]:
     """Run the audit; returns the entry "audit" of results.json: "level", "checks", and what `summary` says of them.
 
-    Says beforehand what it will cost, and shows a bar on a terminal. Checks are kept in ``audit.json`` of the campaign's folder, written after each, so a
-    second run repeats only those that are missing. Checks by other code, of another campaign or on another level are
-    not used. Raises OSError where the file cannot be written.
+    Says beforehand what it will cost, and shows a bar on a terminal. Checks are kept in ``audit.json`` of the
+    campaign's folder, written after each, so a second run repeats only those that are missing. Checks by other code, of
+    another campaign or on another level are not used. Raises OSError where the file cannot be written.
     """
     path = campaign.folder / "audit.json"
     about = {"identity": campaign.identity, "level": level, "obligations": dict(required_adaptations), "code": _code()}
@@ -70,9 +70,10 @@ def forecast(audit_run: AuditRun) -> str:
     attacks = audit_run.results["attacks"]
     spent = sum(a["forwards"] + a["backwards"] for a in attacks)
     seconds = sum(a["seconds"] for a in attacks) / spent * samples * (forwards + backwards) if spent else 0.0
+    time = _minutes(seconds)
     return (
-        f"audit ({audit_run.level}): up to {forwards:,} forward and {backwards:,} backward passes for each of {samples} "
-        f"robust samples of {len(claims)} claims, at most about {_minutes(seconds)} at the speed of the attacks"
+        f"audit ({audit_run.level}): up to {forwards:,} forward and {backwards:,} backward passes for each of "
+        f"{samples} robust samples of {len(claims)} claims, at most about {time} at the speed of the attacks"
     )
 
 

@@ -70,12 +70,11 @@ def state(checks: Iterable[Check]) -> State:
     samples there is nothing to audit; without an experiment on those there are, a claim is not audited.
     """
     checks = list(checks)
-    tried = [check for check in checks if check.id in EXPERIMENTS]
+    tried = [check for check in checks if check.id in EXPERIMENTS and not check.name.startswith("recorded")]
     if failed(checks):
         return "failed"
-    if not any(check.verdict != "not applicable" for check in tried):
-        idle = tried and all(NO_SAMPLES in check.sentence for check in tried if "recorded" not in check.name)
-        return "nothing to audit" if idle else "not audited"
+    if all(check.verdict == "not applicable" for check in tried):
+        return "nothing to audit" if any(NO_SAMPLES in check.sentence for check in tried) else "not audited"
     decisive = [check for check in checks if check.id in MATTER]
     return "not shown" if any(check.verdict == "not shown" for check in decisive) else "passed"
 

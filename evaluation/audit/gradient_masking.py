@@ -228,8 +228,8 @@ def optimised(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) 
         n=len(every),
         limit=0.5,
         excludes=0.5,
-        sentence=f"The last tenth of the strongest attack's steps brings {100 * middle:.1f} % of its gain (median), and "
-        f"more than 5 % for {k} of {len(every)} samples",
+        sentence=f"The last tenth of the strongest attack's steps brings {100 * middle:.1f} % of its gain (median), "
+        f"and more than 5 % for {k} of {len(every)} samples",
         bad="it stops too early, or its steps are too short or too long",
     )
 

@@ -89,7 +89,7 @@ class AuditSamples:
         """Logits of all samples at `z`, without gradients."""
         with torch.no_grad():
             rows = [p.deciding(q, score=False) for p, q in zip(self.parts(), z.split(self.rows), strict=False)]
-        return torch.cat(rows) if rows else z.new_zeros(0, 1)
+        return torch.cat(rows).detach() if rows else z.new_zeros(0, 1)  # a model may switch gradients on
 
     def numbers(self, rows: Tensor) -> tuple[int, ...]:
         """Numbers of the samples of a mask (B,)."""

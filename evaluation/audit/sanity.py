@@ -10,7 +10,7 @@ from adversarial_lightning.attacks import APGD, PGD, Langevin, Noise
 from adversarial_lightning.evaluation.audit.check import Check, lower_confidence_bound, not_applicable, share_check
 from adversarial_lightning.evaluation.audit.levels import Budget
 from adversarial_lightning.evaluation.audit.own_attacks import SparseAscent, ascent, random_point, widest
-from adversarial_lightning.evaluation.audit.samples import AuditSamples
+from adversarial_lightning.evaluation.audit.samples import AuditSamples, Connected
 from adversarial_lightning.evaluation.audit.stronger_attacks import strongest_gradient_attack
 from adversarial_lightning.evaluation.audit.threat_models import ThreatModel
 from adversarial_lightning.evaluation.outcomes.outcome import defender_noise, predict
@@ -64,10 +64,10 @@ def undefended(
     attack = strongest_gradient_attack(alone, threat_model, budget, among=plain)
     k, m = int((~alone.broken_by(attack, "C13")).sum()), len(alone)
     name = f"the attack works without the defense, {threat_model.title}"
-    sentence = f"Without the defense {k} of {m} samples are robust"
+    sentence, of = f"Without the defense {k} of {m} samples are robust", samples.of * m / max(1, len(samples))
     if lower_confidence_bound(k, m) <= 0.01:
         return share_check(
-            id="C13", name=name, k=k, n=m, limit=0.01, excludes=samples.excludes, sentence=sentence, bad=""
+            id="C13", name=name, k=k, n=m, limit=0.01, excludes=samples.excludes, of=of, sentence=sentence, bad=""
         )
     k = int(unmoved(alone, threat_model, budget).sum())
     return share_check(
@@ -87,7 +87,7 @@ class Readout(nn.Module):
 
     def __init__(self, model: nn.Module, w: Tensor, t: Tensor) -> None:
         super().__init__()
-        self.model, self.w, self.t = model, w, t
+        self.model, self.w, self.t = Connected(model), w, t
 
     def forward(self, x: Tensor) -> Tensor:
         s = (self.model(x) * self.w).sum(1) - self.t

@@ -142,8 +142,8 @@ def gradients_beat_queries(status: SampleStatus, threat_model: ThreatModel, excl
         what="points",
         sentence=f"{only_black} of {len(status.samples)} samples were broken only by {', '.join(black)}, not by "
         f"{', '.join(white)}",
-        bad="gradients are masked or the gradient attacks too weak, and samples that queries did not break may be broken "
-        "too",
+        bad="gradients are masked or the gradient attacks too weak, and samples that queries did not break may be "
+        "broken too",
     )
 
 

@@ -50,7 +50,7 @@ def imitate(model: nn.Module, x: Tensor, *, eps: float, steps: int, seed: int, r
 def _answers(model: nn.Module, x: Tensor) -> Tensor:
     with frozen_eval(model), torch.no_grad():
         logits: Tensor = model(x)
-    return logits
+    return logits.detach()
 
 
 def inner_network(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module | None:
