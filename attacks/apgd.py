@@ -16,7 +16,7 @@ from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.gradient import OBJECTIVES, dlr_targeted, input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view, project_l1_box
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view, divisor, project_l1_box
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 
@@ -41,7 +41,7 @@ def sparse_step(gradient: Tensor, pixels: Tensor) -> Tensor:
 
 def touched(z: Tensor, x: Tensor) -> Tensor:
     """Number of entries (B,) in which `z` differs from `x` by more than rounding."""
-    return ((z - x).abs() > 1e-6).flatten(1).sum(1)
+    return ((z - x).abs() > 8 * torch.finfo(x.dtype).eps).flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class APGD(Attack):
             return x + noise.normal(x)
         norm = NORMS[self.norm]
         d = norm.random(x, 1.0, noise)
-        return x + batch_view(eps / norm.distance(d).clamp_min(1e-12), x) * d
+        return x + batch_view(eps / divisor(norm.distance(d)), x) * d
 
     def clip(self, z: Tensor, x: Tensor, eps: float) -> Tensor:
         """Project `z` on the ball of radius `eps` around `x` and on the box [0, 1]."""

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.apgd import APGD
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
-from adversarial_lightning.attacks.core.checks import at_least, check_choices
+from adversarial_lightning.attacks.core.checks import at_least, check_choices, labels_only
 from adversarial_lightning.attacks.core.gradient import margin
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
-from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
+from adversarial_lightning.attacks.core.norms import NormName, into_ball, or_image
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.attacks.fab import FAB
 from adversarial_lightning.attacks.square import Square
@@ -73,8 +73,7 @@ class AutoAttack(Attack):
         return [*[ce] * (5 if l1 else 1), apgd_t, fab_t, square]
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        if y.ndim != 1:
-            raise UserError("AutoAttack needs labels (B,), not target probabilities")
+        labels_only(y)
         with torch.no_grad():
             logits = model(x)
         best, best_margin = x.clone(), torch.full_like(logits[:, 0], -torch.inf)
@@ -83,10 +82,9 @@ class AutoAttack(Attack):
             if not len(rows):
                 break
             streams = noise.fork(i)[rows]
-            z = attack(model, x[rows], y[rows], streams)
-            if attack.kind == "minimum-norm":  # a point outside the ball does not count
-                inside = NORMS[self.norm].distance(z - x[rows]) <= self.eps
-                z = torch.where(batch_view(inside, z), z, x[rows])
+            z = or_image(attack(model, x[rows], y[rows], streams), x[rows])
+            # The point of a minimum-norm attack counts if it lies in the ball.
+            z = into_ball(z, x[rows], self.norm, self.eps, attack.kind)
             with torch.no_grad(), noise_for(model, streams.fork("check")):
                 logits = model(z)
             fooled = is_adversarial(logits, y[rows], targeted=False)

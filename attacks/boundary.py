@@ -10,7 +10,7 @@ from adversarial_lightning.attacks.core.base import Attack, Kind, Knowledge
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.decisions import Decisions, StartName, bisect, check_budget, find_start
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, batch_view
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view, divisor
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Boundary(Attack):
         k = 0
         while (ask.open & rows).any():
             z, far = ask.closest.point, ask.closest.length  # infinite where there is no start: never asked
-            outward = (z - x) / batch_view(far, x).clamp_min(1e-12)
+            outward = (z - x) / batch_view(divisor(far), x)
             eta = noise.normal(x)
             eta = eta - batch_view((eta * outward).flatten(1).sum(1), x) * outward  # along the sphere
-            eta = eta / batch_view(length(eta), x).clamp_min(1e-12)
+            eta = eta / batch_view(divisor(length(eta)), x)
             turned = outward + batch_view(sphere, x) * eta
             turned = turned / batch_view(length(turned), x)
             if k % 10 == 0:

@@ -53,7 +53,7 @@ class BPDA(Combination):
         with ExitStack() as stack:
             for purifier in purifiers(model):
                 stack.enter_context(straight_through(purifier, self.surrogate(purifier)))
-            return self.attack.perturb(model, x, y, noise)
+            return self.attack.images(model, x, y, noise)
 
     def surrogate(self, purifier: Any) -> Callable[[Tensor], Tensor] | None:
         """Substitute of `purifier` in the backward pass; None for the identity."""

@@ -13,7 +13,7 @@ from adversarial_lightning.attacks.core.checks import at_least
 from adversarial_lightning.attacks.core.gradient import ce, margin
 from adversarial_lightning.attacks.core.introspection import members, threat
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import batch_view, distance
+from adversarial_lightning.attacks.core.norms import batch_view, distance, no_numbers, or_image
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.eval_mode import stochastic
@@ -76,7 +76,7 @@ class WorstOf(Combination):
 
 @dataclass(frozen=True)
 class Within(Combination):
-    """Minimum-norm attack judged at one radius: it succeeds where its perturbation is no longer than `eps`.
+    """Minimum-norm attack at one radius: its result where the perturbation is no longer than `eps`, x itself elsewhere.
 
     Args:
         attack: the minimum-norm attack.
@@ -94,11 +94,11 @@ class Within(Combination):
             raise UserError(f"Within judges minimum-norm attacks; {type(self.attack).__name__} has its own eps")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        return self.attack.perturb(model, x, y, noise)
+        return self.attack.images(model, x, y, noise)
 
 
 def best_of(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor, noises: Sequence[Noise]) -> Tensor:
-    """Best result for each row; among equal results the first.
+    """Best result for each row; among equal results the first. NaN where no attack returns numbers.
 
     For budget attacks the result with the largest margin (if targeted, with the smallest margin of the target), for
     minimum-norm attacks the nearest adversarial point. For a stochastic model the margin is the mean and the decision
@@ -106,14 +106,16 @@ def best_of(attacks: Sequence[Attack], model: nn.Module, x: Tensor, y: Tensor, n
     """
     votes = VOTES if stochastic(model) else 1
     best, best_score = x, x.new_full((len(x),), -torch.inf)
+    broken = torch.ones_like(best_score, dtype=torch.bool)
     for attack, noise in zip(attacks, noises, strict=True):
-        z = attack.perturb(model, x, y, noise).detach().clamp(0, 1)
+        z = attack.images(model, x, y, noise)
+        missing, z = no_numbers(z), or_image(z, x)
         with torch.no_grad():
             value = _score(attack, torch.stack([model(z) for _ in range(votes)]), z - x, y)
         better = value > best_score
         best = torch.where(batch_view(better, x), z, best)
-        best_score = torch.where(better, value, best_score)
-    return best
+        best_score, broken = torch.where(better, value, best_score), broken & missing
+    return best.masked_fill(batch_view(broken, x), torch.nan)
 
 
 def _score(attack: Attack, logits: Tensor, d: Tensor, y: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.gradient import OBJECTIVES, ObjectiveName, ce, input_gradient, margin
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, NormName
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, divisor
 from adversarial_lightning.attacks.core.radius import Radius
 
 
@@ -25,9 +25,10 @@ def blob(z: Tensor, gradient: Tensor, weight: float) -> Tensor:
     if count == 1:
         return gradient
     points, g = (t.flatten(2).transpose(0, 1) for t in (z, gradient))  # (B, M, D): the particles of an image interact
-    g = g / g.abs().mean((1, 2), keepdim=True).clamp_min(1e-30)
+    g = g / divisor(g.abs().mean((1, 2), keepdim=True))
     square = torch.stack([(points - points[:, [j]]).square().sum(2) for j in range(count)], 2)
-    h2 = (square.flatten(1).quantile(0.5, 1) / (2 * math.log(count))).clamp_min(1e-12)[:, None, None]
+    nothing = points.shape[2] * torch.finfo(z.dtype).eps ** 2  # squared distance of equal points, by rounding
+    h2 = (square.flatten(1).quantile(0.5, 1) / (2 * math.log(count))).clamp_min(nothing)[:, None, None]
     kernel = torch.exp(-square / (2 * h2))
     pull = (points * kernel.sum(2, keepdim=True) - kernel @ points) / h2.sqrt()
     return (g + weight / count * (kernel @ g - pull)).transpose(0, 1).reshape(z.shape)

@@ -11,7 +11,7 @@ from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.gradient import OBJECTIVES, gradient_and_logits
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, batch_view
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view, divisor
 from adversarial_lightning.attacks.core.radius import Radius
 
 
@@ -71,7 +71,7 @@ class DDN(Attack):
                 gradient = where(batch_view(flat, x), noise.fork(k).normal(x), gradient)
             delta = z - x + alpha * norm.steepest(-gradient if self.targeted else gradient, z)
             radius = (radius * where(fooled, 1 - self.gamma, 1 + self.gamma)).minimum(farthest)
-            delta = delta * batch_view(radius / norm.distance(delta).clamp_min(1e-12), x)
+            delta = delta * batch_view(radius / divisor(norm.distance(delta)), x)
             z = (x + delta).clamp(0, 1)
             if self.levels is not None:
                 z = (z * (self.levels - 1)).round() / (self.levels - 1)

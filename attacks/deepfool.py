@@ -29,7 +29,7 @@ def nearest_boundary(values: Tensor, slopes: Tensor, norm: Literal["l2", "linf"]
     `values` (B, C) and `slopes` (B, C, ...); a boundary with slope zero has infinite distance.
     """
     dual = torch.linalg.vector_norm(slopes.flatten(2), ord=2 if norm == "l2" else 1, dim=2)
-    distance = torch.where(dual > 0, values.abs() / dual.clamp_min(1e-30), torch.inf).nan_to_num(nan=torch.inf)
+    distance = torch.where(dual > 0, values.abs() / dual, torch.inf).nan_to_num(nan=torch.inf)
     shortest, index = distance.min(1)
     return index, shortest, slopes[torch.arange(len(index), device=index.device), index]
 

@@ -11,7 +11,7 @@ from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.gradient import OBJECTIVES
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view, divisor
 
 # Radius of restarts while no adversarial point is known: the authors' values.
 START_RADIUS = {
@@ -34,16 +34,16 @@ def project_plane(z: Tensor, w: Tensor, c: Tensor, norm: NormName) -> Tensor:
         steep, order = slope.sort(1, descending=True)
         gain = steep * room.gather(1, order)
         before = gain.cumsum(1) - gain
-        part = ((c - before) / gain.clamp_min(1e-30)).clamp(0, 1)
+        part = ((c - before) / gain.clamp_min(torch.finfo(z.dtype).tiny)).clamp(0, 1)
         return -w.sign() * room * torch.zeros_like(room).scatter(1, order, part)
     pace = slope if norm == "l2" else (slope > 0).to(slope.dtype)
-    wall = room / pace.clamp_min(1e-30)  # the t at which an entry reaches the box
+    wall = room / pace.clamp_min(torch.finfo(z.dtype).tiny)  # the t at which an entry reaches the box
     walls, order = wall.sort(1)
     rate = (slope * pace).gather(1, order)
     ahead = rate.flip(1).cumsum(1).flip(1)  # rate of change of w.d up to the next wall
     gain = (ahead * walls.diff(dim=1, prepend=torch.zeros_like(c))).cumsum(1)  # value of w.d at each wall
     k = (gain < c).sum(1, keepdim=True).clamp_max(z.shape[1] - 1)
-    t = walls.gather(1, k) - (gain.gather(1, k) - c) / ahead.gather(1, k).clamp_min(1e-30)
+    t = walls.gather(1, k) - (gain.gather(1, k) - c) / ahead.gather(1, k).clamp_min(torch.finfo(z.dtype).tiny)
     return -w.sign() * torch.minimum(t * pace, room)
 
 
@@ -96,7 +96,7 @@ class FAB(Attack):
                 from_z = project_plane(flat, w, gap, self.norm)
                 from_x = project_plane(base, w, gap + (w * (base - flat)).sum(1), self.norm)
                 near, far = norm.distance(from_z), norm.distance(from_x)
-                alpha = (near / (near + far).clamp_min(1e-12)).clamp_max(self.alpha_max)[:, None]
+                alpha = (near / (near + far).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(self.alpha_max)[:, None]
                 step = (1 - alpha) * (flat + self.eta * from_z) + alpha * (base + self.eta * from_x)
                 z = step.clamp(0, 1).view_as(x)
                 with torch.no_grad():
@@ -109,7 +109,7 @@ class FAB(Attack):
         norm = NORMS[self.norm]
         d = norm.random(x, 1.0, noise)
         radius = length.clamp_max(START_RADIUS[self.norm]) / 2
-        return (x + batch_view(radius / norm.distance(d).clamp_min(1e-12), x) * d).clamp_(0, 1)
+        return (x + batch_view(radius / divisor(norm.distance(d)), x) * d).clamp_(0, 1)
 
     def boundary(self, model: nn.Module, z: Tensor, label: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Value (B,) and gradient (like `z`) of the label's logit minus that of the nearest class.
@@ -129,7 +129,7 @@ class FAB(Attack):
         for k in range(1, classes):
             gap = own - logits.gather(1, ((label + k) % classes)[:, None])[:, 0]
             slope = torch.autograd.grad(gap.sum(), z, retain_graph=k + 1 < classes)[0].nan_to_num_(0, 0, 0)
-            distance = gap.detach().abs() / self.dual(slope).clamp_min(1e-12)
+            distance = gap.detach().abs() / self.dual(slope).clamp_min(torch.finfo(z.dtype).tiny)
             nearer = distance < nearest
             nearest = torch.where(nearer, distance, nearest)
             best_gap = torch.where(nearer, gap.detach(), best_gap)
@@ -161,7 +161,7 @@ class FAB(Attack):
             return closest.point
         at_low, at_high = margin(low), margin(high)
         for _ in range(self.search_steps):
-            root = low + (high - low) * (-at_low / (at_high - at_low).clamp_min(1e-12)).clamp(0, 1)
+            root = low + (high - low) * (-at_low / (at_high - at_low).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
             share = root + 0.1 * (high - root)
             value = margin(share)
             low, at_low = torch.where(value > 0, low, share), torch.where(value > 0, at_low, value)

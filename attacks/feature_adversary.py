@@ -56,7 +56,7 @@ class Representation(nn.Module):
         self.outputs.clear()
         if len(features) != len(x):
             raise UserError(f"layer {self.layer!r} returns {len(features)} rows for {len(x)} images")
-        return features
+        return features.to(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,13 @@ from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.checks import at_least, between, check_choices
 from adversarial_lightning.attacks.core.gradient import gradient_and_logits, margin
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, batch_view, l0_distance
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view, keep_largest, l0_distance
 from adversarial_lightning.attacks.core.radius import Radius
 
 
 def cosine(first: float, last: float, k: int, steps: int) -> float:
     """Cosine schedule, the paper's h: from `first` at k = 0 to `last` at k = `steps`."""
     return last + (first - last) * (1 + math.cos(math.pi * k / steps)) / 2
-
-
-def keep_largest(d: Tensor, count: Tensor) -> Tensor:
-    """Projection on the l0 ball: keep the `count` (B,) largest entries of each row, set others to zero."""
-    flat = d.flatten(1)
-    order = flat.abs().argsort(dim=1, descending=True, stable=True)
-    ranks = torch.arange(flat.shape[1], device=d.device).expand_as(order)
-    rank = torch.empty_like(order).scatter_(1, order, ranks)
-    return torch.where(rank < count[:, None], flat, 0).view_as(d)
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ class FMN(Attack):
         """Project each row of `d` on the ball of its own `radius` (B,)."""
         if self.norm == "l0":
             return keep_largest(d, radius)
-        r = batch_view(radius.clamp_min(1e-12), d)
+        r = batch_view(radius.clamp_min(torch.finfo(d.dtype).eps ** 2), d)
         return r * NORMS[self.norm].project(d / r, 1.0)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -85,6 +76,7 @@ class FMN(Attack):
         dual = {"linf": 1.0, "l2": 2.0}.get(self.norm, math.inf)
         closest = BestAdversarial(model, x, y, self.length, self.targeted)
         farthest = self.length(x.maximum(1 - x))
+        tiny = torch.finfo(x.dtype).tiny
         radius, z = torch.full_like(farthest, float(self.norm == "l0")), x
         for k in range(self.steps):
             gamma = cosine(self.gamma, self.gamma_final, k, self.steps)
@@ -96,7 +88,7 @@ class FMN(Attack):
                 larger = (radius + 1).maximum((radius * (1 + gamma)).floor())
                 smaller = (radius - 1).minimum((radius * (1 - gamma)).floor())
             else:
-                slope = torch.linalg.vector_norm(gradient.flatten(1), ord=dual, dim=1).clamp_min(1e-12)
+                slope = torch.linalg.vector_norm(gradient.flatten(1), ord=dual, dim=1).clamp_min(tiny)
                 estimate = self.length(z - x) + value.nan_to_num(0).abs() / slope
                 larger = torch.where(closest.found, radius, radius.maximum(estimate)) * (1 + gamma)
                 smaller = radius * (1 - gamma)

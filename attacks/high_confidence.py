@@ -1,4 +1,8 @@
-"""High-confidence attack of the thesis on adversary critics (Matyasko 2020, section 4.3, Algorithm 1)."""
+"""High-confidence attack of the thesis on adversary critics (Matyasko 2020, section 4.4, Algorithm 1).
+
+Matyasko, "Towards Deep Neural Networks Robust to Adversarial Examples", doctoral thesis, Nanyang Technological
+University, 2020.
+"""
 
 import math
 from dataclasses import dataclass

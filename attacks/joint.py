@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
-from adversarial_lightning.attacks.core.checks import at_least
+from adversarial_lightning.attacks.core.checks import at_least, labels_only
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
+from adversarial_lightning.attacks.core.norms import or_image
 from adversarial_lightning.attacks.core.threshold import evades
 from adversarial_lightning.attacks.detector_pgd import detector_and_threshold
 from adversarial_lightning.errors import UserError
@@ -48,6 +49,7 @@ class Joint(Combination):
             raise UserError("attacks must name at least one attack, and budget attacks only")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        labels_only(y)
         detector, theta = detector_and_threshold(model, self.theta)
         with torch.no_grad():
             logits = model(x)
@@ -57,7 +59,7 @@ class Joint(Combination):
         rows = torch.arange(len(x), device=x.device)
         for run, (attack, aim) in enumerate(self.runs(others)):
             own = noise.fork(run)[rows]
-            z = attack(model, x[rows], y[rows] if aim is None else aims[rows, aim], own)
+            z = or_image(attack(model, x[rows], y[rows] if aim is None else aims[rows, aim], own), x[rows])
             with torch.no_grad(), noise_for(model, own.fork("check")):
                 wrong = is_adversarial(model(z), y[rows], targeted=False)
                 score: Tensor = detector.score(z)

@@ -1,4 +1,7 @@
-"""Langevin sampler of ATENT (Jagatap et al., Algorithms 1 and 2), usable as an attack (their Table 6)."""
+"""Langevin sampler of ATENT (Jagatap et al. 2020, Algorithms 1 and 2), usable as an attack (their Table 6).
+
+Jagatap, Joshi, Basak Chowdhury, Garg and Hegde, "Adversarially Robust Learning via Entropic Regularization", 2020.
+"""
 
 import math
 from dataclasses import dataclass
@@ -19,9 +22,19 @@ from adversarial_lightning.errors import UserError
 class Langevin(Attack):
     """Noisy gradient ascent on the cross-entropy: samples near x from a density that grows with the loss.
 
-    Departures from the paper, all as in its authors' code: the step follows the sign (linf) or the unit vector (l2)
-    of each example's own gradient, the projection acts on the whole perturbation z - x, and every iterate is clipped
-    to [0, 1].
+    Departures from the paper, all as in its authors' code:
+
+    - The step follows the sign (linf) or the unit vector (l2) of each example's own gradient; printed is the gradient
+      of the batch's mean loss.
+    - The start is a random corner of the ball (linf) or a point near its sphere (l2), of radius `eps`; printed is a
+      normal draw of about 1/gamma, which for l2 (gamma 0.05) would be 20.
+    - The pull of Algorithm 1 is outside the step (see `coupled`).
+    - The projection acts on the whole perturbation z - x; Eq. 14 prints the last increment, which leaves z outside.
+      Printed is a projection in step K only, ``project: last``; the code for MNIST projects in every step.
+    - Every iterate is clipped to [0, 1].
+
+    The paper's other form for linf, the unsquared penalty gamma ||x' - x|| (Eqs. 12 and 13), is not implemented: the
+    paper itself replaces it by the projection, because it did not converge.
 
     Args:
         norm: linf (Algorithm 2) or l2 (Algorithm 1).
@@ -31,7 +44,7 @@ class Langevin(Attack):
         pull: gamma of Algorithm 1: share of the way back to x that each step takes, in [0, 1].
         coupled: multiply the pull by the step size, as in the printed Algorithm 1; the authors' code does not.
         noise_scale: the paper's epsilon; each step adds sqrt(2 step_size) noise_scale N(0, I). Not a radius.
-        project: when to project on the ball.
+        project: when the sampler projects on the ball; what the attack returns lies in it in any case.
         start: edge (linf: a random corner; l2: a normal draw scaled back to the ball), uniform (the norm's random
             point), gaussian (N(0, start_std^2)) or zero.
         start_std: standard deviation of the gaussian start.

@@ -47,4 +47,4 @@ class LogitEOT(Combination):
             raise UserError(f"attack must be a budget attack, {type(self.attack).__name__} is not")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        return self.attack.perturb(MeanLogits(model, self.eot_samples), x, y, noise)
+        return self.attack.images(MeanLogits(model, self.eot_samples), x, y, noise)

@@ -100,9 +100,10 @@ class OnePixel(Attack):
 
     def paint(self, image: Tensor, genes: np.ndarray) -> Tensor:
         """Images (S, C, H, W) of the `genes` (pixels (2 + C), S): row, column and values of each pixel."""
-        pixels = torch.from_numpy(genes.reshape(self.pixels, -1, genes.shape[1]).copy()).to(image)
+        pixels = torch.from_numpy(genes.reshape(self.pixels, -1, genes.shape[1]).copy())
         z = image.repeat(pixels.shape[-1], 1, 1, 1)
         member = torch.arange(len(z), device=z.device)
-        for pixel in pixels:
-            z[member, :, pixel[0].long(), pixel[1].long()] = pixel[2:].T
+        for pixel in pixels:  # positions are cut off in float64: float32 rounds 223.999999 up, out of the image
+            row, column = pixel[:2].long().to(z.device)
+            z[member, :, row, column] = pixel[2:].T.to(image)
         return z

@@ -9,7 +9,7 @@ from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.gradient import OBJECTIVES, ObjectiveName, input_gradient
 from adversarial_lightning.attacks.core.noise import Noise
-from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view
+from adversarial_lightning.attacks.core.norms import NORMS, NormName, batch_view, divisor
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 
@@ -62,8 +62,8 @@ class PGD(Attack):
             if self.targeted:
                 gradient = -gradient
             if self.momentum:
-                mean = gradient.flatten(1).abs().mean(1).clamp_min(1e-30)
-                gradient = g = self.momentum * g + gradient / batch_view(mean, x)
+                mean = gradient.flatten(1).abs().mean(1)
+                gradient = g = self.momentum * g + gradient / batch_view(divisor(mean), x)
             z = z + step_size * norm.steepest(gradient, z)
             z = (x + norm.project(z - x, self.eps)).clamp_(0, 1)
         return z

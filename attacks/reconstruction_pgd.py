@@ -1,4 +1,4 @@
-"""R+PGD: PGD with a penalty on the purifier's reconstruction error (MALADE, Table 2)."""
+"""R+PGD: PGD with a penalty on the purifier's reconstruction error (MALADE, Srinivasan et al. 2021)."""
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ def sparse_step(z: Tensor, normal: Tensor, anchor: Tensor) -> Tensor:
     room = torch.where(steep > 0, 1 - level, level)
     gain = steep.abs() * room
     left = need - (gain.cumsum(1) - gain)
-    way = (left / steep.abs().clamp_min(1e-30)).clamp_min(0).minimum(room) * steep.sign()
+    way = (left / steep.abs().clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0).minimum(room) * steep.sign()
     return (start + torch.zeros_like(start).scatter(1, order, way)).clamp(0, 1).view_as(z)
 
 

@@ -11,7 +11,7 @@ from adversarial_lightning.attacks.core.base import Attack, Knowledge
 from adversarial_lightning.attacks.core.checks import at_least, check_choices
 from adversarial_lightning.attacks.core.gradient import OBJECTIVES
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
-from adversarial_lightning.attacks.core.norms import NORMS, batch_view, project_l1_box
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view, divisor, project_l1_box
 from adversarial_lightning.attacks.core.radius import Radius
 from adversarial_lightning.errors import UserError
 
@@ -146,13 +146,13 @@ class Square(Attack):
         old = d.flatten(2).gather(2, flat)
         length = torch.linalg.vector_norm
         new = sign[..., 0] * tile.flatten(1)[:, None]
-        new = new + old / length(old, p, 2, keepdim=True).clamp_min(1e-12)
+        new = new + old / divisor(length(old, p, 2, keepdim=True))
         unused = (self.eps**p - NORMS[self.norm].distance(d) ** p).clamp_min(0)
         freed = (d * (first | second)).abs().pow(p).sum((2, 3))
         mass = (unused[:, None] / c + freed) ** (1 / p)
         if self.norm == "l1":
             mass = mass * c  # longer than the ball allows; the projection keeps the largest entries
-        new = new * (mass / length(new, p, 2).clamp_min(1e-12))[..., None]
+        new = new * (mass / divisor(length(new, p, 2)))[..., None]
         d = d.masked_fill(second, 0).flatten(2).scatter(2, flat, new).view_as(x)
         return self.fill(d, x)
 
@@ -167,7 +167,7 @@ class Square(Attack):
         if self.norm == "l1":
             d = project_l1_box(d, x, self.eps)
         else:
-            d = d * batch_view(self.eps / NORMS[self.norm].distance(d).clamp_min(1e-12), x)
+            d = d * batch_view(self.eps / divisor(NORMS[self.norm].distance(d)), x)
         return (x + d).clamp_(0, 1)
 
     def mask(self, inside: Tensor, x: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks.combinators import Combination
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import is_adversarial
-from adversarial_lightning.attacks.core.checks import at_least
+from adversarial_lightning.attacks.core.checks import at_least, labels_only
 from adversarial_lightning.attacks.core.gradient import margin
 from adversarial_lightning.attacks.core.introspection import threat
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
-from adversarial_lightning.attacks.core.norms import distance
+from adversarial_lightning.attacks.core.norms import distance, or_image
 from adversarial_lightning.errors import UserError
 
 
@@ -41,6 +41,7 @@ class Targeted(Combination):
             raise UserError(f"attack must have targeted: true, {type(self.attack).__name__} has not")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        labels_only(y)
         with torch.no_grad():
             logits = model(x)
         others = min(self.n_targets, logits.shape[1] - 1)
@@ -60,7 +61,7 @@ class Targeted(Combination):
             many = rows.repeat(len(ranks))
             streams = Noise(torch.cat([noise.fork(rank)[rows].key for rank in ranks]))
             aims = torch.cat([targets[rows, rank] for rank in ranks])
-            points = self.attack(model, x[many], aims, streams)
+            points = or_image(self.attack(model, x[many], aims, streams), x[many])
             with torch.no_grad(), noise_for(model, streams.fork("check")):
                 seen = model(points)
             fooled = is_adversarial(seen, y[many], targeted=False)

@@ -7,6 +7,7 @@ from adversarial_lightning.callbacks.collapse_guard import CollapseGuard, Traini
 from adversarial_lightning.callbacks.embedding_prior import EmbeddingPrior
 from adversarial_lightning.callbacks.epsilon_warmup import EpsilonWarmup
 from adversarial_lightning.callbacks.fit_whitening import FitWhitening
+from adversarial_lightning.callbacks.moved_run import MovedRun
 from adversarial_lightning.callbacks.network_pictures import NetworkPictures
 from adversarial_lightning.callbacks.predictions import Predictions
 
@@ -18,6 +19,7 @@ __all__ = [
     "EmbeddingPrior",
     "EpsilonWarmup",
     "FitWhitening",
+    "MovedRun",
     "NetworkPictures",
     "Predictions",
     "TrainingCollapsed",

@@ -9,15 +9,16 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from adversarial_lightning.attacks import Attack, HighConfidence
 from adversarial_lightning.attacks.core.checks import between
-from adversarial_lightning.callbacks.should_run import should_run
+from adversarial_lightning.callbacks.held_out import should_run
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
 from adversarial_lightning.lightning_modules.base import Classifier
+from adversarial_lightning.lightning_modules.training_method import Batch
 from adversarial_lightning.seed import global_seed
 
 
 class AttackGrids(pl.Callback):
-    """Logs both pictures of held-out images, the first of each class, after validation.
+    """Logs both pictures of held-out images, the first of each class, during validation.
 
     Args:
         targeted: attack for the pictures of every class turned into every other; none: HighConfidence to 0.95 (the
@@ -46,9 +47,17 @@ class AttackGrids(pl.Callback):
         self.targeted, self.rising, self.confidences = targeted, rising, list(confidences)
         self.every_n_epochs = every_n_epochs
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers or not should_run(trainer, self.every_n_epochs):
+        if not loggers or not should_run(trainer, self.every_n_epochs, batch_idx, dataloader_idx):
             return
         assert isinstance(pl_module, Classifier)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -22,13 +22,16 @@ class CollapseGuard(pl.Callback):
         patience: number of validation epochs in a row at chance.
         factor: accuracy counts as chance up to factor / num_classes.
         check_every_n_batches: number of batches between two checks of the loss; each check waits for the device.
+        num_classes: number of classes; none: the data module's.
     """
 
-    def __init__(self, patience: int = 5, factor: float = 1.5, check_every_n_batches: int = 10) -> None:
+    def __init__(
+        self, patience: int = 5, factor: float = 1.5, check_every_n_batches: int = 10, num_classes: int | None = None
+    ) -> None:
         if patience < 1 or check_every_n_batches < 1:
             raise UserError(f"patience ({patience}) and check_every_n_batches ({check_every_n_batches}) must be >= 1")
         self.patience, self.factor, self.check_every_n_batches = patience, factor, check_every_n_batches
-        self.at_chance = 0
+        self.num_classes, self.at_chance = num_classes, 0
         self._finite: torch.Tensor | None = None
 
     def on_train_batch_end(
@@ -50,9 +53,13 @@ class CollapseGuard(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         accuracy = trainer.callback_metrics.get("val/acc")
-        if trainer.sanity_checking or trainer.state.fn != "fit" or accuracy is None:
+        if trainer.state.fn != "fit" or accuracy is None:
             return
-        classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None) or 10
+        classes = self.num_classes or getattr(getattr(trainer, "datamodule", None), "num_classes", None)
+        if classes is None:
+            raise UserError("CollapseGuard needs the number of classes to know what chance is: set its num_classes")
+        if trainer.sanity_checking:
+            return
         self.at_chance = self.at_chance + 1 if float(accuracy) <= self.factor / classes else 0
         if self.at_chance >= self.patience:
             raise TrainingCollapsed(

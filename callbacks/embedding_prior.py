@@ -9,9 +9,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Noise
-from adversarial_lightning.callbacks.should_run import should_run
+from adversarial_lightning.callbacks.held_out import held_out, should_run
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.er_classifier import sliced_w1
+from adversarial_lightning.lightning_modules.training_method import Batch
 from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.seed import global_seed
 
@@ -57,32 +58,40 @@ def distances(module: Regularised, codes: Tensor, z: Tensor) -> dict[str, float]
 
 
 class EmbeddingPrior(pl.Callback):
-    """Logs histograms of the codes' coordinates and of the prior, and their `distances`, after validation.
+    """Logs histograms of the codes' coordinates and of the prior, and their `distances`, during validation.
 
     Args:
-        limit: number of held-out images, the first of their set.
+        limit: number of held-out images, a random subset (`random_subset`).
         every_n_epochs: number of epochs between two logs.
+        sample_seed: seed of the subset.
     """
 
-    def __init__(self, limit: int = 1000, every_n_epochs: int = 1) -> None:
+    def __init__(self, limit: int = 1000, every_n_epochs: int = 1, sample_seed: int = 0) -> None:
         if limit < 2 or every_n_epochs < 1:
             raise UserError(f"limit ({limit}) must be at least 2 and every_n_epochs ({every_n_epochs}) at least 1")
-        self.limit, self.every_n_epochs = limit, every_n_epochs
+        self.limit, self.every_n_epochs, self.sample_seed = limit, every_n_epochs, sample_seed
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not should_run(trainer, self.every_n_epochs):
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not should_run(trainer, self.every_n_epochs, batch_idx, dataloader_idx):
             return
         if not isinstance(pl_module, Regularised):
             raise UserError(
                 "EmbeddingPrior needs codes that are regularised towards a prior, such as those of "
                 f"lightning_modules.ERClassifier; {type(pl_module).__name__} has none"
             )
-        images = trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
-        rows = torch.arange(min(self.limit, len(images))).split(256)
+        images, rows = held_out(trainer, self.limit, self.sample_seed)
         with frozen_eval(pl_module):
             encode = pl_module.network.encoder
             with torch.no_grad():
-                parts = [encode(images.__getitems__(part.tolist())[0].to(pl_module.device)) for part in rows]
+                parts = [encode(images.__getitems__(part.tolist())[0].to(pl_module.device)) for part in rows.split(256)]
             codes = torch.cat(parts)
             z = pl_module.prior(Noise.keyed(global_seed(), torch.arange(len(codes), device=codes.device)), codes)
             found = distances(pl_module, codes, z)

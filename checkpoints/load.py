@@ -1,6 +1,7 @@
 """Loading of networks from checkpoints: tensors and plain values only, classes of the catalogue only."""
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import torch
 from torch import nn
 
 from adversarial_lightning import networks
-from adversarial_lightning.checkpoints.files import digest_file
+from adversarial_lightning.checkpoints.files import digest_file, digest_weights
 from adversarial_lightning.checkpoints.spec import Spec, brief, build, catalogue
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.eval_mode import frozen_eval
 from adversarial_lightning.networks.foreign_weights import Report, load_weights
+
+EITHER = "give either --checkpoint, of a training run here, or --weights, from elsewhere"
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -35,7 +38,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         )
         raise UserError(f"{path} cannot be loaded: {reason} ({brief(error)})") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"{path} is no Lightning checkpoint: it has no state_dict")
+        raise UserError(
+            f"{path} is no Lightning checkpoint: it has no state_dict. Weights from elsewhere are evaluated with "
+            "--weights FILE --network FILE"
+        )
     return content
 
 
@@ -47,6 +53,13 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn
     name anything outside the catalogue of networks.
     """
     content = load_checkpoint(path)
+    prefix = "network."
+    tensors = {name[len(prefix) :]: t for name, t in content["state_dict"].items() if str(name).startswith(prefix)}
+    if "catalogue" not in content and (network is None or not tensors):
+        raise UserError(
+            f"{path} is a checkpoint of another project, which does not say how to build its network: describe that in "
+            f"a YAML file and take the weights alone, --weights {path} --network FILE"
+        )
     recorded = content.get("catalogue") if isinstance(content.get("catalogue"), dict) else {}
     assert isinstance(recorded, dict)
     if network is None:
@@ -59,8 +72,6 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> tuple[nn
                 f"{path} does not say how to build its network from the catalogue: {error}. If you trust the file, "
                 "describe the network in a YAML file of your own and pass it as --network; only tensors are then taken"
             ) from error
-    prefix = "network."
-    tensors = {name[len(prefix) :]: t for name, t in content["state_dict"].items() if str(name).startswith(prefix)}
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -97,20 +108,31 @@ def check_fit(network: nn.Module, data: Any) -> None:
 
 
 def open_network(
-    checkpoint: str | None, weights: str | None, network: nn.Module | None
+    checkpoint: str | None, weights: str | None, network: nn.Module | None, **choice: Any
 ) -> tuple[nn.Module, Spec | None, Report | None]:
     """Load the network of a `checkpoint` of this project, or foreign `weights` into a given network.
 
     Returns the network in eval mode, the spec of its data (None if not recorded), and for foreign weights the report of
-    which tensor went where. `network`, made from a reviewed configuration, receives the foreign tensors. Raises
-    ValueError for both files or none, for weights without a network, and for tensors without a partner;
-    FileNotFoundError.
+    which tensor went where. `network`, made from a reviewed configuration, receives the foreign tensors; without any
+    file it keeps its own (see `check_own_weights`). `choice` says which tensors of `weights` are meant: key, prefix and
+    ignore of `load_weights`. Raises ValueError for both files, for none of the three, for weights without a network, a
+    choice without weights, and for tensors without a partner; FileNotFoundError.
     """
-    if checkpoint is not None and weights is None:
+    if weights is None and any(choice.values()):
+        raise UserError("--weights_key, --weights_prefix and --weights_ignore choose in the file --weights: give it")
+    if (checkpoint or weights or network) is None or (checkpoint and weights):
+        raise UserError(EITHER)
+    if checkpoint is not None:
         return *load_network(checkpoint, network), None
-    if weights is None or checkpoint is not None:
-        raise UserError("give either --checkpoint, of a training run here, or --weights, from elsewhere")
     if network is None:
         raise UserError(f"--weights {weights} says nothing of its network: describe it in a YAML file, --network FILE")
-    report = replace(load_weights(network, weights), sha256=digest_file(weights))
+    if weights is None:
+        return network.eval(), None, None
+    report = replace(load_weights(network, weights, **choice), sha256=digest_file(weights))
     return network.eval(), None, report
+
+
+def check_own_weights(network: nn.Module, build: Callable[[], nn.Module]) -> None:
+    """Raise UserError where `network` is random: where `build()` makes another one from the same configuration."""
+    if digest_weights(network) != digest_weights(build()):
+        raise UserError(f"{EITHER}: {type(network).__name__} alone is random, another one at every start")

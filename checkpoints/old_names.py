@@ -1,4 +1,4 @@
-"""Old names that files may still hold: one table of classes and arguments, one of names on disk."""
+"""Old names that files may still hold: tables of arguments, of classes and of keys of results.json."""
 
 # (class, its old argument) -> its name now; a dot leads into a group of settings. None: any attack.
 ARGUMENTS: dict[tuple[str | None, str], str] = {
@@ -32,9 +32,8 @@ ARGUMENTS: dict[tuple[str | None, str], str] = {
 }
 CLASSES = {"evaluation.surrogate.Checkpoint": "CheckpointSurrogate"}
 
-# Old names on disk (results.json, ledgers), until the next schema renames them.
-PRECISION, LOW_PRECISION = "haste", "hastened"
-ROBUST, ROBUST_WITHOUT_DETECTOR = "stands", "stands_without_detector"  # in results/detectors
+# Old key of results.json, schema 1 and 2 -> its name now.
+RESULTS = {"haste": "precision", "hastened": "low_precision", "exact": "float32"}
 
 
 def argument(owner: str, name: str) -> str | None:

@@ -5,7 +5,7 @@
 of class folders or an archive of one. With `synthetic` each reads a synthetic copy instead: a few generated images in
 the format of the data set. `ImageData` is their common base: held-out split, limits, sharding without padding, order
 and augmentation of training images as functions of (seed, epoch), and loaders that resume within an epoch. A new data
-set is a leaf with `num_classes`, `image_shape` and `source`; see `digits.py`.
+set is a leaf with `num_classes`, `image_shape`, `classes` (names) and `source`; see `digits.py`.
 """
 
 from adversarial_lightning.datamodules.base import ImageData

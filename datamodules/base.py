@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, default_convert
 
 from adversarial_lightning.datamodules.augment import crop_and_flip
@@ -22,7 +23,7 @@ Split = Literal["train", "val", "test"]
 class LabelledImages(LightningDataModule, ABC):
     """Description that every data module gives of its images.
 
-    num_classes: number of classes; image_shape: (C, H, W).
+    num_classes: number of classes; image_shape: (C, H, W). classes: their names by label, None where they have none.
     synthetic: read a few generated images in the format of the data set (`synthetic_copies.py`).
     padding: in training, move images by up to so many pixels and mirror half of them (`augment.py`); 0: do not.
     """
@@ -33,13 +34,19 @@ class LabelledImages(LightningDataModule, ABC):
     synthetic: bool = False
     padding: int = 0
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes by label, None where they have none; fewer than `num_classes` if some have no image."""
+        return None
+
 
 @dataclass(eq=False, repr=False)
 class ImageData(LabelledImages):
     """Labelled images in [0, 1], split into train, val (held-out training images) and test.
 
     A leaf is a data class: it adds its own arguments, and repeats one of those below only to change its default. It
-    states `num_classes` and `image_shape` (C, H, W) and reads its two sources in `source`. Batches are
+    states `num_classes` and `image_shape` (C, H, W), names its `classes` where they have names, and reads its two
+    sources in `source`. Batches are
     `(x (B, C, H, W) float32 in [0, 1], y (B,) int64, index (B,) int64)`; `index` is the image's number in its source
     (the training file for train and val, the test file for test), so it names the same image whatever the settings.
     Networks normalise in their first layer; data modules do not. Every constructor argument is a plain value and stays
@@ -51,7 +58,8 @@ class ImageData(LabelledImages):
 
     batch_size, eval_batch_size: images per process and step, in training and in evaluation.
     val_size: number of training images held out; split_seed: which ones.
-    train_limit, test_limit: only the first so many images, in the order of their index.
+    train_limit, test_limit: only so many images, a random subset (the smaller lies in the larger); of the training
+        images as `split_seed` says, of the test images always the same one.
     workers: loader processes (0: the training process itself); pin_memory: page-locked batches, for a GPU.
 
     Raises ValueError for settings that make no sense or leave a split empty, and for labels outside num_classes.
@@ -89,7 +97,7 @@ class ImageData(LabelledImages):
     def dataset(self, split: Split) -> IndexedImages:
         """Images of one split, sorted by index; needs no Trainer and no setup."""
         if split == "test":
-            return self._source("test").select(torch.arange(len(self._source("test")))[: self.test_limit])
+            return self._limited(self._source("test"))
         if split not in ("train", "val"):
             raise UserError(f"split is one of train, val, test; not {split!r}.")
         images = self._source("train")
@@ -99,10 +107,10 @@ class ImageData(LabelledImages):
                 f"val_size={self.val_size} holds out all of the {len(images)} training images of "
                 f"{type(self).__name__}: set it below {len(images)} (--data.init_args.val_size)."
             )
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
+        order = _shuffled(len(images), self.split_seed)
         if split == "val":
             return images.select(order[:held_out].sort().values)
-        return images.select(order[held_out:].sort().values[: self.train_limit])
+        return images.select(order[held_out:][: self.train_limit].sort().values)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Convert a batch to floats and augment training images, by (seed, epoch, index), on the batch's device."""
@@ -167,6 +175,14 @@ class ImageData(LabelledImages):
             self._sources[part] = images
         return self._sources[part]
 
+    def _limited(self, images: IndexedImages) -> IndexedImages:
+        """At most `test_limit` of the test images: a random subset, because the order of a data set is not random."""
+        if self.test_limit is None or self.test_limit >= len(images):
+            return images.select(torch.arange(len(images)))
+        chosen = images.select(_shuffled(len(images), 0)[: self.test_limit].sort().values)
+        chosen.drawn_from = len(images)
+        return chosen
+
     def _place(self) -> tuple[int, int]:
         """This process's rank and the number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -177,6 +193,10 @@ class ImageData(LabelledImages):
 
     def _pinned(self) -> bool:
         return self.pin_memory and torch.cuda.is_available()  # torch warns where there is nothing to pin for
+
+
+def _shuffled(n: int, seed: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
 def _silence_worker_advice() -> None:

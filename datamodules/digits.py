@@ -24,6 +24,7 @@ class Digits(ImageData):
     """
 
     num_classes = 10
+    classes = tuple("0123456789")
 
     size: int = 28
     _: KW_ONLY

@@ -27,8 +27,11 @@ class ImageFolder(ImageData):
     is unpacked on first use.
 
     Files are numbered in turns: the first of every class, then the second of every class ... The first N images are
-    therefore spread over all classes, also under `train_limit` and `test_limit`. `classes` lists the folder names by
+    therefore spread over all classes. `classes` lists the folder names by
     label; `num_classes` may exceed their number (a sample of a larger data set), but not be lower.
+
+    Files of 16 bits and floats in [0, 1] are scaled; transparent ones and those of unknown range are refused by name
+    (`files.eight_bit`). EXIF orientations are not applied.
 
     cache: decode every image once into a file that is then memory-mapped (`cache.py`), for data sets whose pixels fit
     on the disk. augment: in training, random crops with a padding of an eighth of the size, and mirrored images.
@@ -61,7 +64,7 @@ class ImageFolder(ImageData):
         else:
             where = Path(self.root).expanduser()
         self.train_root, self.test_root = _parts(where)
-        self.classes = _subfolders(self.train_root)
+        self._classes = tuple(_subfolders(self.train_root))
         if not self.classes:
             raise UserError(f"{self.train_root} holds no class folders: put every class's images in its own folder.")
         self.num_classes = len(self.classes) if given is None else given
@@ -70,6 +73,11 @@ class ImageFolder(ImageData):
                 f"num_classes={given}, but {self.train_root} holds {len(self.classes)} class folders: leave "
                 "num_classes out, or set it to their number or more (--data.init_args.num_classes)."
             )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the class folders."""
+        return self._classes
 
     def source(self, part: Literal["train", "test"]) -> IndexedImages:
         if self.test_root is not None:
@@ -85,7 +93,8 @@ class ImageFolder(ImageData):
         files = FileImages(paths, labels, self.image_size, self.channels, indices=indices)
         if not self.cache:
             return files
-        key = facts([Path(path) for path in paths]) + f"-{self.channels}x{self.image_size}"
+        # The last figure counts changes of `eight_bit`: what it decoded otherwise before is decoded anew.
+        key = facts([Path(path) for path in paths]) + f"-{self.channels}x{self.image_size}-1"
         name = f"{folder.parent.name}-{folder.name}"
         pixels, labels = cached(folder, name, key, lambda: (stacked(len(paths), files.fetch, self.image_shape), labels))
         return TensorImages(pixels, labels, indices)

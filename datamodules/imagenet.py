@@ -1,6 +1,7 @@
 """ImageNet (ILSVRC 2012), its subsets, and the NIPS 2017 development set."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,6 +63,11 @@ class ImageNet(ImageData):
         self.check_at_least(0, "subset_seed")
         self.image_shape = (3, self.image_size, self.image_size)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """First word of every synset."""
+        return words()
+
     def source(self, part: Part) -> IndexedImages:
         paths, labels = _in_turns(self._part(part))
         indices = None
@@ -116,6 +122,11 @@ class NIPS2017(ImageData):
         self.check_at_least(1, "image_size")
         self.image_shape = (3, self.image_size, self.image_size)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """First word of every synset."""
+        return words()
+
     def source(self, part: Part) -> IndexedImages:
         if part == "train":
             raise UserError("NIPS2017 is a test set: it has no training images. Use ImageNet for training.")
@@ -145,6 +156,18 @@ def wnids() -> list[str]:
 
     names: list[str] = ImageNetInfo().label_names()
     return names
+
+
+def words() -> tuple[str, ...]:
+    """First word of the synset of each of ImageNet's 1,000 classes, in the order of their labels."""
+    from timm.data import ImageNetInfo
+
+    return distinct([description.split(",")[0] for description in ImageNetInfo().label_descriptions()], wnids())
+
+
+def distinct(names: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
+    """`names` of classes, with the id behind a name that several of them have (``crane``, bird and machine)."""
+    return tuple(f"{n} ({i})" if names.count(n) > 1 else n for n, i in zip(names, ids, strict=True))
 
 
 def some_of_each(labels: Tensor, count: int, seed: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -31,12 +31,20 @@ class IndexedImages(Dataset[Batch], ABC):
         self.indices = indices.to(torch.int64)
         self.labels = all_labels.to(torch.int64)[self.indices]
 
+    # Size of the set that these images are a random subset of; None: they are all of it. An interval needs to know.
+    drawn_from: int | None = None
+
     # Set by `stored()`: batches keep the dtype of the source, and uint8 has a quarter of the bytes to move.
     _as_stored = False
 
     @abstractmethod
     def fetch(self, indices: Tensor) -> Tensor:
         """Images (B, C, H, W) by their numbers (B,) in the source: uint8 in 0 .. 255, or float32 in [0, 1]."""
+
+    def source_bytes(self, positions: Tensor) -> Iterator[bytes]:
+        """Bytes of the source that decide the pixels at these positions (N,): here the pixels, as they are stored."""
+        for some in self.indices[positions].split(256):
+            yield self.fetch(some).contiguous().numpy().tobytes()
 
     def stored(self) -> "IndexedImages":
         """Copy that returns images in the dtype of their source; the consumer calls `as_float`, on its device."""

@@ -64,10 +64,12 @@ class IdxImages(ImageData):
 class MNIST(IdxImages):
     """MNIST: 60,000 images to train and hold out, 10,000 to test, 28x28 grey."""
 
+    classes = tuple("0123456789")
     reader = datasets.MNIST
 
 
 class FashionMNIST(IdxImages):
     """Fashion-MNIST: 60,000 images of clothes to train and hold out, 10,000 to test, 28x28 grey, 10 classes."""
 
+    classes = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
     reader = datasets.FashionMNIST

@@ -23,6 +23,7 @@ class STL10(ArchiveDataset):
     """
 
     num_classes = 10
+    classes = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
     image_shape = (3, 96, 96)
     archive, inside, md5 = datasets.STL10.filename, datasets.STL10.base_folder, datasets.STL10.tgz_md5
     urls = (datasets.STL10.url, "https://cs.stanford.edu/~acoates/stl10/stl10_binary.tar.gz")

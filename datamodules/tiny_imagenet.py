@@ -8,6 +8,7 @@ from adversarial_lightning.datamodules import synthetic_copies
 from adversarial_lightning.datamodules.archive_dataset import ArchiveDataset, Part
 from adversarial_lightning.datamodules.cache import Pixels, stacked
 from adversarial_lightning.datamodules.files import FileImages
+from adversarial_lightning.datamodules.imagenet import distinct
 from adversarial_lightning.datamodules.images import IndexedImages, TensorImages
 from adversarial_lightning.errors import UserError
 
@@ -32,6 +33,17 @@ class TinyImageNet(ArchiveDataset):
 
     def source(self, part: Part) -> IndexedImages:
         return TensorImages(*self.decoded(part))
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """First word of each synset in words.txt, the WordNet id where it is not listed; None without the data."""
+        inside = self._folder() / self.inside
+        if not (inside / "wnids.txt").is_file():
+            return None
+        lines = (inside / "words.txt").read_text().splitlines() if (inside / "words.txt").is_file() else []
+        words = {wnid: said.split(",")[0] for wnid, _, said in (line.partition("\t") for line in lines)}
+        wnids = sorted((inside / "wnids.txt").read_text().split())
+        return distinct([words.get(wnid, wnid) for wnid in wnids], wnids)
 
     def files(self, folder: Path, part: Part) -> dict[Path, str | None]:
         listing, _ = _listing(folder / self.inside, part)

@@ -1,4 +1,7 @@
-"""Magnet's reformer: an autoencoder's reconstruction replaces the image (Meng and Chen 2017)."""
+"""Magnet's reformer: an autoencoder's reconstruction replaces the image (Meng and Chen 2017).
+
+Meng and Chen, "MagNet: a Two-Pronged Defense against Adversarial Examples", CCS 2017.
+"""
 
 from torch import Tensor
 

@@ -1,4 +1,8 @@
-"""MALADE and MALA: Langevin dynamics from the input towards high data density (Srinivasan et al. 2021)."""
+"""MALADE and MALA: Langevin dynamics from the input towards high data density (Srinivasan et al. 2021).
+
+Srinivasan, Rohrer, Marban, Müller, Samek and Nakajima, "Robustifying Models Against Adversarial Attacks by Langevin
+Dynamics", 2021.
+"""
 
 from collections.abc import Iterator
 from functools import partial

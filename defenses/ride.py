@@ -1,4 +1,7 @@
-"""RIDE: fits a small network to every image and classifies its output (Lin et al. 2019)."""
+"""RIDE: fits a small network to every image and classifies its output (Lin et al. 2019).
+
+Lin, Pfister and Zhang, "White-Box Adversarial Defense via Self-Supervised Data Estimation", 2019.
+"""
 
 import sys
 import time
@@ -37,11 +40,11 @@ class RideState:
 
 
 def combine(target: Tensor, estimate: Tensor, alpha: float, suppression: bool) -> Tensor:
-    """Next target x^(t) from x^(t-1) and x_est^(t), all (B, C, H, W): Eqs. 8 and 14.
+    """Next target x^(t) from x^(t-1) and x_est^(t), all (B, C, H, W): Eqs. 9 and 14.
 
-    With the squared distance for both terms the minimiser is alpha x^(t-1) + (1 - alpha) x_est^(t) with alpha = lambda
-    / (1 + lambda). Non-maximum suppression replaces pixels whose L1 distance over channels is strictly below the
-    (lower) median of their image by x_est^(t).
+    With the squared distance for both terms of Eq. 8 the minimiser is alpha x^(t-1) + (1 - alpha) x_est^(t) with
+    alpha = lambda / (1 + lambda). Non-maximum suppression replaces pixels whose L1 distance over channels is strictly
+    below the (lower) median of their image by x_est^(t).
     """
     mixed = alpha * target + (1 - alpha) * estimate
     if not suppression:

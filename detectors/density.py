@@ -13,7 +13,7 @@ _VALUES = 2**20  # distances held at once: a chunk stays near the cache, whateve
 def log_density(queries: Tensor, points: Tensor, sigma: float | Tensor, most: int = _VALUES) -> Tensor:
     """Log density log (1/n) sum_i (pi sigma^2)^(-D/2) exp(-||q - p_i||^2 / sigma^2), (B,).
 
-    For `queries` q (B, D) and `points` p (n, D): Li et al. 2021 (ER-Classifier), section 4.5, normalised;
+    For `queries` q (B, D) and `points` p (n, D): Li et al. 2021 (ER-Classifier), Appendix B.2, normalised;
     scikit-learn's h is sigma / sqrt(2). Every term of the sum is there: trees lose whole nats where h is small and D
     is not. `most` limits the distances held at once; it changes no more than rounding. Distances are expanded round
     the mean of the points, smooth where one is 0.
@@ -70,7 +70,7 @@ class ClassDensities(nn.Module):
         centre, scale = codes.double().mean(0), codes.double().std(0, unbiased=False)
         if not self.standardise:
             centre, scale = torch.zeros_like(centre), torch.ones_like(scale)
-        scale = torch.where(scale > 1e-6 * centre.abs() + 1e-12, scale, 1.0)
+        scale = torch.where(scale > 1e-6 * centre.abs() + torch.finfo(codes.dtype).tiny, scale, 1.0)
         self.centre, self.scale = centre.to(codes), scale.to(codes)
         codes = (codes - self.centre) / self.scale
         order = labels.argsort(stable=True)

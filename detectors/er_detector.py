@@ -1,4 +1,7 @@
-"""ER-Detector: density of an image's embedding among those of its class (Li et al. 2021, Algorithm 2)."""
+"""ER-Detector: density of an image's embedding among those of its class (Li et al. 2021, Algorithm 2).
+
+Li, Min, Lee, Yu, Kruus, Wang and Hsieh, "Towards Robustness of Deep Neural Networks via Regularization", ICCV 2021.
+"""
 
 from typing import Any, Literal
 

@@ -24,8 +24,10 @@ class FittedDetector(Detector):
 
     Li et al. 2021 (ER-Classifier), Algorithm 2, Feinman et al. 2017 and Ma et al. 2018 differ in the features only.
     `fit_reference` sees clean training images, `fit_detector` the features of clean, noisy (both negative) and
-    adversarial images of set I; everything that is learnt is a buffer. Log-odds, not probabilities, because in float32
-    a sigmoid saturates and hides its gradient from an attacker; 0 is a probability of 1/2, the papers' threshold.
+    adversarial images of set I; everything that is learnt is a buffer. The regression has C = 1, scikit-learn's
+    default and our choice: the code of Feinman et al. and Ma et al. chooses C by cross-validation, Li et al. do not
+    say. Log-odds, not probabilities, because in float32 a sigmoid saturates and hides its gradient from an attacker; 0
+    is a probability of 1/2, the papers' threshold.
 
     A fitted detector is one safetensors file: buffers, and in its header as JSON the settings, the digest of the
     classifier's weights, the numbers of set I and how it was fitted. Leaves list their settings as attributes of the

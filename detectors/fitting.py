@@ -17,7 +17,7 @@ from adversarial_lightning.detectors.noisy import noisy_copies
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.networks.eval_mode import frozen_eval
 
-SHARE = 0.2  # of the test images is set I (Li et al. 2021, section 5)
+SHARE = 0.2  # of the test images is set I (Li et al. 2021, section 4.5.1)
 
 
 def calibration_split(images: Any, seed: int = 0, share: float = SHARE) -> Any:

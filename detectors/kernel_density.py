@@ -1,4 +1,7 @@
-"""Kernel density of the last hidden layer, and the variance under dropout (Feinman et al. 2017)."""
+"""Kernel density of the last hidden layer, and the variance under dropout (Feinman et al. 2017).
+
+Feinman, Curtin, Shintre and Gardner, "Detecting Adversarial Samples from Artifacts", 2017.
+"""
 
 import math
 from collections.abc import Iterator
@@ -38,10 +41,12 @@ def fit_densities(densities: ClassDensities, codes: Any, images: Any, batch_size
 class KernelDensity(FittedDetector):
     """Log density of a hidden layer's output among those of training images of the predicted class.
 
-    Departures: the log of the density, which itself underflows; the width is chosen on training images where none is
-    given (theirs: h 1.20 on MNIST, 0.26 on CIFAR10); only set I scales the features, where their code lets test images
-    in. The second feature is the variance of the softmax over passes with dropout, the mean over the classes; only
-    dropout layers are switched on, and they draw from `noise`.
+    Departures: the code is the last hidden activation, as in their code, where Li et al. 2021 (ER-Classifier) say "the
+    final layer output" (`layer` takes any other); the log of the density, which itself underflows; the width is chosen
+    on training images where none is given (theirs: h 1.20 on MNIST, 0.26 on CIFAR10); only set I scales the features,
+    where their code lets test images in; the regression has the fixed C of `FittedDetector`. The second feature is the
+    variance of the softmax over passes with dropout, the mean over the classes; only dropout layers are switched on,
+    and they draw from `noise`.
 
     Args:
         classifier: images -> logits; evaluate.py hands over the defended model.

@@ -1,4 +1,8 @@
-"""Local intrinsic dimensionality of every layer (Ma et al. 2018)."""
+"""Local intrinsic dimensionality of every layer (Ma et al. 2018).
+
+Ma, Li, Wang, Erfani, Wijewickrema, Schoenebeck, Song, Houle and Bailey, "Characterizing Adversarial Subspaces Using
+Local Intrinsic Dimensionality", ICLR 2018.
+"""
 
 from typing import Any
 
@@ -18,7 +22,8 @@ def local_dimension(distances: Tensor, k: int) -> Tensor:
 
     Entries that are infinite are no neighbours. Scaling the distances changes nothing.
     """
-    nearest = distances.topk(k, dim=-1, largest=False, sorted=True).values.clamp_min(1e-12)
+    nearest, finfo = distances.topk(k, dim=-1, largest=False, sorted=True).values, torch.finfo(distances.dtype)
+    nearest = nearest.maximum((finfo.eps * nearest[..., -1:].detach()).clamp_min(finfo.tiny))  # of equal points
     return (-1 / (nearest / nearest[..., -1:]).log().mean(-1).clamp_max(-1e-9)).clamp_max(CAP)
 
 
@@ -28,8 +33,9 @@ class LID(FittedDetector):
     Departures: their references are the clean images of the query's own minibatch, so an adversarial image meets its
     own original there, which deployment does not have, and the nearest neighbour is dropped (`among` does that: the gap
     is the leak). Here they are `batches` fixed minibatches, of which the mean is taken, so that a score does not
-    depend on the batch; a query is only left out of a minibatch that holds it. Set I alone scales the features. The k
-    nearest are not smooth where two change places; the gradient is that of the present ones.
+    depend on the batch; a query is only left out of a minibatch that holds it. Set I alone scales the features, and the
+    regression has the fixed C of `FittedDetector`. k 20 among 100 images is the command of their README; their function
+    has 10 by default. The k nearest are not smooth where two change places; the gradient is that of the present ones.
 
     Args:
         classifier: images -> logits; evaluate.py hands over the defended model.

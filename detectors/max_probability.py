@@ -1,4 +1,8 @@
-"""Maximum-probability detector: flags images of low confidence (Hendrycks and Gimpel 2017)."""
+"""Maximum-probability detector: flags images of low confidence (Hendrycks and Gimpel 2017).
+
+Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks", ICLR
+2017.
+"""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,7 @@
-"""Reconstruction error of an autoencoder: large for images unlike its training data (Magnet, Meng and Chen 2017)."""
+"""Reconstruction error of an autoencoder: large for images unlike its training data (Magnet, Meng and Chen 2017).
+
+Meng and Chen, "MagNet: a Two-Pronged Defense against Adversarial Examples", CCS 2017.
+"""
 
 from typing import Literal
 

@@ -1,4 +1,8 @@
-"""Norm of the score of the data density: large for unlikely images (MALADE, Srinivasan et al. 2021; Magnet)."""
+"""Norm of the score of the data density: large for unlikely images (MALADE, Srinivasan et al. 2021; Magnet).
+
+Srinivasan, Rohrer, Marban, Müller, Samek and Nakajima, "Robustifying Models Against Adversarial Attacks by Langevin
+Dynamics", 2021.
+"""
 
 from torch import Tensor, linalg, nn
 
@@ -9,7 +13,7 @@ from adversarial_lightning.networks import Denoiser
 
 
 class ScoreNorm(Denoising, Detector):
-    """Score norm ||(r(x) - x) / sigma2||_2 at the image itself, before any purifier (Eqs. 12 and 13).
+    """Score norm ||(r(x) - x) / sigma2||_2 at the image itself, before any purifier (MALADE, Eqs. 12, 13).
 
     With an sDAE it is MALADE's detector, with a DAE Magnet's. The paper does not name the norm.
     Raises ValueError for an sDAE that was trained for another classifier.

@@ -29,6 +29,8 @@ from adversarial_lightning import (
 )
 from adversarial_lightning.attacks import Attack
 from adversarial_lightning.checkpoints.spec import catalogue
+from adversarial_lightning.evaluation.outcomes.statistics import wilson
+from adversarial_lightning.evaluation.report.comparison import read_results
 from adversarial_lightning.evaluation.report.formatting import interval, percent, table, threat
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,27 +140,41 @@ def callback_table() -> list[str]:
     return table(["callback", "what it does"], rows)
 
 
-Figures = dict[str, tuple[float, int]]  # row of a table -> value and decimals
+Figures = dict[str, tuple[float, int, str]]  # row of a table -> value, as many decimals as n carries, remark
 
 
 def figures(r: dict[str, Any]) -> tuple[Figures, Figures, Figures]:
-    """What results.json says: accuracies in percent, rho, worst cases in percent."""
-    accuracy, rho = {"clean": (100 * r["clean_accuracy"], 1)}, {}
+    """What results.json says: accuracies in percent, rho and how often the attack failed, worst cases in percent."""
+    n = r["n"]
+    digits = max(0, len(str(n)) - 3)
+    accuracy: Figures = {"clean": (100 * r["clean_accuracy"], digits, "")}
+    rho: Figures = {}
     for a in r["attacks"]:
         radius = "at any length" if a["eps"] is None else f"{a['eps']:g}"
         size = f" ({a['norm']} {radius}, {a['restarts']} x)" if a["norm"] else ""
-        accuracy[a["name"] + size] = (100 * a["robust_accuracy"], 1)
+        accuracy[a["name"] + size] = (100 * a["robust_accuracy"], digits, "")
         if a.get("relative_norm") is not None:
-            rho[f"rho under {a['name']}"] = (a["relative_norm"], 3)
-    worst = {f"**worst case** ({c['norm']} {c['eps']:g})": (100 * c["robust_accuracy"], 1) for c in r["worst_case"]}
+            failed = f"{a['failed']} not found" if a["failed"] else ""
+            rho[f"rho under {a['name']}"] = (a["relative_norm"], 2 if n < 1000 else 3, failed)
+    worst = {
+        f"**worst case** ({c['norm']} {c['eps']:g})": (100 * c["robust_accuracy"], digits, interval(c["interval"], n))
+        for c in r["worst_case"]
+    }
     return accuracy, rho, worst
 
 
-def cell(found: list[tuple[float, int]]) -> str:
-    """A figure, or mean and standard deviation of the same figure over seeds of training."""
-    values, digits = [value for value, _ in found], found[0][1]
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"
+def cell(found: list[tuple[float, int, str]]) -> str:
+    """A figure with its remark, or mean and standard deviation of the same figure over seeds of training."""
+    values, digits, remark = [value for value, _, _ in found], found[0][1], found[0][2]
+    if len(values) > 1:
+        return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+    return f"{values[0]:.{digits}f}" + (f" ({remark})" if remark else "")
+
+
+def chosen(r: dict[str, Any]) -> str:
+    """How many images a result is of, and which."""
+    which = {"random": f" random of {r['samples']['of']}"}.get(r["samples"]["chosen"], "")
+    return f"first {r['n']}" if r["samples"]["chosen"] == "first" else f"{r['n']}{which}"
 
 
 def results() -> list[str]:
@@ -171,7 +187,7 @@ def results() -> list[str]:
         names = [p.parent.name for p in sorted(folder.glob("*/results.json"))]
         order = sorted(names, key=lambda name: (name != "standard", name))
         paths = {name: [folder / name, *sorted((folder / name).glob("seed_*"))] for name in order}
-        runs = {name: [json.loads((p / "results.json").read_text()) for p in paths[name]] for name in order}
+        runs = {name: [read_results(p) for p in paths[name]] for name in order}
         about = {name: [json.loads((p / "run.json").read_text()) for p in paths[name]] for name in order}
         columns = {name: [figures(r) for r in runs[name]] for name in order}
         rows = []
@@ -179,7 +195,7 @@ def results() -> list[str]:
             for label in dict.fromkeys(label for name in order for label in columns[name][0][group]):
                 found = [[c[group][label] for c in columns[name] if label in c[group]] for name in order]
                 rows.append([label, *(cell(values) if values else "" for values in found)])
-        rows.append(["images (n)", *(" + ".join(str(r["n"]) for r in runs[name]) for name in order)])
+        rows.append(["images (n)", *(" + ".join(map(chosen, runs[name])) for name in order)])
         lines += [f"## {folder.name}", ""]
         lines += table(["accuracy, %", *order], rows)
         facts = {
@@ -207,14 +223,15 @@ def audit(r: dict[str, Any]) -> str:
 def says_something(r: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any] | None:
     """The threat model at which a recorded row says most: the largest radius at which it beats the undefended row.
 
-    The suite did what the defense demands, the audit passed, and the 95 % interval lies above that of `plain`, the
-    undefended network of the same table, under the same threat model. None where there is no such radius.
+    The suite did what the defense demands, the audit passed, and it is more than chance that it beats `plain`, the
+    undefended network of the same table, under the same threat model: Wilson's 95 % intervals at the number of images
+    do not overlap. None where there is no such radius.
     """
     if not audit(r).startswith("passed"):
         return None
-    bounds = {(c["norm"], c["eps"]): c["interval"][1] for c in plain["worst_case"]}
+    bounds = {(c["norm"], c["eps"]): wilson(c["robust_accuracy"], plain["n"])[1] for c in plain["worst_case"]}
     cases = [c for c in r["worst_case"] if not c.get("refused")]
-    cases = [c for c in cases if c["interval"][0] > bounds.get((c["norm"], c["eps"]), 1.0)]
+    cases = [c for c in cases if wilson(c["robust_accuracy"], r["n"])[0] > bounds.get((c["norm"], c["eps"]), 1.0)]
     return max(cases, key=lambda c: float(c["eps"]), default=None)
 
 
@@ -222,7 +239,7 @@ def best_rows(most: int = 5) -> list[str]:
     """The recorded rows that say most: largest number of images first, then robust accuracy."""
     found = []
     for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
-        rows = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("*/results.json")}
+        rows = {p.parent.name: read_results(p.parent) for p in folder.glob("*/results.json")}
         plain = next((rows.pop(name) for name in UNDEFENDED if name in rows), None)
         for name, r in rows.items() if plain else ():
             if case := says_something(r, plain):
@@ -233,8 +250,8 @@ def best_rows(most: int = 5) -> list[str]:
             f"[{where}](results/README.md#{where.partition('/')[0]})",
             threat(case["norm"], case["eps"]),
             percent(r["clean_accuracy"], n),
-            f"{percent(accuracy, n)} {interval(case['interval'], n)}",
-            str(n),
+            f"{percent(accuracy, n)} {interval(case['interval'], n)}".strip(),
+            chosen(r),
             str(len(case["attacks"])),
             audit(r),
         ]

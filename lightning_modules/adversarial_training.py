@@ -1,4 +1,8 @@
-"""Adversarial training: cross-entropy of attacked images (Madry et al. 2018; Goodfellow et al. 2015)."""
+"""Adversarial training: cross-entropy of attacked images (Madry et al. 2018; Goodfellow et al. 2015).
+
+Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018;
+Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,8 @@
-"""Training against an adversary critic: attacked images that look real (Matyasko 2020, chapter 4)."""
+"""Training against an adversary critic: attacked images that look real (Matyasko 2020, chapter 4).
+
+Matyasko, "Towards Deep Neural Networks Robust to Adversarial Examples", doctoral thesis, Nanyang Technological
+University, 2020.
+"""
 
 from typing import Any, NamedTuple
 

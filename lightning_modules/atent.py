@@ -1,4 +1,7 @@
-"""ATENT: adversarial training by entropic regularisation of the data (Jagatap et al., Algorithms 1 and 2)."""
+"""ATENT: adversarial training by entropic regularisation of the data (Jagatap et al. 2020, Algorithms 1 and 2).
+
+Jagatap, Joshi, Basak Chowdhury, Garg and Hegde, "Adversarially Robust Learning via Entropic Regularization", 2020.
+"""
 
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -32,11 +35,15 @@ class ATENT(Classifier):
 
     The gradient of the average is the weighted sum of the gradients at the K iterates. Each is computed at its iterate,
     from the forward pass that the next Langevin step needs anyway: K + 1 forward passes, and one graph in memory at a
-    time, for any K. Departures from the paper are those of the sampler (`attacks.Langevin`).
+    time, for any K.
+
+    Departures from the paper, besides those of the sampler (`attacks.Langevin`): samples are constants, as in the
+    paper's algorithms, so the factor (L + 1) of its Appendix B.1, by which the density of the samples depends on the
+    weights, is left out.
 
     Args:
         network: images in [0, 1] -> logits.
-        sampler: the Langevin sampler; its `eps` is the radius, 1/gamma in Algorithm 2.
+        sampler: the Langevin sampler; `eps` is the radius, 1/gamma in Algorithm 2; `pull` is gamma of Algorithm 1.
         alpha: weight of the newest loss in the average, in (0, 1]; 1 trains on the last sample only.
         tail_tol: iterates whose weight in the average is at most this add no gradient of the parameters; 0: all do.
         sampler_mode: train samples in train mode, with dropout and batch statistics, and shares the forward pass, as
@@ -105,6 +112,7 @@ class ATENT(Classifier):
         z = z.detach().requires_grad_()
         loss = self.weight_gradient(z, y, c)
         assert z.grad is not None
+        # Of c times the mean loss; a sample's step wants the gradient of its own loss.
         return z.grad * (len(z) / c), loss
 
     def weight_gradient(self, z: Tensor, y: Tensor, c: float, sync: bool = False) -> Tensor:

@@ -23,6 +23,7 @@ class Classifier(TrainingMethod):
         self.mean_loss = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "num_classes") and hasattr(data, "image_shape"):
             check_fit(self.network, data)

@@ -1,4 +1,8 @@
-"""DAE and sDAE: denoisers that estimate the score of the data or of a class (MALADE, Srinivasan et al. 2021)."""
+"""DAE and sDAE: denoisers that estimate the score of the data or of a class (MALADE, Srinivasan et al. 2021).
+
+Srinivasan, Rohrer, Marban, Müller, Samek and Nakajima, "Robustifying Models Against Adversarial Attacks by Langevin
+Dynamics", 2021.
+"""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +16,7 @@ from torchmetrics import MeanMetric
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.attacks.core.checks import check_arguments
 from adversarial_lightning.attacks.core.gradient import ce, input_gradient
+from adversarial_lightning.attacks.core.norms import divisor
 from adversarial_lightning.checkpoints.files import digest_weights
 from adversarial_lightning.checkpoints.load import check_fit, load_network
 from adversarial_lightning.errors import UserError
@@ -54,7 +59,7 @@ def supervised_share(classifier: nn.Module, x: Tensor, r: Tensor, sigma2: float)
     with frozen_eval(classifier):
         x, r = x.detach().clone(), r.detach().clone()
         gradient, _ = input_gradient(classifier, r, classifier(x).softmax(1), ce)
-    share: Tensor = sigma2 * gradient.flatten(1).norm(dim=1) / (r - x).flatten(1).norm(dim=1).clamp_min(1e-12)
+    share: Tensor = sigma2 * gradient.flatten(1).norm(dim=1) / divisor((r - x).flatten(1).norm(dim=1))
     return share
 
 
@@ -105,6 +110,7 @@ class DenoisingAutoencoder(TrainingMethod):
 
     def setup(self, stage: str) -> None:
         """Load and freeze the classifier. Raises ValueError if classifier, network and data do not fit together."""
+        super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None:
             check_images_come_back(self.network, tuple(data.image_shape))

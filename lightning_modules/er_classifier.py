@@ -1,4 +1,7 @@
-"""ER-Classifier: a low-dimensional embedding with a regularised distribution (Algorithm 1 of the paper)."""
+"""ER-Classifier: a low-dimensional embedding with a regularised distribution (Li et al. 2021, Algorithm 1).
+
+Li, Min, Lee, Yu, Kruus, Wang and Hsieh, "Towards Robustness of Deep Neural Networks via Regularization", ICCV 2021.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -78,13 +81,16 @@ class ERClassifier(Classifier):
     which has no critic and no updates 1 and 3. There are three optimizers: on several processes use
     ``--trainer.strategy ddp_find_unused_parameters_true``, and note that Lightning counts the steps of all in
     `global_step`. Departures: the critic's initial weights are clipped too; all epochs run in train mode, which the
-    authors' code leaves after the first one.
+    authors' code leaves after the first one. The paper prints neither learning rates nor lambda: the defaults, Adam at
+    1e-4 with 0.05 of it for the classifier and half of it for the critic, and 5e-4, are those of the authors' code for
+    MNIST; none of them was tuned here.
 
     Args:
         network: images in [0, 1] -> logits, with modules `encoder` (images -> codes (B, k)) and `classifier` (codes ->
             logits) and their size `embedding`, k, such as `networks.ERNet`.
         attack: finds x'; none: x' = x.
-        regularization: lambda of update 3; update 1 has lambda 1, which is the authors' choice.
+        regularization: lambda of update 3. Update 1 has lambda 1, as in the authors' code; the paper has lambda there,
+            too, which makes almost no difference under Adam: it cancels the scale of a loss.
         beta: weight of the divergence in the TRADES loss, which then replaces the cross-entropy, with x' as in TRADES;
             none: cross-entropy.
         prior: gaussian N(0, I), uniform in (-3, 3)^k, or cauchy.

@@ -1,4 +1,8 @@
-"""Deep margin maximization: hinge loss and the size of the logits' input gradient (Matyasko 2020, chapter 3)."""
+"""Deep margin maximization: hinge loss and the size of the logits' input gradient (Matyasko 2020, chapter 3).
+
+Matyasko, "Towards Deep Neural Networks Robust to Adversarial Examples", doctoral thesis, Nanyang Technological
+University, 2020.
+"""
 
 from contextlib import nullcontext
 from typing import Literal, NamedTuple
@@ -80,14 +84,14 @@ def margin_sensitivity(
         chosen, value = torch.zeros_like(y), norms[:, 0]
     else:
         norms = row_norm(pair_gradients(pairs, x, route == "full", batched), q, rows=2).T
-        distances = pairs.detach().abs() / norms.detach().clamp_min(1e-12)
+        distances = pairs.detach().abs() / norms.detach().clamp_min(torch.finfo(norms.dtype).tiny)
         chosen = distances.argmin(1) if route == "closest" else norms.detach().argmax(1)
         if route == "full":
             value = norms.gather(1, chosen[:, None])[:, 0]
         else:
             pair = pairs.gather(1, chosen[:, None]).sum()
             value = row_norm(torch.autograd.grad(pair, x, create_graph=True)[0], q)
-    geometric = (pairs.abs() / norms.clamp_min(1e-12)).amin(1).detach()
+    geometric = (pairs.abs() / norms.clamp_min(torch.finfo(norms.dtype).tiny)).amin(1).detach()
     return Sensitivity(value, rivals.gather(1, chosen[:, None])[:, 0], geometric)
 
 

@@ -1,4 +1,7 @@
-"""Random Self-Ensemble: cross-entropy under the noise of a network's random layers (Liu et al. 2018)."""
+"""Random Self-Ensemble: cross-entropy under the noise of a network's random layers (Liu et al. 2018).
+
+Liu, Cheng, Zhang and Hsieh, "Towards Robust Neural Networks via Random Self-Ensemble", ECCV 2018.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,8 @@
-"""TRADES: clean accuracy against the divergence between neighbouring predictions (Zhang et al. 2019, eq. 5)."""
+"""TRADES: clean accuracy against the divergence between neighbouring predictions (Zhang et al. 2019, eq. 5).
+
+Zhang, Yu, Jiao, Xing, El Ghaoui and Jordan, "Theoretically Principled Trade-off between Robustness and Accuracy", ICML
+2019.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -11,7 +11,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Noise, check_images
-from adversarial_lightning.checkpoints.spec import plain
+from adversarial_lightning.checkpoints.spec import plain, room_of
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.lightning_modules.schedules import Schedule
 from adversarial_lightning.seed import global_seed
@@ -51,8 +51,16 @@ class TrainingMethod(pl.LightningModule):
         self.extra_optimizers: list[Optimized] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.network(x)
+        # Some networks write into their input, which losses use again; where it requires gradients, that is an error.
+        output: Tensor = self.network(x if x.requires_grad else x.clone())
         return output
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.precision not in ("32-true", "16-mixed", "bf16-mixed"):
+            raise UserError(
+                f"{type(self).__name__} keeps its weights in float32, not in {self.trainer.precision}: use "
+                "--trainer.precision bf16-mixed for speed, or 32-true"
+            )
 
     def noise(self, index: Tensor) -> Noise:
         """Noise keyed by seed, sample number `index` (B,) and epoch: the same on any number of processes."""
@@ -92,9 +100,13 @@ class TrainingMethod(pl.LightningModule):
         return schedule.factor(min(1.0, step / self.trainer.estimated_stepping_batches) if step else 0.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the specs of network and data, from which evaluation rebuilds them."""
+        """Record the specs of network and data, from which evaluation rebuilds them, and the name of the method."""
         data = getattr(self.trainer, "datamodule", None)
-        checkpoint["catalogue"] = {"network": _plain(self.network), "data": None if data is None else _plain(data)}
+        checkpoint["catalogue"] = {
+            "network": _plain(self.network),
+            "data": None if data is None else _plain(data),
+            "method": f"{room_of(type(self)) or type(self).__module__}.{type(self).__name__}",
+        }
 
 
 def require_find_unused_parameters(strategy: Any, what: str) -> None:

@@ -1,4 +1,7 @@
-"""VAT: virtual adversarial training, predictions that are smooth within an l2 ball (Miyato et al. 2016)."""
+"""VAT: virtual adversarial training, predictions that are smooth within an l2 ball (Miyato et al. 2016).
+
+Miyato, Maeda, Koyama, Nakae and Ishii, "Distributional Smoothing with Virtual Adversarial Training", ICLR 2016.
+"""
 
 import torch
 import torch.nn.functional as F

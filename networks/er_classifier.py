@@ -1,4 +1,7 @@
-"""Networks of the ER-Classifier paper: encoder and classifier (Table 16), and plain ones (Table 15)."""
+"""Networks of ER-Classifier (Li et al. 2021): encoder and classifier (Table 16), and plain ones (Table 15).
+
+Li, Min, Lee, Yu, Kruus, Wang and Hsieh, "Towards Robustness of Deep Neural Networks via Regularization", ICCV 2021.
+"""
 
 from itertools import pairwise
 from typing import Literal
@@ -80,7 +83,7 @@ class ERNet(nn.Module):
 
 
 class ERBaseline(nn.Module):
-    """Plain network of the paper's baselines (Table 15): `features`, then a dense `classifier`.
+    """Plain network of ER-Classifier's baselines (Li et al. 2021, Table 15): `features`, then a dense `classifier`.
 
     mnist: four 3x3 convolutions without padding and four dense layers. cifar10: VGG19-BN with one. stl10: six
     convolutions with BN, five poolings, four dense layers. tiny_imagenet: VGG16-BN with four. The paper gives numbers

@@ -2,16 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+_PARTS = ("classifier", "purifier", "denoiser")  # what defenses and detectors call their parts
+
+
+def _spare(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Forward pre-hook: a copy of the images, which the module may overwrite."""
+    return (args[0].clone(), *args[1:]) if args and isinstance(args[0], Tensor) else None
+
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[None]:
-    """Context with gradients on and `model` in eval mode with frozen parameters; restores all, also after an error."""
+    """Context with gradients on and `model` in eval mode with frozen parameters; restores all, also after an error.
+
+    The model, and the parts of a defense or detector, are given copies of their images: some write into their input.
+    """
     modes = [(m, m.training) for m in model.modules()]
     trainable = [p for p in model.parameters() if p.requires_grad]
+    called = [m for name, m in model.named_modules() if not name or name.rpartition(".")[2] in _PARTS]
+    hooks = [m.register_forward_pre_hook(_spare) for m in called if _spare not in m._forward_pre_hooks.values()]
     try:
         with torch.inference_mode(False), torch.enable_grad():
             model.eval()
@@ -19,6 +32,8 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
                 p.requires_grad_(False)
             yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for p in trainable:
             p.requires_grad_(True)
         for m, training in modes:  # each module its own mode: some may have been frozen on purpose
@@ -49,4 +64,4 @@ def are_probabilities(outputs: Tensor) -> Tensor:
 def returns_probabilities(model: nn.Module, x: Tensor) -> bool:
     """True if `model` in eval mode returns probabilities for images `x` (B, C, H, W); see `are_probabilities`."""
     with frozen_eval(model), torch.no_grad():
-        return bool(are_probabilities(model(x.clone())))
+        return bool(are_probabilities(model(x)))

@@ -37,9 +37,10 @@ class NoisyConvolutions(nn.Module):
 
     Args:
         network: images in [0, 1] -> logits.
-        init: standard deviation before the first convolution, on the image as the network normalises it.
-        inner: standard deviation before all others. The authors use 0.2 and 0.1 for colour images, 0.8 and 0.4 for
-            MNIST.
+        init: standard deviation before the first convolution, in the units of the image as the network normalises it:
+            on a network that scales images to [-1, 1], twice the number is the same share of the pixels' range.
+        inner: standard deviation before all others. The code of Liu et al. has 0.2 and 0.1 for colour images, that of
+            Li et al. 2021 (ER-Classifier) 0.8 and 0.4 for MNIST, both on pixels in [0, 1] that no layer normalises.
     """
 
     def __init__(self, network: nn.Module, init: float = 0.2, inner: float = 0.1) -> None:

@@ -54,7 +54,7 @@ class Whiten(nn.Module):
         flat = x.flatten(1)
         centred = flat - flat.mean(1, keepdim=True)
         # The standard deviation of an image of one colour has no gradient: hence the floor inside the root.
-        return centred / (centred.square().mean(1, keepdim=True) + 1e-16).sqrt()
+        return centred / (centred.square().mean(1, keepdim=True) + torch.finfo(x.dtype).eps ** 2).sqrt()
 
     def forward(self, x: Tensor) -> Tensor:
         return ((self.contrast(x) - self.mean) @ self.matrix).view_as(x)

@@ -1,4 +1,4 @@
-"""Detectors by the protocol of the ER-Classifier paper (Tables 5-8 and 11-14), and under a detector-aware attack.
+"""Detectors by the protocol of Li et al. 2021 (Tables 5-8 and 11-14), and under a detector-aware attack.
 
 python -m adversarial_lightning.reproduce.detector_tables --er CKPT [--er-minus CKPT] [--undefended CKPT]
     --output FILE.json [...]
@@ -6,9 +6,11 @@ python -m adversarial_lightning.reproduce.detector_tables --er CKPT [--er-minus 
 KD and LID use the undefended network, ER1 and ER2 the ER-Classifier, ER1-minus and ER2-minus ER-minus. A detector is
 fitted on a fifth of the test images (set I) under one attack and tested on the others (set II) under every attack:
 familiar where both are the same (Table 5; 14 with ER-minus), cross elsewhere (6-8), and C&W at confidence kappa
-(11-13). Rates are at the detector's own threshold; nadv is over clean and noisy images together, and each separately.
-`succeeded`: only images that are right before and wrong after the attack. The joint attack aims at the threshold with 5
-% false positives on set I.
+(11-13). Rates are at the detector's own threshold and, as Table 4 defines them, over all attacked images: an image on
+which C&W found nothing is attacked too, and stays as it is; `found` counts the others, of which AUROC is. acc_nadv is
+over clean and noisy images together, acc_nadv_clean and acc_nadv_noisy over each. `of` says how many images a rate is
+of. `succeeded`: only images that are right before and wrong after the attack. The joint attack aims at the threshold
+with 5 % false positives on set I.
 """
 
 import argparse
@@ -38,7 +40,6 @@ from adversarial_lightning.attacks import (
 )
 from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.checkpoints.load import load_network
-from adversarial_lightning.checkpoints.old_names import ROBUST, ROBUST_WITHOUT_DETECTOR
 from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.detectors import (
     LID,
@@ -51,7 +52,9 @@ from adversarial_lightning.detectors import (
 )
 from adversarial_lightning.detectors.fitting import features, versions_of
 from adversarial_lightning.evaluation.outcomes.detection import auroc, criteria, score_images, threshold
-from adversarial_lightning.evaluation.outcomes.statistics import wilson
+from adversarial_lightning.evaluation.outcomes.statistics import sampling_interval
+from adversarial_lightning.evaluation.outcomes.subset import Samples, random_images, random_subset
+from adversarial_lightning.evaluation.report.formatting import percent
 from adversarial_lightning.networks.features import bends
 from adversarial_lightning.reproduce.record import record_benchmark
 
@@ -60,7 +63,7 @@ SEED = 0
 
 
 def attacks_of(options: Any) -> dict[str, Attack]:
-    """Attacks of section 5.2 by name; C&W has the radius `cw_eps`."""
+    """Attacks of Li et al. 2021, section 4.5.1, by name; C&W has the radius `cw_eps`."""
     cheap = {
         "steps": options.cw_steps,
         "search_steps": options.cw_consts,
@@ -76,8 +79,12 @@ def attacks_of(options: Any) -> dict[str, Attack]:
 
 
 def versions(network: nn.Module, images: Any, attack: Attack) -> Versions:
-    """Clean, noisy and adversarial versions of `images`, with sample numbers and correctness of the predictions."""
+    """Clean, noisy and attacked versions of `images`, with sample numbers and correctness of the predictions.
+
+    Every image has an attacked version; where a minimum-norm attack has not `found` one, it is the image itself.
+    """
     x, noisy, z, found, index, std = versions_of(network, images, attack, seed=SEED, batch_size=100)
+    z = torch.where(found.view(-1, 1, 1, 1), z, x)
     length = (z - x).flatten(1).norm(dim=1)
     y = images.labels.to(index.device)
     with torch.no_grad():
@@ -85,11 +92,11 @@ def versions(network: nn.Module, images: Any, attack: Attack) -> Versions:
     return {
         "clean": x,
         "noisy": noisy,
-        "adversarial": z[found],
+        "adversarial": z,
         "index": index,
         "found": found,
         "noise_std": std,
-        "right": right[found].numpy(),
+        "right": right.numpy(),
         "clean_right": clean_right.numpy(),
         "l2": float(length[found].mean()) if found.any() else None,
     }
@@ -97,19 +104,16 @@ def versions(network: nn.Module, images: Any, attack: Attack) -> Versions:
 
 def features_of(detector: FittedDetector, v: Versions, paired: bool) -> dict[str, Tensor]:
     """Features of the versions; `paired`: as in Ma et al.'s code, where the references contain the clean original."""
-    numbers = {"clean": v["index"], "noisy": v["index"], "adversarial": v["index"][v["found"]]}
+    names = ("clean", "noisy", "adversarial")
     if not paired:
-        return {name: features(detector, v[name], index, SEED, 100) for name, index in numbers.items()}
+        return {name: features(detector, v[name], v["index"], SEED, 100) for name in names}
     assert isinstance(detector, LID)
-    found: dict[str, list[Tensor]] = {name: [] for name in numbers}
-    place = v["found"].long().cumsum(0) - 1
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
     for rows in torch.arange(len(v["clean"])).split(100):
         if len(rows) > detector.k + 1:
-            hit = rows[v["found"][rows]]
-            parts = {"clean": v["clean"][rows], "noisy": v["noisy"][rows], "adversarial": v["adversarial"][place[hit]]}
             with torch.no_grad():
-                for name, part in parts.items():
-                    found[name].append(detector.among(part, v["clean"][rows]))
+                for name in names:
+                    found[name].append(detector.among(v[name][rows], v["clean"][rows]))
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
@@ -118,21 +122,24 @@ def odds(detector: FittedDetector, f: Tensor) -> Any:
     return (((f - detector.mean) / detector.std) @ detector.weight + detector.bias).cpu().numpy()
 
 
-def rates(detector: FittedDetector, f: dict[str, Tensor], v: Versions | None, theta: float) -> dict[str, Any]:
+def rates(
+    detector: FittedDetector, f: dict[str, Tensor], v: Versions, theta: float, paired: bool = False
+) -> dict[str, Any]:
     """Criteria of Table 4 at the detector's own threshold, and rates that the paper does not print."""
+    found = v["found"].numpy()[: len(f["adversarial"])]  # a last batch may be too small for paired features
     scores = {name: odds(detector, part) for name, part in f.items()}
     flags = {name: flagged(s, detector.own_theta) for name, s in scores.items()}
     passed = np.concatenate([scores["clean"], scores["noisy"]])
     entry: dict[str, Any] = {
         "n": len(scores["adversarial"]),
-        "auroc": auroc(passed, scores["adversarial"]),
-        "tpr_at_5": share(flagged(scores["adversarial"], threshold(passed, 0.05))),
+        "found": int(found.sum()),
+        "auroc": auroc(passed, scores["adversarial"][found]),
+        "tpr_at_5": share(flagged(scores["adversarial"][found], threshold(passed, 0.05))),
     }
-    entry |= {f"nadv_{name}": float((~flags[name]).mean()) for name in ("clean", "noisy")}
-    if v is not None:
-        accepted = criteria(flags["adversarial"], v["right"], np.concatenate([flags["clean"], flags["noisy"]]))
-        succeeded = v["clean_right"][v["found"].numpy()] & ~v["right"]
-        entry |= accepted
+    entry |= {f"acc_nadv_{name}": float((~flags[name]).mean()) for name in ("clean", "noisy")}
+    if not paired:
+        entry |= criteria(flags["adversarial"], v["right"], np.concatenate([flags["clean"], flags["noisy"]]))
+        succeeded = v["clean_right"] & ~v["right"]
         entry["succeeded"] = {
             "n": int(succeeded.sum()),
             "auroc": auroc(passed, scores["adversarial"][succeeded]),
@@ -163,7 +170,8 @@ def joint_attack(options: Any, layer: str, imitated: str) -> Joint:
 
 def joint(detector: FittedDetector, theta: float, images: Any, train: Any, options: Any) -> dict[str, Any]:
     """Share of `images` on which no attack evades classifier and detector: PGD, also joint, joint in a large ball."""
-    x, y, index = images.__getitems__(list(range(min(options.joint_images, len(images)))))
+    x, y, index = random_images(images, options.joint_images, SEED)
+    samples = Samples("random", SEED, len(x), len(images))
     model = DetectorGuardedModel(detector.classifier, detector).eval()
     detector.theta = theta
     entry: dict[str, Any] = {"n": len(x), "theta": theta}
@@ -185,8 +193,8 @@ def joint(detector: FittedDetector, theta: float, images: Any, train: Any, optio
     for name, found in gone.items():
         both = found["both"] | (gone["pgd"]["both"] if name == "joint" else False)
         share = float(1 - both.double().mean())
-        entry[name] = {ROBUST: share, "interval": wilson(share, len(x))}
-        entry[name][ROBUST_WITHOUT_DETECTOR] = float(1 - found["wrong"].double().mean())
+        entry[name] = {"robust": share, "interval": sampling_interval(share, samples)}
+        entry[name]["robust_without_detector"] = float(1 - found["wrong"].double().mean())
     return entry
 
 
@@ -202,15 +210,15 @@ def table(title: str, detector: FittedDetector, network: nn.Module, data: Any, s
         known = {name: features_of(detector, v, paired) for name, v in chosen["one"].items()}
         tests = {name: features_of(detector, v, paired) for name, v in chosen["two"].items()}
         for trained, f in known.items():
-            if not len(f["adversarial"]):
+            hit = chosen["one"][trained]["found"][: len(f["adversarial"])]
+            if not hit.any():
                 print(f"{title}: {trained} found nothing in set I, so nothing is fitted on it")
                 continue
-            detector.fit_detector(f["clean"], f["noisy"], f["adversarial"])
+            detector.fit_detector(f["clean"], f["noisy"], f["adversarial"][hit])
             theta = threshold(odds(detector, f["clean"]), 0.05)
             for tested, g in tests.items():
-                v = None if paired else chosen["two"][tested]
                 name = f"{trained} -> {tested}" + " (paired)" * paired
-                rows["rows"][name] = rates(detector, g, v, theta)
+                rows["rows"][name] = rates(detector, g, chosen["two"][tested], theta, paired)
             if trained == options.joint_trained_on and not paired:
                 rows["theta_val"] = threshold(score_images(detector, data.dataset("val"), 200, SEED), 0.05)
                 rows["joint"] = joint(detector, theta, two, data.dataset("train"), options)
@@ -218,12 +226,14 @@ def table(title: str, detector: FittedDetector, network: nn.Module, data: Any, s
     print(f"\n{title}: width {rows['width']}, {rows['seconds']} s")
     for name, r in rows["rows"].items():
         if "acc_com" in r:
-            shown = " ".join("  -  " if v is None else f"{100 * v:5.1f}" for v in (r[k] for k in COLUMNS))
-            print(f"  {name:22s} {shown} | AUROC {words(r['auroc'])}, succeeded {words(r['succeeded']['auroc'])}")
+            shown = " ".join(f"{cell(r, k):>15s}" for k in COLUMNS)
+            succeeded = r["succeeded"]
+            print(f"  {name:22s} {shown} | AUROC {words(r['auroc'])} of {r['found']}, ", end="")
+            print(f"succeeded {words(succeeded['auroc'])} of {succeeded['n']}")
         else:
-            print(f"  {name:22s} AUROC {words(r['auroc'])}")
+            print(f"  {name:22s} AUROC {words(r['auroc'])} of {r['found']}")
     if "joint" in rows:
-        said = {k: (v[ROBUST], v[ROBUST_WITHOUT_DETECTOR]) for k, v in rows["joint"].items() if isinstance(v, dict)}
+        said = {k: (v["robust"], v["robust_without_detector"]) for k, v in rows["joint"].items() if isinstance(v, dict)}
         print(
             f"  robust at 5 % false positives, with and without detector (n {rows['joint']['n']}): {said}", flush=True
         )
@@ -232,6 +242,12 @@ def table(title: str, detector: FittedDetector, network: nn.Module, data: Any, s
 
 def share(flags: Any) -> float | None:
     return float(flags.mean()) if len(flags) else None
+
+
+def cell(row: dict[str, Any], criterion: str) -> str:
+    """A rate in per cent with its number of images, such as ``42 % of 800``."""
+    n = row["of"][criterion]
+    return f"- of {n}" if row[criterion] is None else f"{percent(row[criterion], n)} of {n}"
 
 
 def words(area: float | None) -> str:
@@ -249,8 +265,8 @@ def main() -> None:
     add("--undefended", type=Path, help="of a plain network: KD, LID")
     add("--output", type=Path, required=True)
     add("--root", help="folder of the data, where it is not the checkpoint's")
-    add("--train-limit", type=int, help="training images in the banks; default: all")
-    add("--test-limit", type=int, help="test images; default: all")
+    add("--train-limit", type=int, help="training images in the banks, a random subset; default: all")
+    add("--test-limit", type=int, help="test images, a random subset; default: all")
     add("--eps", type=float, default=0.3)
     add("--steps", type=int, default=40)
     add("--step-size", type=float, default=0.01)
@@ -288,11 +304,14 @@ def main() -> None:
         two = test_split(data.dataset("test"), frozenset(one.indices.tolist()))
         chosen: dict[str, dict[str, Versions]] = {"one": {}, "two": {}}
         for name, attack in attacks_of(options).items():
-            few = two.select(torch.arange(min(options.confident, len(two)))) if name == "cw_confident" else two
+            few = two.select(random_subset(two.indices, options.confident, SEED)) if name == "cw_confident" else two
             chosen["two"][name] = versions(network, few, attack)
             if name != "cw_confident":
                 chosen["one"][name] = versions(network, one, attack)
-        made = {k: {"l2": v["l2"], "noise_std": v["noise_std"], "n": len(v["right"])} for k, v in chosen["two"].items()}
+        made = {
+            k: {"l2": v["l2"], "noise_std": v["noise_std"], "n": len(v["right"]), "found": int(v["found"].sum())}
+            for k, v in chosen["two"].items()
+        }
         print(f"{place}: {json.dumps(made)}", flush=True)
         figures[place] = {"adversarial": made}
         for title, make in detectors[place].items():

@@ -18,6 +18,7 @@ from adversarial_lightning import datamodules
 from adversarial_lightning.attacks import PGD, Noise
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
+from adversarial_lightning.evaluation.outcomes.subset import random_images
 from adversarial_lightning.evaluation.report.embeddings import draw_embeddings, encode, flatten
 from adversarial_lightning.reproduce.pictures import keep
 
@@ -28,7 +29,7 @@ def main() -> None:
     add("--checkpoints", nargs="+", required=True, metavar="NAME=CKPT", help="networks with an encoder")
     add("--output", type=Path, required=True)
     add("--root", help="folder of the data, where it is not the checkpoint's")
-    add("--images", type=int, default=2000, help="number of first test images")
+    add("--images", type=int, default=2000, help="number of test images, a random subset")
     add("--eps", type=float, default=0.3)
     add("--steps", type=int, default=40)
     add("--joint", action="store_true")
@@ -45,7 +46,7 @@ def main() -> None:
             assert spec is not None
             moved = {"root": options.root} if options.root else {}
             data = build({**spec, "init_args": {**spec["init_args"], **moved}}, catalogue(datamodules))
-            x, y, index = data.dataset("test").__getitems__(list(range(options.images)))
+            x, y, index = random_images(data.dataset("test"), options.images)
             attack = PGD(eps=options.eps, steps=options.steps)
             parts = zip(x.split(100), y.split(100), index.split(100), strict=True)
             attacked = torch.cat([attack(network, a, b, Noise.keyed(0, i)) for a, b, i in parts])

@@ -19,6 +19,7 @@ from adversarial_lightning import datamodules
 from adversarial_lightning.attacks import Noise
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
+from adversarial_lightning.evaluation.outcomes.subset import random_images
 from adversarial_lightning.evaluation.report.embeddings import draw_surfaces, rademacher, surface
 from adversarial_lightning.reproduce.pictures import keep
 
@@ -29,7 +30,7 @@ def main() -> None:
     add("--checkpoints", nargs="+", required=True, metavar="NAME=CKPT")
     add("--output", type=Path, required=True)
     add("--root", help="folder of the data, where it is not the checkpoint's")
-    add("--images", type=int, default=5, help="number of first test images")
+    add("--images", type=int, default=5, help="number of test images, a random subset")
     add("--radius", type=float, default=0.06)
     add("--points", type=int, default=41, help="on each axis")
     add("--clip", action="store_true", help="clip the images to [0, 1]")
@@ -43,7 +44,7 @@ def main() -> None:
         assert spec is not None
         moved = {"root": options.root} if options.root else {}
         data = build({**spec, "init_args": {**spec["init_args"], **moved}}, catalogue(datamodules))
-        x, y, index = data.dataset("test").__getitems__(list(range(options.images)))
+        x, y, index = random_images(data.dataset("test"), options.images)
         r = rademacher(x, Noise.keyed(0, index))
         found["models"][name] = surface(network, x, y, r, steps, options.clip).tolist()
         found["index"] = index.tolist()

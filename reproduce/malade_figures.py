@@ -46,6 +46,7 @@ from adversarial_lightning.defenses import MALA, MALADE, Magnet, Purified
 from adversarial_lightning.detectors import DetectorGuardedModel, ScoreNorm
 from adversarial_lightning.evaluation.outcomes.detection import auroc, score_images, threshold
 from adversarial_lightning.evaluation.outcomes.outcome import predict
+from adversarial_lightning.evaluation.outcomes.subset import random_images
 from adversarial_lightning.networks import Denoiser
 from adversarial_lightning.reproduce.malade_pictures import draw
 from adversarial_lightning.reproduce.record import record_benchmark
@@ -199,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--robust_sdae", help="its sDAE")
     add("--output", type=Path, required=True)
     add("--panels", nargs="+", choices=PANELS, default=PANELS)
-    add("--images", type=int, default=200, help="number of first test images")
+    add("--images", type=int, default=200, help="number of test images, a random subset")
     add("--eps", type=float, nargs="+", default=[round(0.05 * i, 2) for i in range(11)])
     add("--radii", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4], help="rows of Figs. C.15 to C.18")
     add("--steps", type=int, default=100)
@@ -210,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     network, spec = load_network(options.checkpoint)
     data = build(spec, catalogue(datamodules))
-    x, y, index = data.dataset("test").__getitems__(list(range(options.images)))
+    x, y, index = random_images(data.dataset("test"), options.images)
     protected = Purified(network, MALADE(options.sdae, steps=10, **CHAIN))
     models: dict[str, nn.Module] = {"CNN": network, "CNN + MALADE": protected}
     if options.dae:

@@ -34,7 +34,9 @@ from adversarial_lightning.attacks import HighConfidence, Noise
 from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.datamodules import MNIST
-from adversarial_lightning.evaluation.campaign.merge import wilson
+from adversarial_lightning.evaluation.outcomes.statistics import bootstrap, mean, wilson
+from adversarial_lightning.evaluation.outcomes.subset import Samples, random_images
+from adversarial_lightning.evaluation.report.formatting import lengths
 from adversarial_lightning.networks import MLP, LeNet5, SmallCNN
 from adversarial_lightning.networks.eval_mode import frozen_eval
 
@@ -126,11 +128,13 @@ def judge(oracle: Oracle, network: nn.Module, x: Tensor, y: Tensor, pool: tuple[
     noisy = (x + size.view(-1, 1, 1, 1) * noise).clamp(0, 1)
     rows = {int(t): (pool[1] == t).nonzero()[:, 0] for t in target.unique()}
     real = torch.stack([pool[0][rows[t][i % len(rows[t])]] for i, t in enumerate(target.tolist())])
-    length = (NORMS["l2"].distance(z - x) / NORMS["l2"].distance(x)).mean()
+    ratios = (NORMS["l2"].distance(z - x) / NORMS["l2"].distance(x)).tolist()
     return {
         "attacked": shares(oracle.label(z, index), target, y),
         "succeeded": float(moved.float().mean()),
-        "relative_norm": float(length),
+        "failed": int((~moved).sum()),
+        "relative_norm": mean(ratios),
+        "relative_norm_interval": bootstrap(ratios, Samples("random", 0, len(ratios), 10**9)),
         "noise": shares(oracle.label(noisy, index), target, y),
         "real_target": shares(oracle.label(real, index), target, y),
     }
@@ -166,7 +170,7 @@ def main() -> None:
     train, val, test = (data.dataset(split) for split in ("train", "val", "test"))
     x, y, _ = train.__getitems__(list(range(len(train))))
     pool_x, pool_y, _ = val.__getitems__(list(range(len(val))))
-    images, labels, index = test.__getitems__(list(range(options.images)))
+    images, labels, index = random_images(test, options.images)
     oracle = Oracle(trained(options, x, y), x, y)
     clean = shares(oracle.label(images, index), torch.full_like(labels, -2), labels)
     rows = {}
@@ -193,7 +197,8 @@ def main() -> None:
         low, high = a.get("change_interval", (0, 100))
         lines.append(
             f"| {name} | {a['change']:.1f} [{low:.1f}, {high:.1f}] | {a['no_change']:.1f} | {a['other']:.1f} "
-            f"| {a['n']} | {100 * row['succeeded']:.1f} % | {row['relative_norm']:.3f} |"
+            f"| {a['n']} | {100 * row['succeeded']:.1f} % | {row['relative_norm']:.3f} "
+            f"{lengths(row['relative_norm_interval'], 1000)} |"
         )
     lines += ["", "| control | % | wanted | |", "|---|---|---|---|"]
     lines += [

@@ -30,6 +30,7 @@ from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.configs import FOLDER
 from adversarial_lightning.defenses import RIDE, Median, Purified, Purifier, TVBregman, TVChambolle
 from adversarial_lightning.evaluation.outcomes.outcome import defender_noise, predict
+from adversarial_lightning.evaluation.outcomes.subset import random_images
 from adversarial_lightning.reproduce.record import record_benchmark
 from adversarial_lightning.reproduce.ride_pictures import draw
 
@@ -152,10 +153,10 @@ def measure(options: argparse.Namespace) -> None:
     data = build(spec, catalogue(datamodules))
     settings = yaml.safe_load(Path(options.defense).read_text())[0]["init_args"]["purifier"]["init_args"]
     settings = {"steps": 2000, "stages": 5} | settings
-    ride, wanted = RIDE(**settings), list(range(options.images))
+    ride = RIDE(**settings)
     network.to(options.device)
-    x, y, index = (v.to(options.device) for v in data.dataset("test").__getitems__(wanted))
-    held_x, held_y, held_index = (v.to(options.device) for v in data.dataset("val").__getitems__(wanted))
+    x, y, index = (v.to(options.device) for v in random_images(data.dataset("test"), options.images))
+    held_x, held_y, held_index = (v.to(options.device) for v in random_images(data.dataset("val"), options.images))
     views = gray_box(network, x, y, index, options.eps)
     z, noise = views[f"pgd_{options.eps[-1]:g}"], Noise.keyed(0, index).fork("defender")
     found: dict[str, Any] = {
@@ -217,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--checkpoint", required=True, help="the classifier")
     add("--output", type=Path, required=True)
     add("--defense", default=FOLDER / "defenses" / "ride_mnist_fast.yaml", help="YAML file with RIDE")
-    add("--images", type=int, default=50, help="number of first test images")
+    add("--images", type=int, default=50, help="number of test images, a random subset")
     add("--eps", type=float, nargs="+", default=[0.1, 0.2], help="linf radii; the last is that of Figs. 2 to 6 and 9")
     add("--panels", nargs="*", default=["5a"], choices=["5a", "5b", "5c", "5d", "9"])
     add("--every", type=int, default=20, help="iterations of the fit between recorded ones")

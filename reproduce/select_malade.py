@@ -138,7 +138,9 @@ def main() -> None:
     wanted = max(*options.images, options.clean)
     if wanted > len(held_out):
         raise SystemExit(f"only {len(held_out)} images were held out: lower --images and --clean to that")
-    images = held_out.__getitems__(list(range(wanted)))
+    # In random order, so that the first n are a random subset, nested in that of the next round.
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
+    images = held_out.__getitems__(order[:wanted].tolist())
     grid = itertools.product(options.pull, options.length, options.noise, options.annealing)
     candidates = [Candidate(*values) for values in grid if values[1] > 1 or values[3] == 1]  # one step anneals nothing
     rows = halve(candidates, measure(network, denoiser, images, options), options.images)

@@ -27,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from adversarial_lightning.callbacks import CollapseGuard
 from adversarial_lightning.datamodules import MNIST
+from adversarial_lightning.evaluation.outcomes.subset import random_images
 from adversarial_lightning.lightning_modules import Exponential, MarginMaximization
 from adversarial_lightning.networks import MLP, LeNet5
 from adversarial_lightning.reproduce.record import about
@@ -93,7 +94,8 @@ def main() -> None:
     about_file.write_text(json.dumps({**about(options.note), "settings": settings}, indent=2) + "\n")
     runs: list[dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else []
     data = MNIST(root=options.data_root, batch_size=100, val_size=10_000, train_limit=options.train_limit)
-    x, y, _ = data.dataset(options.split).__getitems__(list(range(options.images)))
+    images = data.dataset(options.split)
+    x, y, _ = random_images(images, options.images)
     for seed in range(options.seeds):
         for penalty in options.penalties:
             if any(run["C"] == penalty and run["seed"] == seed for run in runs):
@@ -103,7 +105,7 @@ def main() -> None:
             network = NETWORKS[options.network](**widths)
             train(network, penalty, options.q, options.epochs, data)
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            found = metrics(network.to(device), x.to(device), y.to(device))
+            found = metrics(network.to(device), x.to(device), y.to(device), of=len(images))
             figures = {key: found[key] for key in ("error", "fgsm_error_unclipped", "rho_correct", "found")}
             runs.append({"C": penalty, "seed": seed, **figures})
             kept.write_text(json.dumps(runs, indent=2) + "\n")

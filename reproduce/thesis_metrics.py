@@ -32,20 +32,27 @@ from adversarial_lightning import datamodules
 from adversarial_lightning.attacks import DeepFool, HighConfidence
 from adversarial_lightning.attacks.core.gradient import ce, input_gradient
 from adversarial_lightning.attacks.core.norms import NORMS
-from adversarial_lightning.attacks.deepfool import relative_robustness
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
+from adversarial_lightning.evaluation.outcomes.statistics import bootstrap, mean, sampling_interval
+from adversarial_lightning.evaluation.outcomes.subset import Samples, random_images
 from adversarial_lightning.evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
 from adversarial_lightning.networks import Whiten
 from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
-def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: int = 50) -> dict[str, Any]:
+def metrics(
+    network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: int = 50, of: int | None = None
+) -> dict[str, Any]:
     """Error, FGSM error and rho of `network` on images (N, C, H, W) in [0, 1]; "each" holds rho of every correct one.
 
-    rho_correct is eq. 3.20; rho_all counts misclassified images as 0 (eq. 4.9); rho_predicted moves every image away
-    from what the network says. Failures of DeepFool keep their r, as in the thesis: "found" is its success rate.
+    All are under chapter 3's DeepFool; chapter 4's is another metric, in the suite thesis_table4_1. rho_correct is eq.
+    3.20; rho_all counts misclassified images as 0, as eq. 4.9 does; rho_predicted moves every image away from what the
+    network says. Failures of DeepFool keep the length that they reached, as in the thesis, and stay in every mean:
+    "found" is its success rate, "failed" their number. Each has its 95 % "interval" over images, where the images are a
+    random subset `of` so many (none: of very many); null where they are all.
     """
+    samples = Samples("all" if of == len(x) else "random", 0, len(x), of or 10**9)
     parts = []
     attack = DeepFool(steps=steps, max_step=0.5, box=False)
     with frozen_eval(network):
@@ -59,19 +66,35 @@ def metrics(network: nn.Module, x: Tensor, y: Tensor, eps: float = 0.2, steps: i
                 free, clipped = (network(z).argmax(1) != y_ for z in (x_ + step, (x_ + step).clamp(0, 1)))
             parts.append((predicted == y_, free, clipped, r, found, away))
     correct, free, clipped, r, found, away = (torch.cat(column) for column in zip(*parts, strict=True))
-    lit = correct & (NORMS["l2"].distance(x) > 0)  # of a black image there is no relative length
-    each = NORMS["l2"].distance(r)[lit] / NORMS["l2"].distance(x)[lit]
-    return {
-        "n": len(x),
-        "error": float((~correct).float().mean()),
-        "fgsm_error_unclipped": float(free.float().mean()),
-        "fgsm_error_clipped": float(clipped.float().mean()),
-        "rho_correct": float(relative_robustness(r, x, correct)),
-        "rho_all": float(relative_robustness(r * correct.view(-1, 1, 1, 1), x)),
-        "rho_predicted": float(relative_robustness(away, x)),
-        "found": float(found[correct].float().mean()),
-        "each": each.tolist(),
+    lit = NORMS["l2"].distance(x) > 0  # of a black image there is no relative length
+
+    def ratios(r: Tensor, rows: Tensor) -> list[float]:
+        values: list[float] = (NORMS["l2"].distance(r)[rows] / NORMS["l2"].distance(x)[rows]).tolist()
+        return values
+
+    shares = {"error": ~correct, "fgsm_error_unclipped": free, "fgsm_error_clipped": clipped}
+    found_shares = {name: float(wrong.float().mean()) for name, wrong in shares.items()}
+    each = {
+        "rho_correct": ratios(r, lit & correct),
+        "rho_all": ratios(r * correct.view(-1, 1, 1, 1), lit),
+        "rho_predicted": ratios(away, lit),
     }
+    return {
+        **{"n": len(x), "correct": int(correct.sum()), **found_shares},
+        **{name: mean(values) for name, values in each.items()},
+        **{"found": float(found[correct].float().mean()), "failed": int((correct & ~found).sum())},
+        "interval": {name: sampling_interval(share, samples) for name, share in found_shares.items()}
+        | {name: bootstrap(values, samples) for name, values in each.items()},
+        "each": each["rho_correct"],
+    }
+
+
+def cell(row: Mapping[str, Any], key: str) -> str:
+    """A figure with its interval; of DeepFool's successes, how many there were."""
+    if key == "found":
+        return f"{row['correct'] - row['failed']} of {row['correct']}"
+    bounds = row["interval"][key]
+    return f"{row[key]:.3f}" + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else "")
 
 
 def whitened(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
@@ -120,18 +143,19 @@ def main() -> None:
     if options.data_root:
         spec["init_args"]["root"] = options.data_root
     images = build(spec, catalogue(datamodules)).dataset(options.split)
-    x, y, _ = images.__getitems__(list(range(options.images)))
+    x, y, _ = random_images(images, options.images)
     firsts = torch.stack([(y == k).nonzero()[0, 0] for k in y.unique()])
     options.output.mkdir(parents=True, exist_ok=True)
     board = SummaryWriter(str(options.output))
     rows: dict[str, dict[str, Any]] = {}
     names = ("error", "fgsm_error_unclipped", "fgsm_error_clipped", "rho_correct", "rho_all", "rho_predicted", "found")
+    print(f"n = {len(x)} of {len(images)} images; in brackets 95 % intervals over images")
     print("| model |", " | ".join(names), "|\n|---" + "|---" * len(names) + "|")
     pictures = {"examples": examples([network for network, _ in loaded.values()], x[firsts], y[firsts])}
     for name, (network, _) in loaded.items():
         behind, seen = whitened(network, x) if options.space == "preprocessed" else (network, x)
-        rows[name] = metrics(behind, seen, y, options.eps)
-        print(f"| {name} |", " | ".join(f"{rows[name][key]:.4f}" for key in names), "|", flush=True)
+        rows[name] = metrics(behind, seen, y, options.eps, of=len(images))
+        print(f"| {name} |", " | ".join(cell(rows[name], key) for key in names), "|", flush=True)
         pictures[f"{name}/targets"] = target_grid(
             network, HighConfidence(confidence=0.95, targeted=True), x[firsts], y[firsts]
         )

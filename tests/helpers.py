@@ -189,11 +189,14 @@ class Threshold(nn.Module):
 
 @dataclass(frozen=True)
 class Shift(Attack):
-    """x + by, whatever the model says; claims the ball of `eps`."""
+    """x + by, whatever the model says; claims the ball of `eps`, but does not keep to it as our attacks do."""
 
     by: float = 0.0
     eps: float = 0.1
     norm: str = "linf"
+
+    def images(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return self.perturb(model, x, y, noise).clamp(0, 1)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         return x + self.by

@@ -716,7 +716,15 @@ def test_metrics_of_the_thesis_on_a_linear_network(monkeypatch: pytest.MonkeyPat
     assert found["rho_correct"] == pytest.approx(float(rho[1:].mean()), rel=1e-3)
     assert found["rho_all"] == pytest.approx(float(rho[1:].sum()) / 12, rel=1e-3)
     assert found["rho_predicted"] == pytest.approx(float(rho.mean()), rel=1e-3)
-    assert found["found"] == 1 and len(found["each"]) == 11
+    assert found["found"] == 1 and len(found["each"]) == 11 and found["failed"] == 0
+    for name in ("error", "fgsm_error_clipped", "rho_correct", "rho_all", "rho_predicted"):
+        low, high = found["interval"][name]
+        assert low < found[name] < high
+    short = x * 0.1, torch.zeros(12, dtype=torch.bool)  # a failure keeps its length and stays in the mean
+    monkeypatch.setattr(DeepFool, "displacement", lambda *_: short)
+    stopped = metrics(net, x, y, eps=0.05, of=12)
+    assert stopped["failed"] == len(stopped["each"]) == 11 and stopped["rho_correct"] == pytest.approx(0.1)
+    assert set(stopped["interval"].values()) == {None}  # all images
     fooled = (s.abs() < 0.05 * w.abs().sum()).float()
     assert found["fgsm_error_unclipped"] == pytest.approx((float(fooled[1:].sum()) + 1) / 12)
     assert found["fgsm_error_clipped"] <= found["fgsm_error_unclipped"]

@@ -594,14 +594,16 @@ def test_sampler_projects_the_whole_displacement_on_both_sides() -> None:
         z = Langevin(eps=0.1, steps=30, step_size=0.05, project=project)(model, x, y)  # type: ignore[arg-type]
         assert ((z - x).abs() <= 0.1 + 1e-6).all()
         assert (z - x).min() < -0.09 and (z - x).max() > 0.09
-    free = Langevin(eps=0.1, steps=30, step_size=0.05, project="never")(model, x, y)
+    walk, noise = Langevin(eps=0.1, steps=30, step_size=0.05, project="never"), Noise.keyed(0, torch.arange(len(x)))
+    free = walk.perturb(model, x, y, noise)  # called as an attack it would be brought back into the ball
     assert (free - x).abs().max() > 0.3
 
 
 def test_sampler_l2_displacement_obeys_its_bound() -> None:
     model, x, y = Linear((60,)), torch.full((4, 60), 0.5), torch.tensor([0, 1, 0, 1])
     step, pull, steps, r0 = 0.05, 0.1, 25, 0.3
-    z = Langevin(norm="l2", eps=r0, steps=steps, step_size=step, pull=pull, noise_scale=0, project="never")(model, x, y)
+    walk = Langevin(norm="l2", eps=r0, steps=steps, step_size=step, pull=pull, noise_scale=0, project="never")
+    z = walk.perturb(model, x, y, Noise.keyed(0, torch.arange(4)))  # called as an attack it would end in the ball
     bound = step / pull * (1 - (1 - pull) ** steps) + (1 - pull) ** steps * r0
     assert ((z - x).norm(dim=1) <= bound + 1e-5).all() and ((z - x).norm(dim=1) > 0.8 * bound).all()
 

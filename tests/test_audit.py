@@ -107,7 +107,7 @@ DEFENDED: dict[str, tuple[Callable[[], nn.Module], dict[str, Attack], int, set[s
     "a filter": (lambda: Purified(honest("PGD-AT"), MeanFilter()), SUITE, 1, set()),
     "rounding, by BPDA and EOT": (lambda: Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), EOT, 20, set()),
     "rounding, one draw": (lambda: Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), NAIVE, 1, {"C10", "C11"}),
-    "declared ripples": (lambda: Purified(honest("standard"), DeclaredRipples()), EOT, 20, {"C6", "C8"}),
+    "declared ripples": (lambda: Purified(honest("standard"), DeclaredRipples()), EOT, 20, {"C8", "I2"}),
 }
 
 
@@ -240,7 +240,7 @@ def break_first(audit_run: AuditRun, name: str, count: int) -> None:
     rows = audit_run.tables[name, 0]
     broken = np.arange(len(rows["index"])) < count
     rows["adversarial"] = np.where(broken, (rows["label"] + 1) % 10, rows["label"])
-    rows["draws"] = (~broken).astype(np.int64)
+    rows["right_draws"] = (~broken).astype(np.int64)
     rows["linf"] = np.full(len(broken), 0.05)
 
 

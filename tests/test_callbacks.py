@@ -26,6 +26,7 @@ from adversarial_lightning.callbacks import (
 )
 from adversarial_lightning.callbacks.attack_evaluation import gather
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
+from adversarial_lightning.evaluation.outcomes.subset import random_subset
 from adversarial_lightning.evaluation.report.grids import confidence_grid, target_grid
 from adversarial_lightning.lightning_modules import AdversarialTraining, ERClassifier, Standard
 from adversarial_lightning.networks import Whiten
@@ -34,8 +35,9 @@ ATTACKS = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=3)}
 
 
 def by_hand(module: Standard, name: str, split: str, limit: int) -> float:
-    """Robust accuracy of the first `limit` samples, image by image."""
-    x, y, index = digits().dataset(split).__getitems__(list(range(limit)))  # type: ignore[arg-type]
+    """Robust accuracy of the random subset of `limit` samples, image by image."""
+    images = digits().dataset(split)  # type: ignore[arg-type]
+    x, y, index = images.__getitems__(random_subset(images.indices, limit).tolist())
     module.eval()
     stream = Noise.keyed(0, index).fork("attacker").fork(name).fork(0)
     z = ATTACKS[name](module.network, x, y, stream)
@@ -219,7 +221,8 @@ def test_codes_are_compared_with_their_prior(weight: float, tmp_path: Path) -> N
     if weight:
         assert [e.value for e in events.Scalars("embedding/critic_gradient")] > [0, 0]
         assert all(0 < e.value <= 1 for e in events.Scalars("embedding/critic_at_clip"))
-    x = digits().dataset("val").__getitems__(list(range(40)))[0]
+    val = digits().dataset("val")
+    x = val.__getitems__(random_subset(val.indices, 40).tolist())[0]
     with torch.no_grad():
         assert logged["code_std"][-1] == pytest.approx(float(module.eval().network.encoder(x).std()), rel=1e-5)
 
@@ -245,7 +248,7 @@ def test_whitening_is_fitted_once_and_kept(tmp_path: Path) -> None:
     run.fit(module, data)
     train = data.dataset("train")
     expected = Whiten(784)
-    expected.fit(train.fetch(train.indices[:100]))
+    expected.fit(train.fetch(train.indices[random_subset(train.indices, 100)]))
     assert module.network.white.fitted and torch.equal(module.network.white.matrix, expected.matrix)
     run.save_checkpoint(tmp_path / "x.ckpt")
     again = Standard(White(), adam)

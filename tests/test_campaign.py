@@ -33,6 +33,7 @@ from adversarial_lightning.evaluation.campaign.merge import merge
 from adversarial_lightning.evaluation.campaign.resources import ResourceMeter
 from adversarial_lightning.evaluation.campaign.sample_status import Mode
 from adversarial_lightning.evaluation.outcomes.statistics import cost, over_draws, sweeps, wilson
+from adversarial_lightning.evaluation.outcomes.subset import Choice, Samples
 from adversarial_lightning.evaluation.outcomes.types import RunCost
 from adversarial_lightning.networks.eval_mode import returns_probabilities
 
@@ -67,7 +68,7 @@ MODELS: dict[str, Any] = {"plain": trained, "stochastic": lambda: Purified(train
 
 def finished(folder: Path, model: nn.Module, mode: Mode, draws: int, world: int = 1, batch_size: int = 16) -> Campaign:
     data = Digits(size=8).dataset("test")
-    c = Campaign(MIXED, data, 60, 0, folder, "test", mode, draws)
+    c = Campaign(MIXED, data, 60, 0, folder, "test", mode, draws, sample_seed=1)
     for rank in range(world):
         run_campaign(c, model, Rank(rank, world, run="a"), batch_size=batch_size)
     return c
@@ -117,6 +118,41 @@ def test_a_worst_case_counts_smaller_radii_and_short_minimum_norm_results(tmp_pa
             assert [("".join(w["attacks"]), w["eps"], w["robust_accuracy"]) for w in worst] == expected
 
 
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_a_random_nested_subset_unless_the_first_are_asked_for(tmp_path: Path) -> None:
+    few, more = campaign(tmp_path, 20), campaign(tmp_path, 60)
+    numbers = few.data.indices.tolist()
+    assert set(few.samples) < set(more.samples) < set(numbers) and few.samples != numbers[:20]
+    assert few.samples != replace(few, sample_seed=1).samples
+    assert few.batch(few.samples)[2].tolist() == few.samples
+    first, whole = replace(few, sample="first"), replace(few, n=len(numbers))
+    assert first.samples == numbers[:20] and whole.samples == numbers
+    assert [c.chosen for c in (few, first, whole)] == [
+        *(Samples("random", 0, 20, 360), Samples("first", None, 20, 360), Samples("all", None, 360, 360)),
+    ]
+    limited = Digits(size=8, test_limit=60).dataset("test")  # a random subset already, of which 60 are not all
+    assert replace(few, data=limited, n=60).chosen == Samples("random", None, 60, 360)
+
+
+@pytest.mark.parametrize(("sample", "intervals"), [("random", True), ("first", False)])
+def test_the_first_images_have_no_interval_in_any_format(sample: Choice, intervals: bool, tmp_path: Path) -> None:
+    save(tmp_path / "a.ckpt")
+    (tmp_path / "suite.yaml").write_text("fgsm: {class_path: FGSM, init_args: {eps: 0.1}}")
+    argv = [f"--checkpoint={tmp_path / 'a.ckpt'}", f"--suite={tmp_path / 'suite.yaml'}", "--limit=20", "--audit=none"]
+    assert evaluate.main([*argv, "--accelerator=cpu", f"--sample={sample}", f"--output={tmp_path / 'x'}"]) == 0
+    results = json.loads((tmp_path / "x/results.json").read_text())
+    parts = json.loads((tmp_path / "x/campaign.json").read_text())["parts"]
+    assert parts["samples"] == results["samples"] and results["samples"]["chosen"] == sample
+    for entry in (*results["attacks"], *results["worst_case"]):
+        assert (entry["interval"] is not None) is intervals
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "x" / name).read_text()
+        assert ("95 % interval over images" in text) is intervals
+        assert ("of these 20 images, the first of their set; no interval" in text) is not intervals
+
+
 # --- the defender's draws ---------------------------------------------------------------------------------------------
 
 
@@ -150,11 +186,11 @@ def test_draws_are_counted(odds: float, tmp_path: Path) -> None:
     draws = worst["draws"]
     assert draws["n"] == 20 and draws["mean"] == worst["robust_accuracy"] and draws == results["clean_draws"]
     assert draws["vote"] == pytest.approx(float(odds < 0.5), abs=0.05)
-    assert draws["worst"] == pytest.approx((1 - odds) ** 20, abs=0.02)
+    assert draws["every_draw"] == pytest.approx((1 - odds) ** 20, abs=0.02)
+    assert draws["every_draw"] < draws["worst_draw"] < draws["mean"]
     low, high = draws["interval"]
     assert low < 1 - odds < high and high - low < 0.04  # on these images
-    low, high = worst["interval"]
-    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(odds * (1 - odds) / 300), rel=0.05)  # on all images
+    assert worst["interval"] is None  # all images: nothing is left to estimate but the draws
     assert [a["succeeded"] for a in results["attacks"]] == [0, 0, 0]
 
 
@@ -184,8 +220,15 @@ def test_draws_out_of_range(draws: int, tmp_path: Path) -> None:
 def test_most_draws_fit_into_the_ledger(tmp_path: Path) -> None:
     c = Campaign({"a": Shift(0.0)}, gray(3), 3, 0, tmp_path, "test", draws=62)
     run_campaign(c, Purified(Threshold(), Coin(0.0)))
-    assert c.table(c.runs("a")[0])["draws"].tolist() == [2**62 - 1] * 3
-    assert merge(c)["worst_case"][0]["draws"] == {"n": 62, "mean": 1, "interval": [1, 1], "vote": 1, "worst": 1}
+    assert c.table(c.runs("a")[0])["right_draws"].tolist() == [2**62 - 1] * 3
+    assert merge(c)["worst_case"][0]["draws"] == {
+        "n": 62,
+        "mean": 1,
+        "interval": [1, 1],
+        "vote": 1,
+        "worst_draw": 1,
+        "every_draw": 1,
+    }
 
 
 def test_intervals_against_scipy() -> None:
@@ -242,7 +285,7 @@ def test_one_bad_draw_makes_a_sample_invalid(tmp_path: Path) -> None:
     results = merge(c)
     assert results["clean_accuracy"] == pytest.approx(1 / 8, abs=0.08)
     assert results["invalid"] == 200 - round(200 * results["clean_accuracy"])
-    assert results["clean_draws"]["vote"] == results["clean_draws"]["worst"] == results["clean_accuracy"]
+    assert results["clean_draws"]["vote"] == results["clean_draws"]["every_draw"] == results["clean_accuracy"]
 
 
 class Softmax(nn.Module):

@@ -159,12 +159,18 @@ def test_digits_are_scikit_learns_images() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_limits_take_the_first_in_index_order(kind: str, tmp_path: Path) -> None:
+def test_limits_take_a_random_nested_subset(kind: str, tmp_path: Path) -> None:
     dm = small(kind, tmp_path)
-    limited = type(dm)(**{**arguments(dm), "train_limit": 6, "test_limit": 4})
+    few, more = (
+        type(dm)(**{**arguments(dm), "train_limit": n + 2, "test_limit": n, "split_seed": seed})
+        for n, seed in ((4, 0), (7, 0))
+    )
     for split, count in (("train", 6), ("test", 4)):
-        assert torch.equal(limited.dataset(split).indices, dm.dataset(split).indices[:count])
-    assert torch.equal(limited.dataset("val").indices, dm.dataset("val").indices)
+        whole, chosen, larger = (d.dataset(split).indices.tolist() for d in (dm, few, more))
+        assert len(chosen) == count and set(chosen) < set(larger) < set(whole) and chosen == sorted(chosen)
+        assert chosen != whole[:count]  # the order of a data set is not random
+    assert few.dataset("test").drawn_from == len(dm.dataset("test")) and dm.dataset("test").drawn_from is None
+    assert torch.equal(few.dataset("val").indices, dm.dataset("val").indices)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -467,7 +473,7 @@ def test_resizing_averages_and_crops_the_centre(tmp_path: Path) -> None:
 def test_layouts(parts: tuple[str, ...], test_part: str | None, tmp_path: Path) -> None:
     (tmp_path / "images" / ".hidden").mkdir(parents=True)
     dm = ImageFolder(str(write_folder(tmp_path / "images", parts)), image_size=8, val_size=2)
-    assert dm.num_classes == 3 and dm.classes == ["class0", "class1", "class2"]
+    assert dm.num_classes == 3 and dm.classes == ("class0", "class1", "class2")
     train, val, test = (dm.dataset(split) for split in ("train", "val", "test"))
     if test_part:
         assert (len(train), len(val), len(test)) == (13, 2, 15) and dm.test_root == tmp_path / "images" / test_part

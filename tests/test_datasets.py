@@ -84,6 +84,7 @@ def test_synthetic_copies_are_read_like_the_data(kind: type, train: int, test: i
     parts = {split: dm.dataset(split) for split in ("train", "val", "test")}
     assert [len(parts[split]) for split in parts] == [train - train // 2, train // 2, test]
     assert dm.image_shape == shape and dm.num_classes == classes
+    assert dm.classes is not None and len(set(dm.classes)) == len(dm.classes) == classes
     assert sorted([*parts["train"].indices.tolist(), *parts["val"].indices.tolist()]) == list(range(train))
     for split, data in parts.items():
         x, y, index = data.__getitems__(range(len(data)))

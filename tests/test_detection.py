@@ -167,13 +167,17 @@ def test_criteria_by_hand() -> None:
     adversarial = flags(*[YES] * 4, *[NO] * 6)
     right = flags(YES, NO, NO, NO, YES, YES, YES, NO, NO, NO)
     found = criteria(adversarial, right, flags(YES, NO, NO, NO, NO))
-    assert found == {"acc_adv": 0.4, "acc_nadv": 0.8, "acc_cla": 0.5, "acc_com": 0.7}
+    assert found == {
+        **{"acc_adv": 0.4, "acc_nadv": 0.8, "acc_cla": 0.5, "acc_com": 0.7},
+        "of": {"acc_adv": 10, "acc_nadv": 5, "acc_cla": 6, "acc_com": 10},
+    }
     assert pytest.approx(0.7) == 0.4 + (1 - 0.4) * 0.5  # the identity between them
     everything = criteria(flags(YES, YES), flags(NO, YES), flags(YES))
     assert (everything["acc_com"], everything["acc_cla"], everything["acc_nadv"]) == (1, None, 0)
     nothing = criteria(flags(NO, NO), flags(NO, YES), flags(NO))
     assert nothing["acc_com"] == nothing["acc_cla"] == 0.5
-    assert set(criteria(flags(), flags(), flags()).values()) == {None}
+    empty = criteria(flags(), flags(), flags())
+    assert set(empty.pop("of").values()) == {0} and set(empty.values()) == {None}
 
 
 def test_malade_by_hand() -> None:
@@ -205,13 +209,15 @@ def test_the_attacker_picks_its_closest_call() -> None:
 
 
 def test_account_by_hand() -> None:
-    """Sample 3 is wrong without an attack and so its own adversarial image; sample 4 was not changed: no input of N."""
+    """Sample 3 is wrong without an attack and so its own adversarial image; sample 4 stays right. Both count."""
     clean = rows((1, YES, 0.1, YES), (2, YES, 0.9, YES), (3, NO, 0.2, YES), (4, YES, 0.3, YES))
     attacked = rows((1, NO, 0.8, YES), (2, NO, 0.4, YES), (4, YES, 0.3, NO))
     entry = account(clean, attacked, {0.0: INF, 0.25: 0.5})
     none, quarter = entry["levels"]
     assert none["theta"] is None and none["acc_adv"] == 0 and none["malade"]["robust"] == 0.25
-    assert (quarter["acc_adv"], quarter["acc_nadv"], quarter["acc_cla"], quarter["acc_com"]) == (0.5, 0.75, 0, 0.5)
+    keys = ("acc_adv", "acc_nadv_clean", "acc_cla", "acc_com")
+    assert [quarter[key] for key in keys] == [0.25, 0.75, pytest.approx(1 / 3), 0.5]
+    assert [quarter["of"][key] for key in keys] == [4, 4, 3, 4] and (entry["changed"], entry["succeeded"]) == (2, 2)
     assert quarter["malade"] == {
         **{"clean": 0.5, "robust": 0.5, "clean_lenient": 0.75},
         **{"robust_error": 0.5, "accepted_accuracy": pytest.approx(1 / 3), "strict": 0.25},

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Brightness, Threshold, save_network
+from helpers import Brightness, Threshold, Unbounded, save_network
 from scipy.stats import norm as gauss
 from sklearn.neighbors import KernelDensity as Oracle
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, noise_for
-from adversarial_lightning.checkpoints.old_names import ROBUST
 from adversarial_lightning.cli import evaluate, fit_detector, main
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.datamodules.images import TensorImages
@@ -667,6 +666,38 @@ def test_intrinsic_dimension_of_cubes(d: int) -> None:
             intrinsic_dimension(x, k1, k2)
 
 
+def test_a_failed_attack_stays_in_the_denominator() -> None:
+    """An attack finds nothing on half of the images: N, ACC-ADV, ACC-CLA and ACC-COM are of all of them."""
+    from adversarial_lightning.reproduce.detector_tables import rates, versions
+
+    torch.manual_seed(0)
+    net = ERNet(width=2, embedding=2).eval()
+    images = Digits(test_limit=40).dataset("test")
+
+    class EveryOther(Unbounded):
+        """Whitens every other image, and fails on the others."""
+
+        def perturb(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, noise: Any) -> torch.Tensor:
+            every_other = (torch.arange(len(x)) % 2 == 0).view(-1, 1, 1, 1)
+            return torch.where(every_other, torch.ones_like(x), x)
+
+    v = versions(net, images, EveryOther(by=1.0))
+    assert len(v["adversarial"]) == len(v["right"]) == 40 and int(v["found"].sum()) == 20
+    assert torch.equal(v["adversarial"][~v["found"]], v["clean"][~v["found"]])
+
+    class Scores:
+        """Log-odds that flag white images alone."""
+
+        mean, std, weight, bias, own_theta = 0.0, 1.0, torch.ones(1), 0.0, 0.9
+
+    f = {name: v[name].flatten(1).mean(1, keepdim=True) for name in ("clean", "noisy", "adversarial")}
+    row = rates(Scores(), f, v, 0.9)  # type: ignore[arg-type]
+    assert (row["n"], row["found"], row["acc_adv"]) == (40, 20, 0.5) and row["auroc"] == 1
+    assert row["of"] == {"acc_adv": 40, "acc_nadv": 80, "acc_cla": 20, "acc_com": 40}
+    failed = v["right"][~v["found"].numpy()]
+    assert row["acc_cla"] == failed.mean() and row["acc_com"] == 0.5 + failed.mean() / 2
+
+
 @pytest.mark.long
 def test_the_tables_are_made_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The whole protocol on digits, cut down, with an untrained network: every row is there, and identities hold."""
@@ -693,4 +724,4 @@ def test_the_tables_are_made_and_recorded(tmp_path: Path, monkeypatch: pytest.Mo
         for r in rows.values():
             if r.get("acc_cla") is not None:
                 assert r["acc_com"] == pytest.approx(r["acc_adv"] + (1 - r["acc_adv"]) * r["acc_cla"])
-        assert figures[place][title]["joint"]["joint"][ROBUST] <= figures[place][title]["joint"]["pgd"][ROBUST]
+        assert figures[place][title]["joint"]["joint"]["robust"] <= figures[place][title]["joint"]["pgd"]["robust"]

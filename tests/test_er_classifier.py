@@ -489,7 +489,7 @@ JOINT = {
             Coded(), KL, 1.0, 2.0, critic_hidden=[16], authors_code=AuthorsCode(reg_optimizer="joint"), **SGDS
         )
     ),
-    "vaecla": joint(lambda: VAECLA(Coded(), optimizer=sgd)),
+    "vaecla": joint(lambda: VAECLA(Coded(), optimizer=sgd, classifier_optimizer=sgd)),
     "rse": joint(lambda: RSE(NoisyConvolutions(Bare(), 0.2, 0.1), sgd)),
 }
 

@@ -175,7 +175,9 @@ def test_another_evaluation_on_the_folder_is_refused(
 # options that differ from the first evaluation -> the part that the refusal names
 OTHER: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": 1}, "seed"),
-    "limit": ({"limit": 4}, "limit"),
+    "limit": ({"limit": 4}, "samples"),
+    "sample": ({"sample": "first"}, "samples"),
+    "sample seed": ({"sample_seed": 1}, "samples"),
     "suite": ({"suite": "other.yaml"}, "suite"),
     "checkpoint": ({"checkpoint": "other.ckpt"}, "checkpoint"),
     "network": ({"network": "network.yaml"}, "checkpoint"),

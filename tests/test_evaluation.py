@@ -6,10 +6,11 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -43,7 +44,8 @@ from adversarial_lightning.evaluation.campaign.launch import Rank, find_rank
 from adversarial_lightning.evaluation.campaign.ledger import Ledger
 from adversarial_lightning.evaluation.campaign.locks import check_free
 from adversarial_lightning.evaluation.campaign.merge import Incomplete, merge, reasons_for_no_headline
-from adversarial_lightning.evaluation.outcomes.statistics import lengths
+from adversarial_lightning.evaluation.outcomes.statistics import lengths, shortest
+from adversarial_lightning.evaluation.outcomes.subset import Samples
 
 
 def records(c: Campaign) -> list[dict[str, Any]]:
@@ -106,7 +108,8 @@ JUDGED: dict[str, tuple[Shift, nn.Module, float, int, int, bool]] = {
     "wrong from the start, healed by the attack": (Shift(0.1), Threshold(), 0.45, 1, 1, False),
     "logits not finite": (Shift(0.01), Threshold(0.3), 0.45, 0, -1, False),
     "logits not finite under attack": (Shift(0.04), Threshold(0.48), 0.45, 0, -1, False),
-    "pixels not finite": (Shift(float("nan")), Threshold(), 0.45, 0, -1, False),
+    "pixels not finite: the attack broke": (Shift(float("nan")), Threshold(), 0.45, 0, 0, True),
+    "pixels not finite, wrong from the start": (Shift(float("nan")), Threshold(), 0.45, 1, 0, False),
     "minimum norm at most eps": (Nearest(0.0625, eps=0.0625), Threshold(), 0.45, 0, 1, False),
     "minimum norm a bit above eps": (Nearest(0.0625, eps=0.06249999), Threshold(), 0.45, 0, 1, True),
     "no success in spite of the attack's view": (Liar(), FlipsInTraining(), 0.45, 0, 0, True),
@@ -120,7 +123,7 @@ def test_judgement(case: str) -> None:
         level = 0.4375  # 0.4375 + 0.0625 = 0.5 exactly; any more is class 1
         attack = Nearest(attack.by + 2**-10, attack.eps + 2**-10)
     outcome = one(attack, model, level, label)
-    assert outcome.adversarial == adversarial
+    assert outcome.adversarial == adversarial and outcome.attack_failed is case.startswith("pixels")
     assert robust(outcome, attack.norm, attack.eps, attack.kind) is stands
     corruption = robust(outcome, None, None, "corruption")  # has no outside
     assert corruption is (outcome.clean == label == adversarial)
@@ -345,9 +348,7 @@ def copy_row(c: Campaign) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
     "missing": (
-        lambda c: edit(
-            c.folder / "ledgers/rank0.sqlite", "DELETE FROM outcomes WHERE attack = 'small' AND sample < 30"
-        ),
+        lambda c: edit(c.folder / "ledgers/rank0.sqlite", "DELETE FROM outcomes WHERE attack = 'small' AND sample % 2"),
         Incomplete,
         r"samples of small \(restart 0\) are not in the ledgers: \d+",
     ),
@@ -360,8 +361,8 @@ DAMAGE: dict[str, tuple[Callable[[Campaign], None], type[Exception], str]] = {
     "not asked for": (
         lambda c: edit(
             c.folder / "ledgers/rank0.sqlite",
-            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, draws, l0, l1, l2, linf, "
-            "image_l2, score, forwards, backwards, seconds FROM outcomes WHERE attack = 'small' LIMIT 1",
+            "INSERT INTO outcomes SELECT 'small', 0, 99999, label, clean, adversarial, right_draws, l0, l1, l2, linf, "
+            "image_l2, score, forwards, backwards, seconds, attack_failed FROM outcomes WHERE attack = 'small' LIMIT 1",
         ),
         ValueError,
         "do not belong there: 99999",
@@ -467,7 +468,7 @@ def invented(folder: Path, table: dict[str, dict[int, bool]], suite: dict[str, A
             for position, ok in stands.items():
                 adversarial = 0 if ok else 1
                 row = replace(base, index=c.samples[position], clean=adversarial if name == "clean" else 0, **cost)
-                ledger.add(name, 0, [replace(row, adversarial=adversarial, draws=int(ok))])
+                ledger.add(name, 0, [replace(row, adversarial=adversarial, right_draws=int(ok))])
     return c
 
 
@@ -492,7 +493,7 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
     documented = (Path(__file__).resolve().parent.parent / "docs" / "results_schema.md").read_text()
     for key in {*results, *results["attacks"][0], *results["worst_case"][0], *results["cost"]}:
         assert f"`{key}`" in documented
-    assert (results["schema"], results["n"], results["clean_accuracy"]) == (2, 6, pytest.approx(5 / 6))
+    assert (results["schema"], results["n"], results["clean_accuracy"]) == (3, 6, pytest.approx(5 / 6))
     assert [(a["name"], a["norm"], a["eps"], round(6 * a["robust_accuracy"])) for a in results["attacks"]] == [
         *(("a", "linf", 0.1, 3), ("b", "linf", 0.1, 3), ("c", "l2", 1.0, 5), ("d", None, None, 4))
     ]
@@ -502,21 +503,45 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
         *(("linf", 0.1, pytest.approx(2 / 6), ["a", "b"]), ("l2", 1.0, pytest.approx(5 / 6), ["c"]))
     ]
     assert (first["attacked"], first["succeeded"], first["success_rate"]) == (5, 2, 0.4)
-    said = "33.3 % robust accuracy at linf 0.1 (95 % interval [9.7, 70.0]; worst case of a, b; n = 6); clean 83.3 %"
+    said = "33 % robust accuracy at linf 0.1, pixels in [0, 1] (95 % interval over images [10, 70]; worst case of a, "
+    said += "b; n = 6, a random subset of 6 of 360 test images, sample seed 0); clean 83 %"
     assert f"**{said}; not audited**" in report
     assert "lightning evaluate" in report and "| b " in report
 
 
+EIGHT = Samples("random", 0, 8, 100)
+
+
 def test_lengths_by_hand() -> None:
     """Five attacked of eight samples, three found: median over five is the third, the curve falls at each length."""
-    found = lengths([0.4, 0.1, 0.2], attacked=5, n=8)
-    assert (found["found"], found["mean_norm"], found["median_norm"]) == (3, pytest.approx(0.7 / 3, abs=1e-6), 0.4)
+    found = lengths([0.4, 0.1, 0.2], 5, EIGHT)
+    assert (found["found"], found["failed"], found["median_norm"]) == (3, 2, 0.4)
+    assert found["mean_norm"] == pytest.approx(0.7 / 3, abs=1e-6)
     curve = dict(zip(found["curve"]["eps"], found["curve"]["robust_accuracy"], strict=True))
     assert (curve[0.0], curve[0.1], curve[0.19], curve[0.2], curve[0.39], curve[0.4]) == (
         *(5 / 8, 4 / 8, 4 / 8, 3 / 8, 3 / 8, 2 / 8),
     )
-    assert lengths([0.1], attacked=5, n=8)["median_norm"] is None
-    assert lengths([], attacked=0, n=8)["curve"] == {"eps": [0.0], "robust_accuracy": [0.0]}
+    low, high = found["mean_norm_interval"]
+    assert 0.1 <= low < found["mean_norm"] < high <= 0.4
+    assert lengths([0.1], 5, EIGHT)["median_norm"] is None
+    assert lengths([], 0, EIGHT)["curve"] == {"eps": [0.0], "robust_accuracy": [0.0]}
+
+
+def test_failures_are_counted_beside_rho() -> None:
+    """Two of four images found, with ratios 0.1 and 0.3; a black one says nothing; one failed: it is no smaller."""
+    rows = {
+        "label": np.zeros(4, int),
+        "adversarial": np.array([1, 1, 0, 1]),
+        "l2": np.array([0.1, 0.3, 0.0, 0.2]),
+        "image_l2": np.array([1.0, 1.0, 1.0, 0.0]),
+    }
+    found = shortest(rows, "l2", EIGHT)
+    assert (found["found"], found["failed"], found["relative_norm"]) == (3, 1, 0.2)
+    assert found["relative_norm_with_failures"] == pytest.approx((0.1 + 0.3 + 0.3) / 3, abs=1e-6)
+    documented = (Path(__file__).resolve().parent.parent / "docs" / "results_schema.md").read_text()
+    assert all(f"`{key}`" in documented for key in found)
+    low, high = found["relative_norm_interval"]
+    assert 0.1 <= low < 0.2 < high <= 0.3
 
 
 @pytest.mark.long
@@ -552,7 +577,7 @@ def test_no_headline_without_the_honest_attack(case: str, tmp_path: Path) -> Non
     suite = {name: a.attack if isinstance(a, Restarts) else a for name, a in suite.items()}
     table = {name: {0: True} for name in ("clean", *suite)}
     results, report = finish(invented(tmp_path, table, suite, n=1), **obliged)
-    assert ("robust accuracy at linf 0.1 (" in report) is not refused
+    assert ("robust accuracy at linf 0.1, pixels" in report) is not refused
     assert ("no headline for linf 0.1" in " ".join(results["warnings"])) is refused
     assert results["attacks"][0]["robust_accuracy"] == 1  # the number itself is listed
 
@@ -563,7 +588,9 @@ def test_warnings_name_what_was_odd(tmp_path: Path) -> None:
     run_campaign(c, trained())
     far, broken = merge(c)["warnings"]
     assert "far: 4 adversarial images left the ball" in far or "far:" in far
-    assert broken.startswith("broken: ") and "not finite" in broken
+    assert broken.startswith("broken: this attack is broken") and "for 4 samples were not finite" in broken
+    entry = merge(c)["attacks"][1]
+    assert (entry["errors"], entry["invalid"]) == (4, 0) and entry["robust_accuracy"] == merge(c)["clean_accuracy"]
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------
@@ -574,7 +601,7 @@ def parts(**changes: Any) -> dict[str, Any]:
     base = {
         "checkpoint": {"sha256": "a"},
         "suite": suite_part(SUITE),
-        "data": data_part(describe(data), data.dataset("test")),
+        "data": data_part(describe(data), data.dataset("test"), range(10)),
         **{"defenses": [], "seed": 0, "limit": 10},
     }
     return {**base, **changes}
@@ -589,7 +616,7 @@ def other_labels() -> Any:
 CHANGES: dict[str, dict[str, Any]] = {
     "checkpoint": {"checkpoint": {"sha256": "b"}},
     "suite": {"suite": suite_part({**SUITE, "fgsm": FGSM(eps=0.06)})},
-    "data": {"data": data_part(describe(Digits(size=8)), other_labels())},
+    "data": {"data": data_part(describe(Digits(size=8)), other_labels(), range(10))},
     "defenses": {"defenses": [{"class_path": "defenses.Purified"}]},
     "seed": {"seed": 1},
     "limit": {"limit": 11},
@@ -601,7 +628,8 @@ def test_another_campaign_is_refused_by_name(part: str, tmp_path: Path) -> None:
     identity = claim_folder(tmp_path, parts())
     assert claim_folder(tmp_path, parts()) == identity  # a resume
     loading = describe(Digits(size=8, batch_size=3, eval_batch_size=5, workers=2))
-    assert claim_folder(tmp_path, parts(data=data_part(loading, Digits(size=8).dataset("test")))) == identity
+    same = data_part(loading, Digits(size=8).dataset("test"), range(10))
+    assert claim_folder(tmp_path, parts(data=same)) == identity
     with pytest.raises(ValueError, match=f"with other {part}: .*--output"):
         claim_folder(tmp_path, parts(**CHANGES[part]))
     assert claim_folder(tmp_path / "else", parts(**CHANGES[part])) != identity
@@ -782,3 +810,51 @@ def test_place(case: str) -> None:
 def test_a_process_without_its_parent_stops() -> None:
     with pytest.raises(SystemExit):
         Rank(0, 2, parent=os.getpid()).exit_if_orphaned()
+
+
+@dataclass(frozen=True)
+class Unkeyed(Attack):
+    """A random point of the ball, from torch's global generator."""
+
+    eps: float = 0.1
+    norm: str = "linf"
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return (x + self.eps * (2 * torch.rand(x.shape) - 1)).clamp(0, 1)
+
+
+class Dropped(nn.Module):
+    """A network behind dropout that does not stop in evaluation."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(torch.dropout(x, 0.1, train=True))
+        return logits
+
+
+@pytest.mark.parametrize("model, named", [(trained(), ["unkeyed"]), (Dropped(trained()), ["the model"])])
+def test_draws_from_the_global_generator_are_named(model: nn.Module, named: list[str], tmp_path: Path) -> None:
+    c = campaign(
+        tmp_path, 10, {"fgsm": FGSM(eps=0.1), "unkeyed": Unkeyed(), "keyed": Restarts(PGD(eps=0.1, steps=2), 2)}
+    )
+    run_campaign(c, model, batch_size=4)
+    said = [note for note in merge(c)["warnings"] if "global generator" in note]
+    assert [note.split(" draws")[0] for note in said] == named
+
+
+def test_accuracies_of_each_class_add_up(tmp_path: Path) -> None:
+    c = campaign(tmp_path, 40)
+    run_campaign(c, trained())
+    results, (_, text) = merge(c), finish(c)
+    labels = c.batch(c.samples)[1]
+    assert {e["label"]: e["n"] for e in results["classes"]} == dict(enumerate(labels.bincount().tolist()))
+    for i, case in enumerate(results["worst_case"]):
+        share = sum(e["n"] * e["robust_accuracy"][i] for e in results["classes"]) / 40
+        assert share == pytest.approx(case["robust_accuracy"], abs=1e-5)
+    assert sum(e["n"] * e["clean_accuracy"] for e in results["classes"]) / 40 == pytest.approx(
+        results["clean_accuracy"]
+    )
+    assert "## By class" in text

@@ -149,7 +149,7 @@ def lost(output: Path, dead: set[int], clean_before: dict[int, int]) -> list[int
     log = Path(str(output) + ".log")
     begun = [int(line) for line in log.read_text().split()] if log.exists() else []
     ranks, clean = writers(output), clean_rows(output)
-    latest = {rank: batches for rank, batches in query(output, "SELECT batches FROM effort ORDER BY rowid")}
+    latest = {rank: batches for rank, batches in query(output, "SELECT batches FROM costs ORDER BY rowid")}
     found = []
     for pid in dead & ranks.keys() & set(begun):
         rank = ranks[pid]

@@ -12,12 +12,12 @@ from adversarial_lightning.attacks.combinators import best_of
 from adversarial_lightning.attacks.core.base import Attack
 from adversarial_lightning.attacks.core.best_adversarial import BestAdversarial
 from adversarial_lightning.attacks.core.noise import Noise, noise_for
-from adversarial_lightning.attacks.core.norms import NORMS, l0_distance
+from adversarial_lightning.attacks.core.norms import NORMS, keep_largest, l0_distance
 from adversarial_lightning.attacks.cw import CW, ConstSearch, CWLinf, boxed, free, pull_back
 from adversarial_lightning.attacks.ddn import DDN
 from adversarial_lightning.attacks.deepfool import DeepFool, relative_robustness
 from adversarial_lightning.attacks.ead import EAD, shrink
-from adversarial_lightning.attacks.fmn import FMN, keep_largest
+from adversarial_lightning.attacks.fmn import FMN
 from adversarial_lightning.attacks.high_confidence import HighConfidence, closest_target, confidence_step
 from adversarial_lightning.attacks.jsma import JSMA, salient_pair
 from adversarial_lightning.attacks.sparsefool import SparseFool, sparse_step

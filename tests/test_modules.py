@@ -67,7 +67,7 @@ METHODS = {
     "vat": lambda net: VAT(net, eps=0.5, optimizer=adam),
     "trades": lambda net: TRADES(net, KL, beta=1.0, optimizer=adam),
     "rse": lambda net: RSE(net, adam),
-    "vaecla": lambda net: VAECLA(net, optimizer=adam),
+    "vaecla": lambda net: VAECLA(net, optimizer=adam, classifier_optimizer=adam),
     "er": lambda net: ERClassifier(net, INNER, regularization=0.1, critic_hidden=[16], schedule=OneCycle(), **ADAMS),
     "er_own": lambda net: ERClassifier(
         net, regularization=0.1, critic_hidden=[16], authors_code=AuthorsCode(reg_optimizer="own"), **ADAMS
@@ -75,7 +75,7 @@ METHODS = {
     "ecla": lambda net: ERClassifier(net, regularization=0, **ADAMS),
     "atent_eval": lambda net: ATENT(net, SAMPLER, sampler_mode="eval", optimizer=adam),
 }
-STEPS = {"critic": 2, "er": 4, "er_own": 4, "ecla": 2}  # of optimizers, in a batch; else 1
+STEPS = {"critic": 2, "vaecla": 2, "er": 4, "er_own": 4, "ecla": 2}  # of optimizers, in a batch; else 1
 
 
 def network(name: str, dropout: float = 0.0, batch_norm: bool = False) -> nn.Module:

@@ -40,7 +40,8 @@ from adversarial_lightning.networks import (
     WideResNet,
 )
 from adversarial_lightning.networks.features import outputs
-from adversarial_lightning.networks.foreign_weights import load_weights, read
+from adversarial_lightning.networks.foreign_weights import load_weights
+from adversarial_lightning.networks.weights_file import read
 
 COUNTS: list[tuple[nn.Module, int]] = [
     (SmallCNN(), 312_202),
@@ -237,6 +238,16 @@ def test_timm_classifier_is_timms_preprocessing_and_model(name: str) -> None:
     assert ours.shape == (1, 1000) and (ours - theirs).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("cls, name", [(TimmClassifier, "resnet10t"), (TorchvisionClassifier, "squeezenet1_1")])
+def test_mean_and_std_can_be_given(cls: type[nn.Module], name: str) -> None:
+    """And a checkpoint keeps them."""
+    network = cls(name, num_classes=10, mean=[0.5, 0.4, 0.3], std=[0.5, 0.6, 0.7])
+    again = build(describe(network), catalogue(networks))
+    x = torch.rand(1, 3, 64, 64)
+    right = (x - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    assert torch.allclose(network.normalize(x), right) and torch.allclose(again.normalize(x), right)
+
+
 def test_torchvision_classifier_is_torchvisions_preprocessing_and_model() -> None:
     network = TorchvisionClassifier("squeezenet1_1").eval()
     transform = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT.transforms()
@@ -309,7 +320,7 @@ def test_trades_checkpoints_fit(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "trades.pt")
     target = WideResNet(depth=10, width=1)
     report = load_weights(target, tmp_path / "trades.pt")
-    assert same(source, target) and report.complete and set(report.mapped) == set(source.state_dict())
+    assert same(source, target) and report.fits and set(report.mapped) == set(source.state_dict())
     assert all(f"module.{ours}" == theirs for ours, theirs in report.mapped.items())
     assert report.ignored and "unused copy" in report.lines()[1]
 
@@ -359,7 +370,7 @@ def test_timm_files_go_into_timm_classifiers(tmp_path: Path) -> None:
     "change, message",
     [
         (lambda s: s.pop("layer2.0.conv1.weight"), r"missing \(1\): layer2\.0\.conv1\.weight"),
-        (lambda s: s.update(extra=torch.zeros(1)), r"unexpected \(1\): extra"),
+        (lambda s: s.update({"layer2.1.conv1.weight": torch.zeros(1)}), r"unexpected \(1\): layer2\.1\.conv1\.weight"),
         (
             lambda s: s.update({"linear.weight": torch.zeros(7, 64)}),
             r"another shape \(1\): linear\.weight: .*\(7, 64\)",

@@ -145,7 +145,7 @@ def test_the_wheel_runs_the_quickstart_alone(wheel: Path, decoys: Path) -> None:
     for name, suite in (("a", "quick"), ("b", "mine.yaml")):
         words = ["--checkpoint", checkpoint, "--suite", suite, "--audit", "none", "--output", name]
         done = run(wheel / "lightning", "evaluate", *words, "--limit", "8", "--accelerator", "cpu", cwd=decoys)
-        assert "robust accuracy at linf" in done.stdout and (decoys / name / "report.html").exists()
+        assert "robust accuracy of SmallCNN at linf" in done.stdout and (decoys / name / "report.html").exists()
     assert "mine" in run(wheel / "lightning", "compare", "a", "b", cwd=decoys).stdout
 
 
@@ -275,6 +275,7 @@ def test_an_old_training_goes_on_and_is_evaluated(tmp_path: Path, capsys: pytest
     run(sys.executable, ROOT / "train.py", "fit", *words, cwd=tmp_path)
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
     words = ["--checkpoint", OLD / "atent_digits.pt", "--suite", tmp_path / "suite.yaml", "--limit", "20"]
+    words += ["--sample", "first"]  # as 0.1 did
     words += ["--audit", "none", "--output", tmp_path / "out", "--accelerator", "cpu"]
     assert main(["evaluate", *map(str, words)]) == 0
     now = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -294,6 +295,7 @@ def test_an_old_evaluation_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Ca
         (folder / name).write_bytes(before[name])
     (tmp_path / "suite.yaml").write_text((OLD / "suite.yaml").read_text().replace("samples:", "eot_samples:"))
     words = ["--checkpoint", OLD / "atent_digits.pt", "--suite", tmp_path / "suite.yaml", "--limit", "20"]
+    words += ["--sample", "first"]  # as 0.1 did
     words += ["--output", folder, "--accelerator", "cpu"]
     assert main(["evaluate", *map(str, words)]) == 2
     said = capsys.readouterr().err

@@ -13,7 +13,6 @@ from helpers import save
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import PGD, Noise
-from adversarial_lightning.checkpoints.old_names import LOW_PRECISION, PRECISION
 from adversarial_lightning.cli import evaluate
 from adversarial_lightning.evaluation.campaign.precision import AttackContext, low_precision
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
@@ -88,9 +87,9 @@ def results(folder: Path, *more: str) -> dict[str, Any]:
 @pytest.mark.long
 def test_a_headline_needs_the_precision_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = results(tmp_path / "honest", "--precision=bf16")
-    case = honest[PRECISION]["cases"][0]
+    case = honest["precision"]["cases"][0]
     assert case["passed"] and case["n"] == 60 and "refused" not in honest["worst_case"][0]
-    assert case[LOW_PRECISION] == honest["worst_case"][0]["robust_accuracy"]
+    assert case["low_precision"] == honest["worst_case"][0]["robust_accuracy"]
     assert "bf16, judged in float32" in (tmp_path / "honest/out/report.md").read_text()
 
     @contextmanager
@@ -105,7 +104,7 @@ def test_a_headline_needs_the_precision_check(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(evaluate, "low_precision", blind)
     weak = results(tmp_path / "weak", "--precision=bf16")
-    case = weak[PRECISION]["cases"][0]
-    assert not case["passed"] and case[LOW_PRECISION] > case["exact"] + 0.01
+    case = weak["precision"]["cases"][0]
+    assert not case["passed"] and case["low_precision"] > case["float32"] + 0.01
     assert "too weak" in weak["worst_case"][0]["refused"]
-    assert "robust accuracy at linf" not in (tmp_path / "weak/out/report.md").read_text().split("##")[0]
+    assert "robust accuracy" not in (tmp_path / "weak/out/report.md").read_text().split("##")[0]

@@ -104,7 +104,7 @@ def test_retired_words_are_gone(document: str) -> None:
 
 
 def test_the_best_rows_can_say_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Largest n first; no failed audit, no refused case, no interval that touches the undefended network's."""
+    """Largest n first; no failed audit, no refused case, no Wilson interval that touches the undefended one's."""
     documents = generator()
     monkeypatch.setattr(documents, "RESULTS", tmp_path)
     passed = {"level": "quick", "checks": [{"id": "C1", "verdict": "pass"}]}
@@ -116,20 +116,21 @@ def test_the_best_rows_can_say_something(tmp_path: Path, monkeypatch: pytest.Mon
             | {"attacks": ["pgd"], **({"refused": "why"} if eps[0] == "r" else {})}
             for eps, (low, robust, high) in cases.items()
         ]
-        content = {"n": n, "clean_accuracy": 1.0, "audit": audit, "worst_case": worst}
+        content = {"schema": 3, "n": n, "clean_accuracy": 1.0, "audit": audit, "worst_case": worst}
+        content["samples"] = {"chosen": "random", "seed": 0, "n": n, "of": 1000}
         (tmp_path / "table" / name).mkdir(parents=True)
         (tmp_path / "table" / name / "results.json").write_text(json.dumps(content))
 
     row("standard", 100, None, e1=(0.4, 0.5, 0.6), e2=(0.0, 0.0, 0.1))
     row("at", 100, passed, e1=(0.8, 0.9, 1.0), e2=(0.2, 0.3, 0.4))
-    row("more", 200, passed, e1=(0.7, 0.8, 0.9), e2=(0.05, 0.2, 0.3))
+    row("more", 200, passed, e1=(0.7, 0.8, 0.9), e2=(0.05, 0.05, 0.3))
     row("refused", 900, passed, r1=(0.8, 0.9, 1.0))
     row("failed", 900, failed, e1=(0.8, 0.9, 1.0))
     row("alone", 900, passed, e3=(0.8, 0.9, 1.0))
     cells = [[c.strip() for c in line.split("|")[1:-1]] for line in documents.best_rows()[2:]]
     assert [(c[0].split("]")[0][1:], c[1], c[3], c[4]) for c in cells] == [
-        ("table/more", "linf 0.1", "80.0 % [70.0, 90.0]", "200"),
-        ("table/at", "linf 0.2", "30.0 % [20.0, 40.0]", "100"),
+        ("table/more", "linf 0.1", "80 % [70, 90]", "200 random of 1000"),
+        ("table/at", "linf 0.2", "30 % [20, 40]", "100 random of 1000"),
     ]
 
 
@@ -186,15 +187,16 @@ def test_seeds_of_a_row_become_mean_and_deviation(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(documents, "RESULTS", tmp_path)
     attack = {"name": "pgd", "norm": "linf", "eps": 0.1, "restarts": 1, "relative_norm": None}
     for name, accuracy in (("vat", 0.6), ("vat/seed_1", 0.7), ("vat/seed_2", 0.8), ("at", 0.5)):
-        r = {"clean_accuracy": 1.0, "n": 9, "seed": 0, "worst_case": []}
-        r["attacks"] = [{**attack, "robust_accuracy": accuracy, "relative_norm": accuracy}]
+        r = {"schema": 3, "clean_accuracy": 1.0, "n": 9, "seed": 0, "worst_case": []}
+        r["samples"] = {"chosen": "all", "seed": None, "n": 9, "of": 9}
+        r["attacks"] = [{**attack, "robust_accuracy": accuracy, "relative_norm": accuracy, "failed": 2}]
         folder = tmp_path / "thesis" / name
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps(r))
         (folder / "run.json").write_text(json.dumps({"machine": "m", "date": "d", "note": f"about {name}"}))
     text = "\n".join(documents.results())
     rows = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines()[2:7]}
-    assert rows["pgd (linf 0.1, 1 x)"] == ["50.0", "70.0 ± 10.0"]
-    assert rows["rho under pgd"] == ["0.500", "0.700 ± 0.100"]
+    assert rows["pgd (linf 0.1, 1 x)"] == ["50", "70 ± 10"]
+    assert rows["rho under pgd"] == ["0.50 (2 not found)", "0.70 ± 0.10"]
     assert "over trainings, vat 3." in text and "**vat**: about vat\n" in text and "seed_1" not in text
     assert "| 9 + 9 + 9 " in text

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import campaign, save, trained
+from helpers import Shift, campaign, save, trained
 from PIL import Image
 
-from adversarial_lightning.attacks import DDN, FGSM, FMN, PGD, Attack, Restarts, Within
+from adversarial_lightning.attacks import DDN, FGSM, FMN, PGD, Attack, Restarts
 from adversarial_lightning.cli import evaluate, main
 from adversarial_lightning.defenses import Purified, RandomQuantizer
 from adversarial_lightning.evaluation import run_campaign, write_comparison
@@ -27,13 +27,14 @@ from adversarial_lightning.evaluation.campaign.ledger import columns
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import AttackRun
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
-from adversarial_lightning.evaluation.outcomes.statistics import wilson
+from adversarial_lightning.evaluation.outcomes.statistics import bitmap_of, flags_of
 from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
 from adversarial_lightning.evaluation.report.figures import DARK, ReportFigure, confusion, curves
-from adversarial_lightning.evaluation.report.formatting import duration, percent, radius, settings
+from adversarial_lightning.evaluation.report.formatting import duration, length, percent, radius, settings
 from adversarial_lightning.evaluation.report.html import report_page
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
 from adversarial_lightning.evaluation.report.pictures import EACH, galleries, pick
+from adversarial_lightning.evaluation.report.subject import PIXELS
 from adversarial_lightning.evaluation.report.successes import Successes, gather
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,9 +131,9 @@ def test_every_format_says_the_same(evaluated: Path) -> None:
             share = percent(entry["robust_accuracy"], 60)
             low, high = (100 * bound for bound in entry["interval"])
             for said in (page, text):
-                assert re.search(rf"{re.escape(share)}[\s|]*\[{low:.1f}, {high:.1f}\]", said), entry
+                assert re.search(rf"{re.escape(share)}[\s|]*\[{low:.0f}, {high:.0f}\]", said), entry
         assert entry.get("name", "worst case") in page
-    assert f"{results['attacks'][3]['median_norm']:.4g}" in page
+    assert f"{results['attacks'][3]['median_norm']:.2g}" in page
     for fact in (
         results["checkpoint"]["sha256"],
         results["data"]["fingerprint"],
@@ -192,7 +193,7 @@ def test_what_is_refused_has_no_headline_in_any_format(evaluated: Path) -> None:
     results = results_of(evaluated / "one")
     refused, other = sorted(results["worst_case"], key=lambda c: c["robust_accuracy"], reverse=True)
     refused["refused"] = "nobody averages <gradients>"
-    assert len(headlines(results)) == 1 and f"linf {other['eps']:g} " in headlines(results)[0]
+    assert len(headlines(results)) == 1 and f"linf {other['eps']:g}, pixels in [0, 1] " in headlines(results)[0]
     page = report_page(results, "", NOTHING)
     cards = page[page.index('<div class="headlines">') : page.index("<nav")]
     assert "no headline" in cards and "nobody averages &lt;gradients&gt;" in cards
@@ -208,7 +209,7 @@ def test_what_is_refused_has_no_headline_in_any_format(evaluated: Path) -> None:
 def row(index: int, label: int, adversarial: int, linf: float = 0.1) -> Outcome:
     """One outcome of a sample that the model knew."""
     lengths = {"l0": 1, "l1": linf, "l2": linf, "linf": linf, "image_l2": 1.0, "score": None}
-    classes = {"label": label, "clean": label, "adversarial": adversarial, "draws": int(label == adversarial)}
+    classes = {"label": label, "clean": label, "adversarial": adversarial, "right_draws": int(label == adversarial)}
     return Outcome(index=index, **classes, **lengths, forwards=1.0, backwards=1.0, seconds=2.0)  # type: ignore[arg-type]
 
 
@@ -310,14 +311,14 @@ def test_pictures_of_a_stochastic_model_end_as_its_majority_did(tmp_path: Path) 
     assert not notes and len(shown.rows) == 3
 
 
-def test_a_robust_sample_is_shown_with_the_nearest_point_outside_the_ball(tmp_path: Path) -> None:
-    """A sample that only a minimum-norm attack tried: wrong, but too far away, and no deviation from the record."""
-    c = campaign(tmp_path, 20, {"near": Within(DDN(steps=10), eps=0.5)})
+def test_a_robust_sample_is_shown_with_the_point_outside_the_ball(tmp_path: Path) -> None:
+    """A sample that only a foreign attack tried: wrong, but too far away, and no deviation from the record."""
+    c = campaign(tmp_path, 20, {"far": Shift(0.6, eps=0.1), "near": DDN(steps=10)})
     run_campaign(c, trained())
     shown, notes = galleries(c, trained(), gather(c).cases, allowance=60)
-    assert not notes and [gallery.title for gallery in shown] == ["l2 0.5", "l2 nearest"]
+    assert not notes and [gallery.title for gallery in shown] == ["linf 0.1", "l2 nearest"]
     for e in shown[0].rows["robust"]:
-        assert e.outside and e.outcome.adversarial != e.outcome.label and e.size.endswith("outside the ball")
+        assert e.outside and e.size.endswith("outside the ball")
     others = [e for gallery in shown for name, row in gallery.rows.items() if name != "robust" for e in row]
     assert others and not any(e.outside for e in others)
 
@@ -339,7 +340,8 @@ def test_a_model_that_changed_is_noticed(finished: Campaign) -> None:
     for p in other.parameters():
         p.data.neg_()
     _, notes = galleries(finished, other, gather(finished).cases, allowance=60)
-    assert "differ from the recorded outcome" in notes[-1]
+    assert "differ from the recorded outcome" in notes[-1] and "The cause is not known" in notes[-1]
+    assert all(cause in notes[-1] for cause in ("rounding", "torch's global generator", "a model"))
 
 
 def test_figures_are_the_same_file_again_and_dark_where_the_page_is(evaluated: Path) -> None:
@@ -351,7 +353,7 @@ def test_figures_are_the_same_file_again_and_dark_where_the_page_is(evaluated: P
         assert any(colour in light for colour in DARK) and not any(colour in dark for colour in DARK)
         assert "%" in drawn.alt and drawn.pixels().shape[2] == 3
     assert [float(v) for v in re.findall(r"worst case ([\d.]+) %", once[0].alt)] == [
-        round(100 * c["robust_accuracy"], 1)
+        round(100 * c["robust_accuracy"])
         for c in sorted(results_of(evaluated / "one")["worst_case"], key=lambda c: c["eps"])
     ]
 
@@ -360,11 +362,14 @@ def test_confusions_by_hand() -> None:
     label = np.array([0, 0, 0, 1, 1, 2, 2])
     said = np.array([1, 1, 0, 2, 1, 2, -1])
     drawn = confusion("linf 0.1", "title", label, said)
-    assert drawn is not None and drawn.caption == "title: most often 0 as 1 (2), 1 as 2 (1), 2 as ? (1)."
+    assert drawn is not None and drawn.caption == "title: most often 0 as 1 (2), 1 as 2 (1), 2 as not finite (1)."
     axes = drawn.figure.axes[0]
     cells = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
     assert cells == {(1, 2): "2", (1, 1): "1", (2, 3): "1", (2, 2): "1", (3, 3): "1", (3, 0): "1"}
     assert confusion("", "", label, label) is None
+    named = confusion("linf 0.1", "title", label, said, ("cat", "dog"))  # fewer names than classes
+    assert named is not None and named.caption == "title: most often cat as dog (2), dog as 2 (1), 2 as not finite (1)."
+    assert [t.get_text() for t in named.figure.axes[0].get_yticklabels()] == ["not finite", "cat", "dog", "2"]
     many = np.arange(50)
     drawn = confusion("", "", many, np.roll(many, 1))
     assert drawn is not None and len(drawn.figure.axes[0].patches) == 10
@@ -397,12 +402,26 @@ def test_the_event_file_holds_the_report(evaluated: Path) -> None:
 # --- side by side -----------------------------------------------------------------------------------------------------
 
 
+SAMPLES = {"chosen": "random", "seed": 0, "n": 100, "of": 1000}
+
+
+def bitmap(*right: int) -> str:
+    """As in results.json: these many are robust, then as many not, and so on, of 100."""
+    return bitmap_of(np.repeat(np.arange(len(right)) % 2 == 0, right))
+
+
 def made(folder: Path, **changes: Any) -> Path:
-    """A folder with a results.json of schema 2, by hand."""
+    """A folder with a results.json of schema 3, by hand."""
     attack = {"norm": "linf", "eps": 0.1, "kind": "budget", "restarts": 1, "settings": {"steps": 5}}
     half = {"robust_accuracy": 0.5, "interval": [0.4, 0.6]}
     results = {
-        **{"schema": 2, "checkpoint": {"path": "a.ckpt", "sha256": "0"}, "defenses": [], "mode": "full"},
+        **{
+            "schema": 3,
+            "samples": SAMPLES,
+            "checkpoint": {"path": "a.ckpt", "sha256": "0"},
+            "defenses": [],
+            "mode": "full",
+        },
         **{"data": {"class_path": "Digits", "init_args": {}, "fingerprint": "1"}, "n": 100, "seed": 0},
         **{"clean_accuracy": 0.9, "clean_interval": [0.8, 0.95], "invalid": 0, "sweeps": [], "cost": None},
         "attacks": [{**attack, **half, "name": "pgd"}],
@@ -429,22 +448,26 @@ def test_compare_by_hand(tmp_path: Path) -> None:
         "curve": {"eps": [0, 1], "robust_accuracy": [0.9, 0]},
     }
     pgd = results_of(made(tmp_path / "x"))["attacks"][0]
-    a = made(tmp_path / "a/evaluation", attacks=[pgd, {**nearest, "median_norm": 1.5}])
+    a = made(tmp_path / "a/evaluation", attacks=[{**pgd, "bitmap": bitmap(50, 50)}, {**nearest, "median_norm": 1.5}])
     b = made(
         tmp_path / "b/evaluation",
-        attacks=[{**pgd, "robust_accuracy": 0.25}, {**nearest, "median_norm": None, "found": 20}],
+        attacks=[
+            {**pgd, "robust_accuracy": 0.25, "bitmap": bitmap(25, 75)},
+            {**nearest, "median_norm": None, "found": 20},
+        ],
         worst_case=[{**results_of(a)["worst_case"][0], "robust_accuracy": 0.125, "eps": 0.2}],
     )
     table = lines(write_comparison([a, b], tmp_path / "out"))
     assert table["accuracy under"] == ["a", "b"]  # what tells the folders apart
-    assert table["clean"] == ["90.0 % [80.0, 95.0]", "90.0 % [80.0, 95.0]"]  # nobody is best
-    assert table["pgd (linf 0.1)"] == ["**50.0 %** [40.0, 60.0]", "25.0 % [40.0, 60.0]"]
-    assert table["**worst case (linf 0.1)**"] == ["50.0 % [40.0, 60.0]", ""]  # alone, best of nothing
-    assert table["**worst case (linf 0.2)**"][1].startswith("12.5 %")
-    assert table["ddn (l2, median length)"] == ["1.5 90 of 90 found", "**∞** 20 of 90 found"]
+    assert table["defense"] == ["no defense"] * 2 and list(table)[-4:] == ["model", "defense", "images", "audit"]
+    assert table["clean"] == ["90 % [80, 95]", "90 % [80, 95]"]  # nobody is best
+    assert table["pgd (linf 0.1)"] == ["**50 %** [40, 60]", "25 % [40, 60]"]
+    assert table["**worst case (linf 0.1)**"] == ["50 % [40, 60]", ""]  # alone, best of nothing
+    assert table["**worst case (linf 0.2)**"][1].startswith("12 %")
+    assert table["ddn (l2, median length)"] == ["1.5 90 of 90 found", "∞ 20 of 90 found"]  # no test, no best
     assert list(table).index("ddn (l2, median length)") > list(table).index("**worst case (linf 0.2)**")
     page = Page((tmp_path / "out/compare.html").read_text())
-    assert "12.5 %" in page.words and "1.5 90 of 90 found" in page.words and len(page.all("img")) == 1
+    assert "12 %" in page.words and "1.5 90 of 90 found" in page.words and len(page.all("img")) == 1
     assert (tmp_path / "out/compare.md").read_text() == write_comparison([a, b], None)
 
 
@@ -469,15 +492,57 @@ def test_what_is_refused_is_never_the_best(tmp_path: Path) -> None:
     folders = [made(tmp_path / str(i), worst_case=[{**case, **changes}]) for i, changes in enumerate(cases)]
     text = write_comparison(folders, tmp_path / "c.html")
     shares = [cell.split(" [")[0] for cell in lines(text)["**worst case (linf 0.1)**"]]
-    assert shares == ["90.0 % †", "**75.0 %**", "50.0 %"]
+    assert shares == ["90 % †", "**75 %**", "50 %"]
     page = (tmp_path / "c.html").read_text()
     assert all(said.count("†: no headline") == 1 for said in (text, page))
+
+
+# what the worst case of two models says -> whether the first is bold
+BOLD: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "the same samples, 25 more": ({"bitmap": bitmap(75, 25)}, {"bitmap": bitmap(50, 50)}, True),
+    "the same samples, 5 more": ({"bitmap": bitmap(55, 45)}, {"bitmap": bitmap(50, 50)}, False),
+    "10 more of the same, which decides": ({"bitmap": bitmap(60, 40)}, {"bitmap": bitmap(50, 50)}, True),
+    "10 more, but on other samples": ({"bitmap": bitmap(60, 40)}, {"bitmap": bitmap(0, 50, 50)}, False),
+    "10 more, not recorded which": ({"robust_accuracy": 0.6}, {"robust_accuracy": 0.5}, False),
+    "30 more, not recorded which": ({"robust_accuracy": 0.8}, {"robust_accuracy": 0.5}, True),
+    "refused": ({"bitmap": bitmap(75, 25), "refused": "no EOT"}, {"bitmap": bitmap(50, 50)}, False),
+    "a failed audit": ({"bitmap": bitmap(75, 25), "audit": "fail"}, {"bitmap": bitmap(50, 50)}, False),
+}
+
+
+@pytest.mark.parametrize("case", BOLD)
+def test_only_a_test_makes_a_number_bold(case: str, tmp_path: Path) -> None:
+    *sides, bold = BOLD[case]
+    folders = []
+    for name, changes in zip("ab", sides, strict=True):
+        changes = {**changes}
+        checks = [{"id": "C3", "name": "x", "verdict": "fail", "sentence": ""}] if changes.pop("audit", None) else None
+        if "bitmap" in changes:
+            changes["robust_accuracy"] = float(flags_of(changes["bitmap"], 100).mean())
+        case_ = {**HALF, "attacks": ["pgd"], **changes}
+        audit = checks and {"level": "quick", "checks": checks}
+        folders.append(made(tmp_path / name, worst_case=[case_], audit=audit))
+    first, second = lines(write_comparison(folders, None))["**worst case (linf 0.1)**"]
+    assert first.startswith("**") is bold and not second.startswith("**")
+
+
+def test_samples_of_other_seeds_are_not_paired(tmp_path: Path) -> None:
+    """10 of 100 more is significant on the same samples alone."""
+    pair = [{**HALF, "attacks": ["pgd"], "robust_accuracy": k / 100, "bitmap": bitmap(k, 100 - k)} for k in (60, 50)]
+    first = made(tmp_path / "a", worst_case=[pair[0]])
+    for seed, bold in ((0, True), (1, False)):
+        other = made(tmp_path / str(seed), worst_case=[pair[1]], samples={**SAMPLES, "seed": seed})
+        cell = lines(write_comparison([first, other], None))["**worst case (linf 0.1)**"][0]
+        assert cell.startswith("**") is bold
 
 
 HALF = {"norm": "linf", "eps": 0.1, "robust_accuracy": 0.5, "interval": [0.4, 0.6]}
 UNFAIR: dict[str, tuple[dict[str, Any], str]] = {
     "data": ({"data": {"class_path": "Digits", "init_args": {}, "fingerprint": "2"}}, "different data"),
-    "samples": ({"n": 50}, "number of samples differs (100, 50)"),
+    "samples": (
+        {"samples": {**SAMPLES, "seed": 1}},
+        "the samples differ (a random subset of 100 of 1,000 test images, sample seed 0; a random",
+    ),
     "seed": ({"seed": 1}, "seed differs (0, 1)"),
     "mode": ({"mode": "worst_case"}, "mode differs (full, worst case)"),
     "settings": (
@@ -505,7 +570,8 @@ def test_recorded_runs_are_read() -> None:
         assert percent(r["clean_accuracy"], r["n"]) in table["clean"][i]
         for case in r["worst_case"]:
             cell = table[f"**worst case ({case['norm']} {radius(case['eps'])})**"][i]
-            assert percent(case["robust_accuracy"], r["n"]) in cell and "[" in cell
+            assert percent(case["robust_accuracy"], r["n"]) in cell and "[" not in cell
+        assert table["images"][i] == f"the first {r['n']:,} test images"
 
 
 # All that schema 1 said.
@@ -528,8 +594,11 @@ def test_schema_1_is_read(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old/results.json").write_text(json.dumps(SCHEMA_1))
     table = lines(write_comparison([tmp_path / "old", made(tmp_path / "new")], None))
-    low, high = (100 * bound for bound in wilson(0.25, 1000))
-    assert table["pgd (linf 0.3)"][0] == f"25.0 % [{low:.1f}, {high:.1f}]"
+    assert table["pgd (linf 0.3)"][0] == "25.0 %"  # the first images are no sample: no interval
+    assert table["images"] == [
+        "the first 1,000 test images",
+        "a random subset of 100 of 1,000 test images, sample seed 0",
+    ]
     assert table["**worst case (linf 0.3)**"][0].startswith("25.0 % †")
     assert table["ddn (l2, median length)"][0] == "1.5 900 of 900 found"
     assert table["audit"] == ["not audited", "not audited"]
@@ -560,15 +629,23 @@ def test_compare_names_what_is_wrong(tmp_path: Path, evaluated: Path, capsys: py
 def test_draws_and_detectors_are_shown(evaluated: Path) -> None:
     """Sections that stochastic models and detectors have, with figures that occur nowhere else."""
     results = results_of(evaluated / "one")
-    drawn = {"n": 20, "mean": 0.11111, "interval": [0.1, 0.2], "vote": 0.22222, "worst": 0.03333}
+    drawn = {
+        "n": 20,
+        "mean": 0.11111,
+        "interval": [0.1, 0.2],
+        "vote": 0.22222,
+        "every_draw": 0.03333,
+        "worst_draw": 0.07777,
+    }
     malade = {"clean": 0.5, "robust": 0.61111, "clean_lenient": 0.5, "robust_error": 0.2}
     malade |= {"accepted_accuracy": None, "strict": 0.32222}
-    level = {"fpr": 0.05, "theta": 1.25, "acc_adv": 0.43333, "acc_nadv": 0.5, "acc_cla": None, "acc_com": 0.5}
+    level = {"fpr": 0.05, "theta": 1.25, "acc_adv": 0.43333, "acc_nadv_clean": 0.5, "acc_cla": None, "acc_com": 0.5}
+    level |= {"of": {"acc_adv": 60, "acc_nadv_clean": 60, "acc_cla": 0, "acc_com": 60}}
     detected = {"auroc": 0.87654, "auroc_succeeded": 0.9, "roc": {"fpr": [0, 1], "tpr": [0, 1]}}
     for entry in (*results["attacks"], *results["worst_case"]):
         entry |= {"draws": drawn, "detection": {**detected, "levels": [{**level, "malade": malade}]}}
     results |= {
-        "clean_draws": {**drawn, "worst": 0.44444},
+        "clean_draws": {**drawn, "every_draw": 0.44444},
         "detection": {
             "detector": {"class_path": "detectors.ScoreNorm", "init_args": {}},
             **{"calibration": {"split": "val", "n": 77, "invalid": 0}, "aimed_fpr": 0.05},
@@ -577,13 +654,57 @@ def test_draws_and_detectors_are_shown(evaluated: Path) -> None:
     }
     page = Page(report_page(results, "", NOTHING)).words
     for text in (page, report_text(results, "")):
-        for figure in ("11.1 %", "22.2 %", "3.3 %", "44.4 %", "61.1 %", "32.2 %", "43.3 %", "5.6 %"):
+        for figure in ("11 %", "22 %", "3 %", "44 %", "61 % of 60", "32 % of 60", "43 % of 60", "6 % of 60", "of 0"):
             assert figure in text, figure
+        # The share right in every draw is not the accuracy of the worst one, and an interval says what it is over.
+        assert "8 % in the worst single draw, 3 % right in every draw" in text
+        assert "ean over 20 draws of the defense's noise, 95 % interval over draws [10, 20]" in text
+        # Detector and model are named where a number is, and what the number leaves out.
+        assert "with detector ScoreNorm" in text and "of MLP by its predictions alone" in text and PIXELS in text
+        shares = "61 % of 60 if flagged images count as defended, 32 % of 60 if they count as failures"
+        assert f"ith detector ScoreNorm at 5 % false positives {shares}" in text and "no defense" not in text
     assert "0.8765" in page and "ScoreNorm, calibrated on 77 held-out images" in page
 
 
+# How the samples were chosen, whether the model is stochastic: what the report says of intervals.
+INTERVALS: dict[str, tuple[dict[str, Any], bool, str, str]] = {
+    "all": (
+        {"chosen": "all"},
+        False,
+        "all 60 test images, so no interval over images; training seeds still vary",
+        "all of",
+    ),
+    "all, stochastic": ({"chosen": "all"}, True, "training seeds and the defense's draws still vary", "all of them"),
+    "first": (
+        {"chosen": "first"},
+        False,
+        "of these 60 images, the first of their set; no interval",
+        "no random sample",
+    ),
+    "random": ({}, False, "95 % interval over images [", "intervals are over images"),
+}
+
+
+@pytest.mark.parametrize("case", INTERVALS)
+def test_an_interval_says_what_it_is_over(case: str, evaluated: Path) -> None:
+    samples, stochastic, said, note = INTERVALS[case]
+    results = results_of(evaluated / "one")
+    results["samples"] |= samples
+    if samples:
+        results["clean_interval"] = None
+        for entry in (*results["attacks"], *results["worst_case"]):
+            entry["interval"] = None
+    if stochastic:
+        results["clean_draws"] = {"n": 2, "mean": 0.5, "interval": [0, 1], "vote": 0, "every_draw": 0, "worst_draw": 0}
+    for text in (report_text(results, ""), Page(report_page(results, "", NOTHING)).words):
+        assert said in text and note in text, text[:1000]
+
+
 WORDS: dict[str, tuple[str, str]] = {
-    "share of few": (percent(1 / 3, 30), "33.3 %"),
+    "share of few": (percent(1 / 3, 300), "33 %"),
+    "share of a thousand": (percent(1 / 3, 1000), "33.3 %"),
+    "mean length of few": (length(1 / 3, 999), "0.33"),
+    "mean length of many": (length(1 / 3, 1000), "0.333"),
     "share of many": (percent(1 / 3, 10000), "33.33 %"),
     "radius in steps": (radius(8 / 255), "8/255"),
     "plain radius": (radius(0.3), "0.3"),

@@ -43,7 +43,7 @@ ONCE = {
     "the seed of seed_everything": (r"PL_GLOBAL_SEED", ["adversarial_lightning/seed.py"]),
     "sha256 of a file": (r"file\.read\(1 << 20\)|file_digest\(", ["checkpoints/files.py"]),
     "images of sample numbers": (
-        r"enumerate\((self|campaign|c|self\.campaign)\.samples\)",
+        r"enumerate\((self|campaign|c|self\.campaign)\.samples\)|zip\(numbers\[at\]",
         ["evaluation/campaign/plan.py"],
     ),
     "a time in words": (r"def duration\b", ["evaluation/report/formatting.py"]),

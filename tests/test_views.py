@@ -283,7 +283,7 @@ def test_images_are_turned_into_other_classes_where_the_suite_does_so(tmp_path: 
     assert [d.name for d in drawn] == ["grids/targets", "grids/confidence"] and not left_out
     assert drawn[0].pixels().shape[:2] == (30 * len(classes) + 2, 30 * 10 + 2)
     assert drawn[1].pixels().shape[:2] == (4 * (60 + 12), 58 * len(classes) + 2)
-    x, y, _ = c.data.__getitems__(list(range(12)))
+    x, y, _ = c.batch(c.samples)
     first = x[int((y == classes[1]).nonzero()[0])]
     cell = drawn[0].figure.axes[0].images[0].get_array()[32:60, 2 + 30 * classes[1] :][:, :28, 0]
     assert np.allclose(cell, first[0].numpy())

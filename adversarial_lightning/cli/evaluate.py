@@ -15,6 +15,8 @@ from torch import nn
 
 from adversarial_lightning import datamodules, defenses
 from adversarial_lightning.attacks import Attack, expanded
+from adversarial_lightning.checkpoints.load import check_own_weights
+from adversarial_lightning.checkpoints.provenance import provenance
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
 from adversarial_lightning.cli.messages import exits
@@ -38,13 +40,15 @@ from adversarial_lightning.evaluation.campaign.precision import Precision, low_p
 from adversarial_lightning.evaluation.campaign.precision_check import check_precision
 from adversarial_lightning.evaluation.campaign.progress import Bars
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Mode
-from adversarial_lightning.evaluation.outcomes.imported_proof import prove, record
+from adversarial_lightning.evaluation.outcomes.imported_proof import compared, record
 from adversarial_lightning.evaluation.outcomes.statistics import Results
-from adversarial_lightning.evaluation.report import headlines
+from adversarial_lightning.evaluation.outcomes.subset import Choice
+from adversarial_lightning.evaluation.report import headlines, published_words
 
 _ABOUT = (
     "Attack a checkpoint with a suite; write results.json, report.md and report.html. "
-    "The same command again resumes after an interruption."
+    "The same command again resumes after an interruption. "
+    "Exit status: 0 done, 2 an error of yours, 3 done, but the clean accuracy differs from --published."
 )
 
 
@@ -55,7 +59,19 @@ def options() -> ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", type=str | None, help="the .ckpt file of a training run")
     add("--weights", type=str | None, help="instead: a state dict from elsewhere (.pt, .safetensors), with --network")
-    add("--published", type=float | None, help="clean accuracy that was published for --weights, such as 0.8492")
+    add("--weights_key", type=str | None, help="which entry of the file --weights, such as state_dict_ema")
+    add("--weights_prefix", type=str | None, help="what the names in it begin with, such as module.model")
+    add(
+        "--weights_ignore",
+        type=list[str],
+        default=[],
+        help="names or patterns that are left out, such as [criterion.*]",
+    )
+    add(
+        "--published",
+        type=float | None,
+        help="clean accuracy that was published for this model, such as 0.8492; exit status 3 where ours differs",
+    )
     add(
         "--suite",
         type=dict[str, Attack],
@@ -73,7 +89,7 @@ def options() -> ArgumentParser:
         "--network",
         type=nn.Module | None,
         sub_configs=True,
-        help="file or packaged name; only tensors are from CKPT",
+        help="file or packaged name; tensors are from CKPT or --weights, else its own",
     )
     add(
         "--defenses",
@@ -90,7 +106,9 @@ def options() -> ArgumentParser:
     )
     add("--fpr", type=float, default=0.05, help="false positive rate of the detector; detector-aware attacks aim at it")
     add("--calibrate", type=Literal["val", "test"], default="val", help="split for the detector threshold")
-    add("--limit", type=int | None, help="only the first so many test images")
+    add("--limit", type=int | None, help="only so many of the test images")
+    add("--sample", type=Choice, default="random", help="which: a random subset, or the first (then no interval)")
+    add("--sample_seed", type=int, default=0, help="of the random subset: the same images for every model")
     add("--mode", type=Mode, default="full", help="worst_case: attack only samples that no earlier attack has broken")
     add("--draws", type=int | None, help="draws of the defense's noise; default: 20 if a defense is stochastic, else 1")
     add("--audit", type=Literal["none", "brief", "quick", "full"], default="quick", help="how hard it is checked")
@@ -114,6 +132,8 @@ def evaluate(argv: list[str], rank: Rank) -> int:
     check_settings(settings)
     where = device(settings.accelerator, rank)
     objects = parser.instantiate(settings)
+    if settings.network and not (settings.checkpoint or settings.weights):
+        check_own_weights(objects.network, lambda: parser.instantiate(settings).network)
     objects.suite = expanded(objects.suite)
     evaluation = prepare(settings, objects)
     campaign, model = evaluation.campaign, evaluation.model
@@ -160,7 +180,7 @@ def evaluate(argv: list[str], rank: Rank) -> int:
 
 
 def report(evaluation: Evaluation, merged: Results, settings: Namespace, command: str) -> int:
-    """Audit a finished campaign, check low precision where it was used, write the report and say the headlines."""
+    """Audit a finished campaign, write the report, say the headlines; exit status 3 where --published differs."""
     campaign, model, parts = evaluation.campaign, evaluation.model, evaluation.parts
     adaptations = defenses.required_adaptations(model)
     audit = precision = None
@@ -170,11 +190,20 @@ def report(evaluation: Evaluation, merged: Results, settings: Namespace, command
     if settings.compile or settings.precision != "float32":
         print("precision check: attacking a few samples in float32 too", file=sys.stderr, flush=True)
         cases = check_precision(campaign, model, settings.batch_size)
-        precision = {"precision": settings.precision, "compile": settings.compile, "cases": cases}
+        precision = {"attacks": settings.precision, "compile": settings.compile, "cases": cases}
+    published = None
+    if settings.published is not None:
+        published = compared(merged["clean_accuracy"], settings.published, campaign.chosen)
     results = write_report(
         campaign,
         merged,
-        checkpoint={"path": settings.checkpoint or settings.weights, "sha256": parts["checkpoint"]["sha256"]},
+        facts={
+            "model": provenance(evaluation.network, settings.checkpoint),
+            "published": published,
+            "class_names": list(evaluation.data.classes) if getattr(evaluation.data, "classes", None) else None,
+            "weights": evaluation.imported.summary() if evaluation.imported else None,
+        },
+        checkpoint={"path": evaluation.source, "sha256": parts["checkpoint"]["sha256"]},
         data=parts["data"],
         defenses=parts["defenses"],
         required_adaptations=adaptations,
@@ -184,10 +213,12 @@ def report(evaluation: Evaluation, merged: Results, settings: Namespace, command
         precision=precision,
     )
     print("\n".join([*headlines(results), *(f"warning: {text}" for text in results["warnings"])]))
-    if settings.weights:
-        print("\n".join(prove(campaign.folder, results["clean_accuracy"], results["n"], settings.published)))
+    if evaluation.imported:
+        print("\n".join(evaluation.imported.lines()))
+    if settings.weights or published:
+        print(published_words(results))
     print(f"report: {campaign.folder / 'report.html'}")
-    return 0
+    return 3 if published and published["differs"] else 0
 
 
 def check_settings(settings: Namespace) -> None:
@@ -202,7 +233,7 @@ def check_settings(settings: Namespace) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0 done, 2 an error of the user's, 143 after SIGTERM."""
+    """Exit status: 0 done, 2 an error of the user's, 3 done, but --published differs, 143 after SIGTERM."""
     rank = find_rank()
     install_signal_handlers(rank)
     return exits(lambda: evaluate(argv, rank))

@@ -11,6 +11,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from adversarial_lightning.callbacks import MovedRun
 from adversarial_lightning.checkpoints.load import load_checkpoint
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
@@ -70,6 +71,7 @@ def main(args: list[str] | None = None) -> CLI:
         auto_configure_optimizers=False,
         parser_kwargs=kwargs,
         seed_everything_default=0,
+        trainer_defaults={"callbacks": [MovedRun()]},
         args=args,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from adversarial_lightning.attacks.core.checks import labels_only
 from adversarial_lightning.attacks.core.norms import batch_view
 from adversarial_lightning.networks.eval_mode import stochastic
 
@@ -13,6 +14,7 @@ VOTES = 10  # draws of a stochastic model whose majority decides
 
 def is_adversarial(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     """Rows (B,) that are not predicted as `y` or, if `targeted`, are; false for logits that are not finite."""
+    labels_only(y)
     predicted = logits.argmax(1)
     return (predicted == y if targeted else predicted != y) & logits.isfinite().all(1)
 

@@ -6,14 +6,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adversarial_lightning.attacks.core.half_precision import SeenInFloat32
 from adversarial_lightning.errors import UserError
 
 
 def find_attribute(model: nn.Module, name: str) -> Any:
     """Attribute `name`, such as ``purifier`` or ``detector``, of the outermost module inside `model` that has it.
 
-    Raises ValueError if no module has it: an attack made for a defense must not run silently without it.
+    Raises UserError if no module has it, as an attack made for a defense must not run silently without it, and for
+    images in half precision: the attack computes in float32 with parts that do not.
     """
+    if isinstance(model, SeenInFloat32):
+        raise UserError(
+            f"this attack computes with the {name} itself, so not in {str(model.dtype)[6:]}: "
+            "give it model.float() and images in float32"
+        )
     for module in model.modules():
         if getattr(module, name, None) is not None:
             return getattr(module, name)

@@ -65,6 +65,25 @@ def check_images(x: Tensor) -> None:
         )
 
 
+def check_model_and_labels(model: object, x: Tensor, y: Tensor) -> None:
+    """Raise UserError unless `model` is a module and `y` holds labels (B,) int64 or target probabilities (B, K)."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"an attack needs a torch.nn.Module, not a {type(model).__name__}: wrap it in a module")
+    if len(y) != len(x):
+        raise UserError(f"{len(x)} images came with {len(y)} labels")
+    if (y.ndim, y.is_floating_point()) != (2, True) and (y.ndim, y.dtype) != (1, torch.int64):
+        raise UserError(
+            f"labels must be int64 (B,), or target probabilities (B, K), not {y.dtype} {tuple(y.shape)}: "
+            "y.flatten().long() makes labels of class numbers"
+        )
+
+
+def labels_only(y: Tensor) -> None:
+    """Raise UserError for target probabilities (B, K), where an attack or a loss needs labels (B,)."""
+    if y.ndim != 1:
+        raise UserError("this attack, or its loss, needs labels (B,), not target probabilities: y.argmax(1), or PGD")
+
+
 @contextmanager
 def checked_logits(model: nn.Module, y: Tensor) -> Iterator[None]:
     """Check the first output of `model` in this context.

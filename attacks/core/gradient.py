@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adversarial_lightning.attacks.core.checks import labels_only
 from adversarial_lightning.attacks.core.eot_batched import batched_input_gradient, copies_per_pass
 from adversarial_lightning.errors import UserError
 
@@ -76,9 +77,16 @@ def ce(logits: Tensor, y: Tensor) -> Tensor:
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Largest other logit minus the logit of the label `y` (B,); positive if and only if misclassified."""
+    labels_only(y)
     own = logits.gather(1, y[:, None])
     other = logits.masked_fill(torch.zeros_like(logits, dtype=torch.bool).scatter_(1, y[:, None], True), -torch.inf)
     return other.amax(1) - own[:, 0]
+
+
+def _gap(gap: Tensor, logits: Tensor) -> Tensor:
+    """Divisor of a difference of logits ratio: the `gap` (B,), or one rounding error of the logits where it is 0."""
+    finfo = torch.finfo(logits.dtype)
+    return torch.where(gap > 0, gap, (finfo.eps * logits.detach().abs().amax(1)).clamp_min(finfo.tiny))
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -86,7 +94,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     if logits.shape[1] < 3:
         raise UserError(f"the dlr loss needs at least 3 classes, the model has {logits.shape[1]}: use loss: margin")
     top = logits.topk(3, dim=1).values
-    return margin(logits, y) / (top[:, 0] - top[:, 2]).clamp_min(1e-12)
+    return margin(logits, y) / _gap(top[:, 0] - top[:, 2], top)
 
 
 def dlr_targeted(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
@@ -100,7 +108,7 @@ def dlr_targeted(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
         )
     top = logits.topk(4, dim=1).values
     gain = logits.gather(1, target[:, None]) - logits.gather(1, label[:, None])
-    return gain[:, 0] / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2).clamp_min(1e-12)
+    return gain[:, 0] / _gap(top[:, 0] - (top[:, 2] + top[:, 3]) / 2, top)
 
 
 def kl(logits: Tensor, y: Tensor) -> Tensor:

@@ -61,7 +61,9 @@ class L2Penalty(Penalty):
         a, w = share * v.flatten(1), weight / scale
         n = torch.zeros_like(w)
         positive = torch.linalg.vector_norm(a, dim=1) > w  # else u = 0
-        w, tiny = w.clamp_min(1e-12), torch.finfo(v.dtype).tiny
+        # A weight below the rounding of v changes nothing, but a weight of 0 would be a division by 0.
+        finfo = torch.finfo(v.dtype)
+        w, tiny = w.maximum(finfo.eps**2 * torch.linalg.vector_norm(a, dim=1)).clamp_min(finfo.tiny), finfo.tiny
         for _ in range(12):
             below = share * n[:, None] + w[:, None]
             f = torch.linalg.vector_norm(a / below, dim=1).clamp_min(tiny)
@@ -124,7 +126,7 @@ class QuasinormPenalty(Separable):
         return l0_distance(d)
 
     def shrink(self, v: Tensor, mu: Tensor) -> Tensor:
-        mu, size = mu.clamp_min(1e-30).expand_as(v), v.abs()
+        mu, size = mu.clamp_min(torch.finfo(v.dtype).tiny).expand_as(v), v.abs()
         if self.q == "1/2":
             kept = size > 1.5 * mu ** (2 / 3)
             size = size.where(kept, 1)

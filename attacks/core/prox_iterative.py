@@ -53,7 +53,7 @@ class TotalVariation(Iterated):
         p = ahead = torch.zeros_like(_differences(v))
         t = 1.0
         for _ in range(self.iterations):  # p in the unit ball of each pixel minimises ||v + mu div p||
-            q = ahead + _differences(v + mu * _divergence(ahead)) / (8 * mu.clamp_min(1e-30))
+            q = ahead + _differences(v + mu * _divergence(ahead)) / (8 * mu.clamp_min(torch.finfo(v.dtype).tiny))
             q = q / torch.linalg.vector_norm(q, dim=0).clamp_min(1)
             t, before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
             p, ahead = q, q + (before - 1) / t * (q - p)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from adversarial_lightning.attacks import FGSM, FMN, PGD, Attack, Noise, Within
 from adversarial_lightning.attacks.core.base import Knowledge
 from adversarial_lightning.attacks.core.gradient import OBJECTIVES, ObjectiveName, input_gradient, margin
-from adversarial_lightning.attacks.core.norms import NORMS, batch_view
+from adversarial_lightning.attacks.core.norms import NORMS, batch_view, divisor
 
 
 def sparse(gain: Tensor, k: int) -> Tensor:
@@ -78,8 +78,8 @@ class SparseAscent(Attack):
         length = x.shape[1:].numel() / 4 if self.step_size is None else self.step_size
         for _ in range(self.steps):
             g, _ = input_gradient(model, z, y, OBJECTIVES[self.loss], self.eot_samples)
-            g = g / batch_view(g.flatten(1).abs().amax(1).clamp_min(torch.finfo(g.dtype).tiny), g)
-            moved = z + length * g / batch_view(g.flatten(1).abs().sum(1).clamp_min(1e-12), g)
+            g = g / batch_view(divisor(g.flatten(1).abs().amax(1)), g)
+            moved = z + length * g / batch_view(divisor(g.flatten(1).abs().sum(1)), g)
             # Dropping a value brings the point farther from its aim: aim^2 - (aim - inside)^2, without cancellation.
             aim, inside = moved - x, moved.clamp(0, 1) - x
             z = torch.where(sparse(inside * (2 * aim - inside), k), x + inside, x)

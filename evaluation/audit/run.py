@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from adversarial_lightning.evaluation.audit.threat_models import (
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus, robust_share
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
+from adversarial_lightning.evaluation.outcomes.subset import random_numbers
 from adversarial_lightning.networks.eval_mode import device_of
 
 Checks = dict[str, Callable[[], Check]]
@@ -40,7 +42,7 @@ def audit(
     level: Level = "quick",
     rows: int = 128,
 ) -> list[Check]:
-    """Run every check on a finished campaign of `model` whose merged numbers are `results` (schema 2).
+    """Run every check on a finished campaign of `model` whose merged numbers are `results` (schema 3).
 
     `required_adaptations` is what the defenses declare; `rows` are attacked at once. Deterministic,
     given the seed of the campaign. A check that raises becomes a finding in the words of the exception.
@@ -123,10 +125,10 @@ class AuditRun:
         return audited_threat_models(self.status, self.campaign.suite, self.shape, quantiles)
 
     def samples(self, samples: Any, of: float) -> AuditSamples:
-        """The first of these samples, as many as the budget allows."""
+        """A random subset of these samples, as many as the budget allows."""
         count, averaged = (20, self.budget.averaged) if self.stochastic else (1, 1)
         most = self.budget.samples // (4 if self.stochastic else 1)  # each of them costs ten times as much
-        chosen = self.campaign.batch(samples[:most], self.device)
+        chosen = self.campaign.batch(random_numbers(samples, most, self.campaign.sample_seed), self.device)
         return AuditSamples(
             self.model, *chosen, self.campaign.seed, of, count, averaged, self.rows, self.budget.excludes
         )
@@ -171,7 +173,8 @@ class AuditRun:
 
     def substitutes(self, threat_model: ThreatModel) -> dict[str, nn.Module]:
         """Surrogate networks for transfer: what the model defends, and an imitation of the model."""
-        x, _, _ = self.campaign.batch(self.campaign.samples[: self.budget.imitated], self.device)
+        few = random_numbers(self.campaign.samples, self.budget.imitated, self.campaign.sample_seed)
+        x, _, _ = self.campaign.batch(few, self.device)
         imitation = imitate(
             self.model, x, eps=_radius(threat_model, x), steps=self.budget.imitation, seed=self.campaign.seed
         )
@@ -291,7 +294,9 @@ class AuditRun:
         if not runs:
             return sanity.repeated([], [], "any attack", 1.0, self.budget.excludes)
         run = min(runs, key=lambda u: float(tables[u.name, u.restart]["forwards"].mean()))
-        rows = {key: column[: self.budget.repeated] for key, column in tables[run.name, run.restart].items()}
+        table = tables[run.name, run.restart]
+        few = random_numbers(table["index"], self.budget.repeated, campaign.sample_seed)
+        rows = {key: column[np.isin(table["index"], few)] for key, column in table.items()}
         clean = torch.from_numpy(rows["clean"]).to(self.device)
         x, y, index = self.campaign.batch(rows["index"].tolist(), self.device)
         again, _ = evaluate_batch(
@@ -307,7 +312,7 @@ class AuditRun:
             draws=campaign.draws,
         )
         stored, now = rows["adversarial"].tolist(), [o.adversarial for o in again]
-        of = len(tables[run.name, run.restart]["index"]) / campaign.n
+        of = len(table["index"]) / campaign.n
         return sanity.repeated(stored, now, run.name, of, self.budget.excludes)
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Attack, Noise, noise_for, threat
-from adversarial_lightning.attacks.core.norms import distance, outside_ball
+from adversarial_lightning.attacks.core.norms import displacement, distance, outside_ball
 from adversarial_lightning.evaluation.audit.own_attacks import random_point
-from adversarial_lightning.evaluation.outcomes.outcome import defender_noise, exact, predict
+from adversarial_lightning.evaluation.outcomes.outcome import checked, defender_noise, exact, predict
 from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
@@ -68,7 +68,7 @@ class AuditSamples:
     def points(self, attack: Attack, name: str, model: nn.Module | None = None) -> Tensor:
         """Images that `attack` returns, made on the model, or on another `model` (transfer)."""
         victim = Connected(self.model if model is None else model)
-        found = [attack(victim, part.x, part.y, part.noise(name)) for part in self.parts()]
+        found = [checked(attack(victim, p.x, p.y, p.noise(name)), p.x, name)[0] for p in self.parts()]
         return torch.cat(found) if found else self.x
 
     def deciding(self, x: Tensor, score: bool = True) -> Tensor:
@@ -117,7 +117,7 @@ class AuditSamples:
 
     def inside(self, z: Tensor, norm: str, eps: float, kind: str = "budget") -> Tensor:
         """Mask (B,) of the rows of `z` that lie in the ball around the samples."""
-        lengths = distance(norm, z.cpu().double() - self.x.cpu().double()).to(z.device)
+        lengths = distance(norm, displacement(z, self.x)).to(z.device)
         near: Tensor = ~outside_ball(lengths, eps, kind)
         return near
 

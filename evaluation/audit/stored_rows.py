@@ -168,14 +168,14 @@ def worst_case(status: SampleStatus, threat_model: ThreatModel, tables: Tables, 
     name = f"the worst case of each sample, {threat_model.title}"
     if threat_model.quantile is not None:
         return not_applicable(id="C9", name=name, limit=0.0, why="The claim is a curve of lengths, not one number.")
-    bits = dict(zip(tables[CLEAN, 0]["index"].tolist(), tables[CLEAN, 0]["draws"].tolist(), strict=True))
+    bits = dict(zip(tables[CLEAN, 0]["index"].tolist(), tables[CLEAN, 0]["right_draws"].tolist(), strict=True))
     for (attack, _restart), rows in tables.items():
         if attack in threat_model.attacks:
             own = threat(threat_model.attacks[attack])[1]
             far = outside(
                 rows, threat_model.norm, threat_model.eps if own is None else own, threat_model.attacks[attack].kind
             )
-            for i, right in zip(rows["index"][~far].tolist(), rows["draws"][~far].tolist(), strict=True):
+            for i, right in zip(rows["index"][~far].tolist(), rows["right_draws"][~far].tolist(), strict=True):
                 bits[i] = bits.get(i, 0) & right
     reported = next(
         c["robust_accuracy"]

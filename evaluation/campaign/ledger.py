@@ -20,16 +20,16 @@ from adversarial_lightning.evaluation.campaign.locks import claimed, ledgers
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
 from adversarial_lightning.evaluation.outcomes.types import Columns, RunCost
 
-_SCHEMA = 3  # of the tables; kept in SQLite's user_version
+_SCHEMA = 4  # of the tables; kept in SQLite's user_version
 _COLUMNS = ["sample" if f.name == "index" else f.name for f in fields(Outcome)]
-_WHOLE = {"index", "label", "clean", "adversarial", "draws", "l0"}  # columns of whole numbers
-_EFFORT = ", ".join(f.name for f in fields(RunCost))
+_WHOLE = {"index", "label", "clean", "adversarial", "right_draws", "attack_failed", "l0"}  # columns of whole numbers
+_COST_COLUMNS = ", ".join(f.name for f in fields(RunCost))
 _values = attrgetter(
     *(f.name for f in fields(Outcome))
 )  # dataclasses.astuple copies deeply, which takes 50 times as long
 _CREATE = f"""
 CREATE TABLE IF NOT EXISTS campaign (identity TEXT PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS effort ({_EFFORT});
+CREATE TABLE IF NOT EXISTS costs ({_COST_COLUMNS});
 CREATE TABLE IF NOT EXISTS outcomes (
     attack TEXT, restart INTEGER, {", ".join(_COLUMNS)}, PRIMARY KEY (attack, restart, sample)
 ) WITHOUT ROWID;
@@ -49,7 +49,7 @@ class Ledger:
     def __init__(self, folder: Path, rank: int, *, identity: str, run: str) -> None:
         home = folder / "ledgers"
         self.path = home / f"rank{rank}.sqlite"
-        self._row: int | None = None  # of this run in the table of efforts
+        self._row: int | None = None  # of this run in the table of costs
         with ExitStack() as stack:
             with writing(folder):
                 home.mkdir(parents=True, exist_ok=True)
@@ -84,11 +84,11 @@ class Ledger:
     def _store_cost(self, cost: RunCost) -> None:
         """Write one row as long as this ledger is open: a run that is started again may have the same name."""
         if self._row is None:
-            found = self._connection.execute("SELECT coalesce(max(rowid), 0) + 1 FROM effort").fetchone()
+            found = self._connection.execute("SELECT coalesce(max(rowid), 0) + 1 FROM costs").fetchone()
             self._row = int(found[0])
         marks = ", ".join("?" * (1 + len(fields(RunCost))))
         self._connection.execute(
-            f"INSERT OR REPLACE INTO effort (rowid, {_EFFORT}) VALUES ({marks})", (self._row, *vars(cost).values())
+            f"INSERT OR REPLACE INTO costs (rowid, {_COST_COLUMNS}) VALUES ({marks})", (self._row, *vars(cost).values())
         )
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ def run_costs(folder: Path, *, identity: str) -> list[RunCost]:
     for path in ledgers(folder):
         with _explained(path), closing(_connect(path)) as connection:
             if _started(connection, path, identity):
-                rows = connection.execute(f"SELECT {_EFFORT} FROM effort ORDER BY rowid")
+                rows = connection.execute(f"SELECT {_COST_COLUMNS} FROM costs ORDER BY rowid")
                 found += [RunCost(*row) for row in rows]
     return found
 
@@ -178,7 +178,8 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     if version != _SCHEMA and not empty:
         raise UserError(
             f"{path} was written by another version of this program (its tables are of version {version}, ours of "
-            f"version {_SCHEMA}): finish that evaluation with the version that began it, or choose another --output"
+            f"version {_SCHEMA}), which chose other samples and named its outcomes otherwise: finish that evaluation "
+            "with the version that began it, or choose another --output"
         )
 
 

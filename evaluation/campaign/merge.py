@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
 from adversarial_lightning.attacks import Attack, members, threat
 from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.evaluation.campaign.identity import suite_part
+from adversarial_lightning.evaluation.campaign.identity import code, suite_part
 from adversarial_lightning.evaluation.campaign.ledger import run_costs
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import (
@@ -19,6 +20,7 @@ from adversarial_lightning.evaluation.campaign.sample_status import (
     robust_share,
     threat_models,
 )
+from adversarial_lightning.evaluation.outcomes.by_class import by_class
 from adversarial_lightning.evaluation.outcomes.claims import claim
 from adversarial_lightning.evaluation.outcomes.detection import (
     LEVELS,
@@ -33,12 +35,16 @@ from adversarial_lightning.evaluation.outcomes.statistics import (
     accuracy,
     cost,
     number,
+    sampling_interval,
     shortest,
     sweeps,
-    wilson,
 )
 from adversarial_lightning.evaluation.outcomes.types import Bits, Columns, Flags
 
+GLOBAL_DRAWS = (
+    "{} draws from torch's global generator or seeds it, instead of using the noise it is given: outcomes depend on "
+    "batch size, number of processes and interruptions, and do not come again"
+)
 Refused = dict[tuple[str, float], str]  # why a threat model (norm, eps) gets no headline
 
 
@@ -54,7 +60,9 @@ def merge(campaign: Campaign) -> Results:
     """
     status, notes = campaign.blank_status(campaign.samples), []
     attacks: list[Results] = []
-    results: Results = {"schema": 2, "mode": campaign.mode, "n": campaign.n, "seed": campaign.seed}
+    samples = campaign.chosen
+    results: Results = {"schema": 3, "mode": campaign.mode, "n": campaign.n, "samples": asdict(samples)}
+    results["seed"] = campaign.seed
     settings = suite_part(campaign.suite)
     for name in (CLEAN, *campaign.suite):
         before, entry, rows = status.bits_before(name), AttackTotals(len(status.samples)), {}
@@ -65,13 +73,19 @@ def merge(campaign: Campaign) -> Results:
             entry.take(status, run, rows)
         if entry.invalid.any():
             count = int(entry.invalid.sum())
-            notes.append(f"{name}: {count} samples count as wrong because logits or pixels were not finite")
+            notes.append(f"{name}: {count} samples count as wrong because logits were not finite")
+        if entry.failed.any():
+            notes.append(
+                f"{name}: this attack is broken: its pixels for {int(entry.failed.sum())} samples were not finite, "
+                "twice; they count as not broken by it"
+            )
         if entry.left_ball:
             notes.append(
                 f"{name}: {entry.left_ball} adversarial images left the ball and count as failures of the attack"
             )
         if name == CLEAN:
-            results |= accuracy("clean_", status.bits[CLEAN], campaign.draws)
+            label = rows["label"]
+            results |= accuracy("clean_", status.bits[CLEAN], campaign.draws, samples)
             results["invalid"] = int(entry.invalid.sum())
             continue
         attack = campaign.suite[name]
@@ -82,20 +96,27 @@ def merge(campaign: Campaign) -> Results:
         attacks.append(
             {
                 **{"name": name, "norm": norm, "eps": eps, "kind": attack.kind, "settings": settings[name]},
-                **accuracy("", after, campaign.draws),
+                **accuracy("", after, campaign.draws, samples),
                 **{"n": campaign.n, "attacked": int((before != 0).sum()), "succeeded": number(math.fsum(broken))},
                 "success_rate": number(math.fsum(broken) / math.fsum(attacked)) if attacked.any() else None,
-                **{"invalid": int(entry.invalid.sum()), "restarts": len(campaign.runs(name)), **entry.costs()},
+                **{"invalid": int(entry.invalid.sum()), "errors": int(entry.failed.sum())},
+                **{"restarts": len(campaign.runs(name)), **entry.costs()},
             }
         )
         if attack.kind == "minimum-norm" and norm is not None:
             whole = bool((before == status.bits[CLEAN]).all())
-            figures = shortest(rows, norm, campaign.n)
+            figures = shortest(rows, norm, samples)
             attacks[-1] |= figures if whole else dict.fromkeys(figures)
     worst = [
-        {"norm": norm, "eps": eps, **accuracy("", status.worst_case(norm, eps), campaign.draws), "attacks": names}
+        {
+            **{"norm": norm, "eps": eps, "attacks": names},
+            **accuracy("", status.worst_case(norm, eps), campaign.draws, samples),
+        }
         for (norm, eps), names in threat_models(campaign.suite).items()
     ]
+    bits = [status.worst_case(case["norm"], case["eps"]) for case in worst]
+    shares = [robust_share(b, campaign.draws) for b in (status.bits[CLEAN], *bits)]
+    results["classes"] = by_class(label, shares[0], shares[1:])
     for case in worst:
         case["claim"] = claim(case["norm"], {name: campaign.suite[name] for name in case["attacks"]})
     if campaign.scored:
@@ -105,10 +126,15 @@ def merge(campaign: Campaign) -> Results:
             if count := sum(int((~np.isfinite(scores)).sum()) for scores in tables):
                 notes.append(f"{name}: {count} scores of the detector were not finite and count as flagged")
     spent = run_costs(campaign.folder, identity=campaign.identity)
+    drawn = {name for e in spent for name in e.global_draws.splitlines()}
+    notes += [GLOBAL_DRAWS.format(name) for name in (["the model"] if CLEAN in drawn else sorted(drawn))]
     if any(e.probabilities for e in spent):
         notes.append(PROBABILITIES)
-    if len({e.code for e in spent}) > 1:
-        notes.append("the code of attacks, defenses, detectors or networks changed between the runs of this campaign")
+    if {e.code for e in spent} - {code()}:
+        notes.append(
+            "the code of attacks, checkpoints, data modules, defenses, detectors or networks changed between the runs "
+            "of this campaign or since: today's might find other outcomes; choose another --output to have them anew"
+        )
     totals = {key: number(math.fsum(a[key] for a in attacks)) for key in ("seconds", "forwards", "backwards")}
     return {
         **results,
@@ -118,15 +144,17 @@ def merge(campaign: Campaign) -> Results:
 
 
 class AttackTotals:
-    """Totals over the runs of one attack: invalid samples, images outside the ball, passes and seconds."""
+    """Totals over the runs of one attack: invalid samples, failures, images outside the ball, passes and seconds."""
 
     def __init__(self, n: int) -> None:
         self.invalid: Flags = np.zeros(n, bool)
+        self.failed: Flags = np.zeros(n, bool)
         self.left_ball = 0
         self.sums: dict[str, list[float]] = {"forwards": [], "backwards": [], "seconds": []}
 
     def take(self, status: SampleStatus, run: AttackRun, rows: Columns) -> None:
         self.invalid |= np.isin(status.samples, rows["index"][rows["adversarial"] == -1])
+        self.failed |= np.isin(status.samples, rows["index"][rows["attack_failed"] == 1])
         for key, values in self.sums.items():
             values.append(math.fsum(rows[key]))
         attack = status.suite.get(run.name)
@@ -192,7 +220,7 @@ def _detection(campaign: Campaign, attacks: Sequence[Results], worst: Sequence[R
     levels = [
         {
             **{"fpr": fpr, "theta": None if math.isinf(theta) else theta},
-            **{"realised_fpr": realised[fpr], "interval": wilson(realised[fpr], campaign.n)},
+            **{"realised_fpr": realised[fpr], "interval": sampling_interval(realised[fpr], campaign.chosen)},
         }
         for fpr, theta in thresholds.items()
     ]

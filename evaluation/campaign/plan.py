@@ -23,17 +23,20 @@ from adversarial_lightning.evaluation.campaign.sample_status import (
     attack_runs,
 )
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
+from adversarial_lightning.evaluation.outcomes.subset import Choice, Samples, random_subset
 from adversarial_lightning.evaluation.outcomes.types import Columns
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """Attacks by name (`suite`) on the first `n` of `data`; outcomes are kept in `folder` under `identity`.
+    """Attacks by name (`suite`) on `n` samples of `data`; outcomes are kept in `folder` under `identity`.
 
     `data` is a data set of numbered images: `indices`, and batches ``(x, y, index)`` by position, where position -1
-    is a dummy with a negative index. A `Restarts` of a budget attack at the top of the suite becomes as many runs,
-    each with its rows; a later run sees only the samples that the earlier ones have not broken. In mode worst_case, an
-    attack sees only the samples that no earlier one of its threat model has broken. `draws` is the number of the
+    is a dummy with a negative index. `sample` random takes the `random_subset` of `sample_seed`, first the first ones.
+
+    A `Restarts` of a budget attack at the top of the suite becomes as many runs, each with its rows; a later run sees
+    only the samples that the earlier ones have not broken. In mode worst_case, an attack sees only the samples that no
+    earlier one of its threat model has broken. `draws` is the number of the
     defender's draws in which every result is judged. `scored`: the model carries a `detector`, whose scores are
     recorded; then every run sees every sample, because one run may fool the classifier and another one both.
 
@@ -50,6 +53,8 @@ class Campaign:
     mode: Mode = "full"
     draws: int = 1
     scored: bool = False
+    sample: Choice = "random"
+    sample_seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.suite:
@@ -68,11 +73,27 @@ class Campaign:
                 "another attack may still get past both: use --mode full"
             )
 
+    @property
+    def chosen(self) -> Samples:
+        """How the samples were chosen, and out of how many; a data set that is a random subset itself says so."""
+        drawn_from = getattr(self.data, "drawn_from", None)
+        of, whole = drawn_from or len(self.data), self.n == len(self.data)
+        if whole:
+            return Samples("all" if drawn_from is None else "random", None, self.n, of)
+        return Samples(self.sample, self.sample_seed if self.sample == "random" else None, self.n, of)
+
+    @cached_property
+    def positions(self) -> dict[int, int]:
+        """Position in the data of every chosen sample, by its number, in the order of the data."""
+        numbers = self.data.indices
+        first = self.sample == "first"
+        at = torch.arange(self.n) if first else random_subset(numbers, self.n, self.sample_seed)
+        return dict(zip(numbers[at].tolist(), at.tolist(), strict=True))
+
     @cached_property
     def samples(self) -> list[int]:
         """Numbers of the chosen samples, in the order of the data."""
-        numbers: list[int] = self.data.indices[: self.n].tolist()
-        return numbers
+        return list(self.positions)
 
     def runs(self, name: str) -> list[AttackRun]:
         """The runs of one attack of the suite, or of `CLEAN`."""
@@ -96,11 +117,6 @@ class Campaign:
         x, y, index = self.data.__getitems__(positions or [-1])
         keep = index >= 0  # of no samples at all there is still a dummy
         return x[keep].float().to(device), y[keep].to(device), index[keep].to(device)
-
-    @cached_property
-    def positions(self) -> dict[int, int]:
-        """Position in the data of every chosen sample, by its number."""
-        return {sample: position for position, sample in enumerate(self.samples)}
 
     def table(self, run: AttackRun) -> Columns:
         """What the ledgers hold of one run, one array a field of `Outcome`, in ascending order of the samples."""

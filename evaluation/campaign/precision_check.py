@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from adversarial_lightning.checkpoints.old_names import LOW_PRECISION
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import robust_share, threat_models
 from adversarial_lightning.evaluation.campaign.worker import run_campaign
@@ -15,7 +14,7 @@ _LIMIT = 0.01  # of these samples may be robust only because the attack ran in l
 
 
 def check_precision(campaign: Campaign, model: nn.Module, batch_size: int) -> list[dict[str, Any]]:
-    """For every threat model, the robust accuracy of a campaign's first samples under exact and under its attacks.
+    """For every threat model, the robust accuracy of some of a campaign's samples, in float32 and as it ran.
 
     `campaign` is finished; its suite is run again in float32 on up to 128 samples, with ledgers in the folder `parity`,
     so that an interruption costs little. "passed" where low precision leaves at most 1 % more of them robust.
@@ -31,6 +30,6 @@ def check_precision(campaign: Campaign, model: nn.Module, batch_size: int) -> li
     cases = []
     for norm, eps in threat_models(campaign.suite):
         low, full = (float(robust_share(s.worst_case(norm, eps), s.draws).mean()) for s in statuses)
-        case = {"norm": norm, "eps": eps, "n": exact.n, "exact": full, LOW_PRECISION: low}
+        case = {"norm": norm, "eps": eps, "n": exact.n, "float32": full, "low_precision": low}
         cases.append({**case, "passed": low - full <= _LIMIT})
     return cases

@@ -82,7 +82,7 @@ class SampleStatus:
         """Take in outcomes of one run; rows of other samples are ignored."""
         at, own = self.find(rows["index"])
         vote = (rows["adversarial"] == rows["label"]).astype(np.int64) << self.draws
-        bits = rows["draws"] | vote
+        bits = rows["right_draws"] | vote
         if run.name != CLEAN:
             attack = self.suite[run.name]
             norm, eps = threat(attack)

@@ -100,6 +100,7 @@ class Worker:
         campaign = self.campaign
         if run.name == CLEAN and not self.cost.batches:
             self.warn_of_probabilities(x, index)
+        before = global_states(self.device)
         outcomes, _ = evaluate_batch(
             self.model,
             run.attack,
@@ -115,6 +116,8 @@ class Worker:
             detector=self.model.detector if campaign.scored else None,  # type: ignore[arg-type]
             attack_context=self.attack_context,
         )
+        if before != global_states(self.device) and run.name not in self.cost.global_draws.splitlines():
+            self.cost.global_draws += f"{run.name}\n"
         # A worker whose parent is gone must not write: the next run may have taken over its samples already.
         self.rank.exit_if_orphaned()
         self.update_cost(self.cost.batches + 1)
@@ -168,3 +171,9 @@ class Worker:
             batches[-1] += [_PADDING] * (self.batch_size - len(batches[-1]))
             data = self.campaign.data
             yield from DataLoader(data, batch_sampler=batches, collate_fn=default_convert, num_workers=self.workers)
+
+
+def global_states(device: torch.device) -> list[bytes]:
+    """States of torch's global generators, of the CPU and of `device`: draws from them change a state."""
+    states = [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+    return [state.numpy().tobytes() for state in states]

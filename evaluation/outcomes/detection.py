@@ -61,20 +61,23 @@ def roc(clean: ArrayLike, adversarial: ArrayLike) -> dict[str, list[float]] | No
     return {"fpr": fpr[chosen].round(6).tolist(), "tpr": tpr[chosen].round(6).tolist()}
 
 
-def criteria(adversarial: Flags, right: Flags, clean: Flags) -> dict[str, float | None]:
-    """Criteria of Li et al., Table 4, from flags of adversarial and clean images.
+def criteria(adversarial: Flags, right: Flags, passed: Flags, nadv: str = "acc_nadv") -> dict[str, Any]:
+    """Criteria of Li et al., Table 4, from flags of attacked images and of others, and `of` how many images each is.
 
-    `adversarial` and `clean` say which images are flagged, `right` which adversarial images are classified correctly.
+    `adversarial` and `passed` say which images are flagged, `right` which attacked images are classified correctly.
+    An attack that failed counts: its image is one of those attacked.
 
-    acc_adv: adversarial images flagged; acc_nadv: clean images not flagged; acc_cla: right among the adversarial ones
-    not flagged; acc_com: adversarial images flagged or right. None where there is no such image. To flag everything
-    gives acc_com 1: it says nothing without acc_nadv.
+    acc_adv: attacked images flagged; `nadv`: other images not flagged (acc_nadv: clean and noisy ones, acc_nadv_clean:
+    clean ones alone); acc_cla: right among the attacked ones not flagged; acc_com: attacked images flagged or right.
+    None where there is no such image. To flag everything gives acc_com 1: it says nothing without acc_nadv.
     """
+    n, accepted = len(adversarial), int((~adversarial).sum())
     return {
         "acc_adv": _share(adversarial),
-        "acc_nadv": _share(~clean),
+        nadv: _share(~passed),
         "acc_cla": _share(right[~adversarial]),
         "acc_com": _share(adversarial | right),
+        "of": {"acc_adv": n, nadv: len(passed), "acc_cla": accepted, "acc_com": n},
     }
 
 
@@ -113,7 +116,9 @@ def account(clean: Columns, attacked: Columns, thresholds: Mapping[float | None,
 
     `clean` and `attacked` have one row a sample, ascending: index, right, score and, `attacked`, `counts` (the image
     was changed and lies in the ball). A sample that was not attacked, being wrong without an attack, is its own
-    adversarial image. `thresholds` by false positive rate, None for the one that the detector was fitted for.
+    adversarial image: criteria are over all n samples. AUROC and ROC are over images that the attack changed,
+    `changed` many; `succeeded` of them fool the classifier. `thresholds` by false positive rate, None for the one that
+    the detector was fitted for.
     """
     at = np.searchsorted(clean["index"], attacked["index"])
     scores, right = clean["score"].copy(), clean["right"].copy()
@@ -124,9 +129,11 @@ def account(clean: Columns, attacked: Columns, thresholds: Mapping[float | None,
     for fpr, theta in thresholds.items():
         known = flagged(clean["score"], theta)
         level = {"fpr": fpr, "theta": None if math.isinf(theta) else theta}
-        level |= criteria(flagged(changed, theta), attacked["right"][counts], known)
-        levels.append({**level, "malade": malade(known, clean["right"], flagged(scores, theta), right)})
+        found = flagged(scores, theta)
+        level |= criteria(found, right, known, "acc_nadv_clean")
+        levels.append({**level, "malade": malade(known, clean["right"], found, right)})
     return {
+        **{"changed": len(changed), "succeeded": len(fooled)},
         "auroc": auroc(clean["score"], changed),
         "auroc_succeeded": auroc(clean["score"], fooled),
         "roc": roc(clean["score"], changed),

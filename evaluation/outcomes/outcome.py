@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from adversarial_lightning.attacks import Attack, Noise, check_images, noise_for
-from adversarial_lightning.attacks.core.norms import distance, distances, outside_ball
+from adversarial_lightning.attacks.core.norms import displacement, distance, distances, outside_ball
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.outcomes.types import AttackContext
 from adversarial_lightning.networks.eval_mode import frozen_eval
@@ -22,10 +22,12 @@ class Outcome:
     """Outcome of one sample under one run of one attack.
 
     `index` is its number in the source, `label` the true class; `clean` and `adversarial` are the predicted classes
-    without and with the attack, for several draws of the defender's noise the majority's, -1 where logits or pixels are
-    not finite. Bit d of `draws` is set where the model was right in draw d, under the attack if there is one. l0 counts
-    changed values; l1, l2 and linf are lengths of the perturbation in pixels of [0, 1], `image_l2` is that of the image
-    itself. `score` is what a detector says of the attacked image, None without one, infinite where it says no number.
+    without and with the attack, for several draws of the defender's noise the majority's, -1 where logits are not
+    finite. `attack_failed`: the attack gave pixels that are no numbers, twice; the outcome is then that of the image
+    itself. Bit d of `right_draws` is set where the model was right in draw d, under the attack if there is one. l0
+    counts changed values; l1, l2 and linf are lengths of the perturbation in pixels of [0, 1], `image_l2` is that of
+    the image itself. `score` is what a detector says of the attacked image, None without one, infinite where it says no
+    number.
     `forwards` and `backwards` are passes of this sample through the model in the attack, `seconds` its share of the
     time. Without an attack, `adversarial` is `clean`, and lengths and passes are 0.
     """
@@ -34,7 +36,7 @@ class Outcome:
     label: int
     clean: int
     adversarial: int
-    draws: int
+    right_draws: int
     l0: int
     l1: float
     l2: float
@@ -44,6 +46,7 @@ class Outcome:
     forwards: float
     backwards: float
     seconds: float
+    attack_failed: bool = False
 
 
 def robust(outcome: Outcome, norm: str | None, eps: float | None, kind: str) -> bool:
@@ -157,37 +160,40 @@ def evaluate_batch(
     `x` (B, C, H, W) in [0, 1], labels `y` and `index` (B,) int64. `attack` None gives the clean rows. `name` and
     `restart` choose the attacker's random streams, which are functions of (seed, sample, name, restart); for the
     defender's `draws` see `defender_noise`. `clean` (B,) are predictions that are known already. `detector` scores the
-    judged images. `attack_context` is entered for the attack only (see `low_precision`). Computes in float32 without
-    autocast; may be called in any train/eval mode, under no_grad and inference_mode, and leaves all of them as they
-    were. Misclassified rows stay in the batch, whose shape is fixed, and count as not robust whatever the attack does.
+    judged images. `attack_context` is entered for the attack only (see `low_precision`). Computes without autocast, in
+    float32, or in float64 if the model has such parameters; may be called in any train/eval mode, under no_grad and
+    inference_mode, and leaves all of them as they were. Misclassified rows stay in the batch, whose shape is fixed, and
+    count as not robust whatever the attack does.
+    What the attack broke is not the model's defeat: where it gives no numbers, in spite of its second run, the image
+    itself is judged, and the row says so.
 
     Raises ValueError for images outside [0, 1], logits that do not fit, and attacks that leave the shape or [0, 1].
     """
     attacker = Noise.keyed(seed, index).fork("attacker").fork(name).fork(restart)
     noises = defender_noise(seed, index, draws)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), exact():
-        x = x.detach().float().clone()
+        double = any(p.dtype == torch.float64 for p in model.parameters())
+        x = x.detach().to(torch.float64 if double else torch.float32).clone()
         check_images(x)
         started = _now(x)
         right = torch.zeros_like(y)
         if clean is None:
             clean, right = predict(model, x, y, noises)
-        passes, z, adversarial = Passes(), x, clean
+        passes, z, adversarial, failed = Passes(), x, clean, torch.zeros_like(y, dtype=torch.bool)
         if attack is not None:
             started = _now(x)
             with counting(model) as passes, attack_context():
                 z = attack(model, x, y, attacker)
         seconds = _now(x) - started
         if attack is not None:
-            z, valid = _checked(z, x, name)
+            z, failed = checked(z, x, name)
             adversarial, right = predict(model, z, y, noises)
-            # An image that is not finite is no attack, but the model or its gradient broke: it counts as wrong.
-            adversarial, right = adversarial.masked_fill(~valid, -1), right.masked_fill(~valid, 0)
         scores = None if detector is None else detector_scores(detector, z, noises[0].fork("detector"))
-        lengths = distances(z.cpu().double() - x.cpu().double())  # not every device has doubles
-        lengths["image_l2"] = distance("l2", x.cpu().double())
+        lengths = distances(displacement(z, x))
+        lengths["image_l2"] = distance("l2", displacement(x, torch.zeros_like(x)))
     keep = (index >= 0).cpu()
-    columns = {"index": index, "label": y, "clean": clean, "adversarial": adversarial, "draws": right, **lengths}
+    columns = {"index": index, "label": y, "clean": clean, "adversarial": adversarial, "right_draws": right}
+    columns |= {"attack_failed": failed, **lengths}
     listed: dict[str, list[Any]] = {key: column.cpu()[keep].tolist() for key, column in columns.items()}
     listed["score"] = [None] * int(keep.sum()) if scores is None else scores.cpu()[keep].tolist()
     costs: dict[str, Any] = {"forwards": passes.forwards / len(x), "backwards": passes.backwards / len(x)}
@@ -219,16 +225,19 @@ def exact() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = before
 
 
-def _checked(z: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """`z` with its rows that are not finite replaced by `x`, and which rows (B,) were finite."""
+def checked(z: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Images of the attack `name`, with `x` in the rows that are not finite, and which rows (B,) were not.
+
+    Raises UserError for another shape or device, and for pixels outside [0, 1].
+    """
     if z.shape != x.shape or z.device != x.device:
         raise UserError(f"attack {name} made {tuple(z.shape)} on {z.device} of images {tuple(x.shape)} on {x.device}")
     valid = z.flatten(1).isfinite().all(1)
-    z = torch.where(valid.view(-1, *[1] * (x.ndim - 1)), z.detach().float(), x)
+    z = torch.where(valid.view(-1, *[1] * (x.ndim - 1)), z.detach().to(x.dtype), x)
     if not bool(((z >= 0) & (z <= 1)).all()):
         low, high = float(z.min()), float(z.max())
         raise UserError(f"attack {name} returned pixels in [{low:.4g}, {high:.4g}], not in [0, 1]")
-    return z, valid
+    return z, ~valid
 
 
 def _now(x: Tensor) -> float:

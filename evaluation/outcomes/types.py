@@ -21,6 +21,7 @@ class RunCost:
     `run` names the run, `world` is its number of processes; `code` is the digest of the program (`identity.code`).
     `seconds` are those it took so far, `done` says that it got to its end. `batches` are those committed, `peak_memory`
     is in bytes, `energy` in joules or None. `probabilities`: the model was seen to return probabilities.
+    `global_draws`: attacks, one a line, under which torch's global generator changed ("clean": under the model alone).
     """
 
     run: str
@@ -33,3 +34,4 @@ class RunCost:
     peak_memory: int = 0
     energy: float | None = None
     probabilities: bool = False
+    global_draws: str = ""

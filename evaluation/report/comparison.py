@@ -4,26 +4,53 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from adversarial_lightning.checkpoints.old_names import RESULTS
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.evaluation.outcomes.statistics import wilson
-from adversarial_lightning.evaluation.report import formatting
+from adversarial_lightning.evaluation.outcomes.statistics import flags_of, paired, wilson
+from adversarial_lightning.evaluation.report import formatting, subject
 from adversarial_lightning.evaluation.report.figures import ReportFigure, Series, over_radius
 
 Results = dict[str, Any]
+BEST = (
+    "Bold: better than every other model of the row by a paired test on the same images (McNemar, 5 %) or, where it is "
+    "not recorded which images are robust, by Wilson's intervals that do not overlap; never with a failed audit, a "
+    "clean accuracy that differs from the published one, or a †."
+)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of one model (higher is better) and its bounds; `refused`: the suite lacks required adaptations."""
+    """One number of one model (higher is better) and its bounds.
+
+    `honest`: it may be the best of its row; not where the suite lacks required adaptations (`refused`) nor where the
+    audit failed. `n` images, `which` ones, and their `bitmap`, are what a test of two cells needs.
+    """
 
     value: float
     text: str
     bounds: str
+    n: int
+    which: str = ""
+    bitmap: str | None = None
     refused: bool = False
+    honest: bool = True
     best: bool = False
+
+    def beats(self, other: "Cell") -> bool:
+        """Whether the difference is more than chance, at 5 %.
+
+        McNemar's test, where both say which of the same samples are robust; else Wilson's intervals must not overlap,
+        which is enough whatever images the two have in common.
+        """
+        if self.value <= other.value or math.isinf(self.value):
+            return False
+        if self.bitmap and other.bitmap and self.which == other.which:
+            return paired(flags_of(self.bitmap, self.n), flags_of(other.bitmap, other.n)) < 0.05
+        return wilson(self.value, self.n)[0] > wilson(other.value, other.n)[1]
 
 
 @dataclass(frozen=True)
@@ -68,13 +95,23 @@ def read_results(folder: Path) -> Results:
 
 
 def upgraded(results: Mapping[str, Any]) -> Results:
-    """Results of schema 1 with the entries of schema 2 that follow from them, such as intervals."""
+    """Results of schema 1 or 2 in today's schema, with what follows from them.
+
+    Those evaluations took the first n images of their set, which are no sample: their intervals are left out.
+    """
+    if results["schema"] >= 3:
+        return dict(results)
     n = results["n"]
-    whole: Results = {"mode": "full", "audit": None, "warnings": [], "cost": None, "sweeps": [], **results}
-    whole.setdefault("clean_interval", wilson(results["clean_accuracy"], n))
+    known = {RESULTS.get(key, key): value for key, value in results.items()}
+    whole: Results = {"mode": "full", "audit": None, "warnings": [], "cost": None, "sweeps": [], **known}
+    whole |= {"samples": {"chosen": "first", "seed": None, "n": n, "of": None}, "clean_interval": None}
+    if low := whole.get("precision"):
+        cases = [{RESULTS.get(key, key): value for key, value in case.items()} for case in low["cases"]]
+        whole["precision"] = {"attacks": low["precision"], "compile": low["compile"], "cases": cases}
     attacked = round(n * results["clean_accuracy"])
     for key in ("attacks", "worst_case"):
-        whole[key] = [{"interval": wilson(e["robust_accuracy"], n), **e} for e in results[key]]
+        whole[key] = [{**entry, "interval": None} for entry in results[key]]
+    whole["sweeps"] = [{**sweep, "interval": [None] * len(sweep["eps"])} for sweep in whole["sweeps"]]
     for case in whole["worst_case"]:
         begin = f"no headline for {case['norm']} {case['eps']:g}: "  # how schema 1 said it
         for note in whole["warnings"]:
@@ -83,13 +120,17 @@ def upgraded(results: Mapping[str, Any]) -> Results:
     for attack in whole["attacks"]:
         attack.setdefault("attacked", attacked)
         attack.setdefault("succeeded", attacked - round(n * attack["robust_accuracy"]))
+        if attack.get("curve"):
+            unknown = dict.fromkeys(("relative_norm", "relative_norm_with_failures"))
+            attack |= {**unknown, "mean_norm_interval": None, "relative_norm_interval": None, **attack}
+            attack["failed"] = attack["attacked"] - attack["found"]
     return whole
 
 
 def compare(folders: Sequence[Path]) -> Comparison:
     """Compare the evaluations in `folders`, named by the folders. Raises ValueError as `read_results`."""
     models = dict(zip(_names(folders), map(read_results, folders), strict=True))
-    clean = {name: _share(r["clean_accuracy"], r["clean_interval"], r["n"]) for name, r in models.items()}
+    clean = {name: _accuracy(r, r, "clean_") for name, r in models.items()}
     groups = [Group("", "", [_row("clean", clean)])]
     entries = [(e["norm"], e["eps"]) for r in models.values() for e in (*r["worst_case"], *r["attacks"])]
     for norm, eps in sorted(dict.fromkeys(entries), key=rank):
@@ -98,10 +139,10 @@ def compare(folders: Sequence[Path]) -> Comparison:
         for name, r in models.items():
             for a in r["attacks"]:
                 if (a["norm"], a["eps"]) == (norm, eps):
-                    rows.setdefault(a["name"], {})[name] = _length(a) if any_radius(a) else _accuracy(a, r["n"])
+                    rows.setdefault(a["name"], {})[name] = _length(a) if any_radius(a) else _accuracy(a, r)
             for c in r["worst_case"]:
                 if (c["norm"], c["eps"]) == (norm, eps):
-                    worst[name] = _accuracy(c, r["n"])
+                    worst[name] = _accuracy(c, r)
         group = [_row(label, cells) for label, cells in rows.items()]
         group += [_row("worst case", worst, worst=True)] if worst else []
         groups.append(Group(title(norm, eps), title(norm, eps, symbols=True), group))
@@ -120,19 +161,28 @@ def any_radius(attack: Results) -> bool:
     return attack["eps"] is None and attack.get("curve") is not None
 
 
-def _accuracy(entry: Results, n: int) -> Cell:
-    return _share(entry["robust_accuracy"], entry["interval"], n, refused=bool(entry.get("refused")))
-
-
-def _share(share: float, bounds: Sequence[float], n: int, refused: bool = False) -> Cell:
-    return Cell(share, formatting.percent(share, n), formatting.interval(bounds, n), refused)
+def _accuracy(entry: Results, results: Results, prefix: str = "") -> Cell:
+    """Cell of an attack, of a worst case or, with the prefix of its keys, of the clean accuracy."""
+    share, n, data = entry[f"{prefix or 'robust_'}accuracy"], results["n"], results["data"]
+    refused = bool(entry.get("refused"))
+    return Cell(
+        share,
+        formatting.percent(share, n),
+        formatting.interval(entry[f"{prefix}interval"], n),
+        n,
+        which=json.dumps([data.get("fingerprint"), data.get("pixels"), results["samples"]], sort_keys=True),
+        bitmap=entry.get(f"{prefix}bitmap"),
+        refused=refused,
+        honest=not refused and subject.badge_state(results) != "failed",
+    )
 
 
 def _length(attack: Results) -> Cell:
-    """Cell with the median length; infinite where fewer than half were found."""
+    """Cell with the median length; infinite where fewer than half were found. Never the best: there is no test."""
     median = attack["median_norm"]
     found = f"{formatting.count(attack['found'])} of {formatting.count(attack['attacked'])} found"
-    return Cell(math.inf, "∞", found) if median is None else Cell(median, formatting.number(median), found)
+    value, text = (math.inf, "∞") if median is None else (median, formatting.length(median, attack["attacked"]))
+    return Cell(value, text, found, attack["attacked"], honest=False)
 
 
 def title(norm: str | None, eps: float | None, symbols: bool = False) -> str:
@@ -147,10 +197,10 @@ def title(norm: str | None, eps: float | None, symbols: bool = False) -> str:
 
 
 def _row(label: str, cells: Mapping[str, Cell], worst: bool = False) -> Row:
-    """Row with its best cells marked, also several equal ones; none where all cells are equal."""
-    allowed = {cell.value for cell in cells.values() if not cell.refused}
-    top = max(allowed) if len(allowed) > 1 else None
-    return Row(label, {m: replace(c, best=c.value == top and not c.refused) for m, c in cells.items()}, worst)
+    """Row whose best cell is marked: the one that beats all others that may be the best."""
+    rivals = {model: cell for model, cell in cells.items() if cell.honest}
+    best = [m for m, c in rivals.items() if len(rivals) > 1 and all(c.beats(o) for k, o in rivals.items() if k != m)]
+    return Row(label, {m: replace(c, best=m in best) for m, c in cells.items()}, worst)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -171,9 +221,14 @@ def _differences(models: Mapping[str, Results]) -> list[str]:
     """Reasons why a comparison of these evaluations is unfair, a phrase each."""
     found = []
     images = [r["data"].get("fingerprint") or json.dumps(r["data"], sort_keys=True) for r in models.values()]
-    if len(set(images)) > 1:
+    pixels: dict[str, set[str]] = {}  # of the same samples
+    for r in models.values():
+        pixels.setdefault(f"{r['n']} {r.get('samples')}", set()).add(r["data"].get("pixels", ""))
+    if len(set(images)) > 1 or any(len(digests - {""}) > 1 for digests in pixels.values()):
         found.append("they were made on different data")
-    for key, name in (("n", "number of samples"), ("seed", "seed"), ("mode", "mode")):
+    if len(chosen := dict.fromkeys(map(formatting.samples, models.values()))) > 1:
+        found.append(f"the samples differ ({'; '.join(chosen)})")
+    for key, name in (("seed", "seed"), ("mode", "mode")):
         values = [str(r[key]).replace("_", " ") for r in models.values()]
         if len(set(values)) > 1:
             found.append(f"the {name} differs ({', '.join(values)})")
@@ -235,11 +290,15 @@ def side_by_side(comparison: Comparison) -> str:
         for row in group.rows:
             label = f"{row.label} ({group.title})" if group.title else row.label
             body.append([f"**{label}**" if row.worst else label, *(_words(row.cells.get(model)) for model in models)])
-    body.append(["audit", *(formatting.audit_words(comparison.models[model]["audit"]) for model in models)])
+    for what, say in (("model", subject.model_in_table), ("defense", partial(subject.defended_by, brief=True))):
+        body.append([what, *map(say, comparison.models.values())])
+    body.append(["images", *(formatting.samples(comparison.models[model]) for model in models)])
+    body.append(["audit", *(subject.badge_words(comparison.models[model]) for model in models)])
     lines = formatting.table(["accuracy under", *models], body)
     lines += [
         "",
-        "Best of a row in bold; in brackets 95 % intervals; worst case: mean over samples of the minimum over attacks.",
+        f"{BEST} In brackets 95 % intervals over images; radii are of {subject.PIXELS}. Worst case: mean over samples "
+        "of the minimum over attacks.",
     ]
     if comparison.refused:
         lines += [

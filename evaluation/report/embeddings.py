@@ -18,8 +18,10 @@ from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, threat_models
+from adversarial_lightning.evaluation.outcomes.subset import random_numbers
 from adversarial_lightning.evaluation.report import formatting
 from adversarial_lightning.evaluation.report.figures import LINES, MUTED, STYLE, STYLES, Array, ReportFigure
+from adversarial_lightning.evaluation.report.subject import class_name
 from adversarial_lightning.networks.eval_mode import device_of, frozen_eval
 from adversarial_lightning.networks.features import encoder_of, outputs
 
@@ -141,9 +143,9 @@ def draw_surfaces(steps: Tensor, rows: Mapping[str, Sequence[Any]], titles: Sequ
                 heights = np.asarray(values)
                 plot.plot_surface(a.numpy(), b.numpy(), heights, cmap="viridis", rasterized=True)
                 plot.set_title(f"{name}, {title}" if name else title, fontsize=8)
-                plot.set_xlabel("gradient's sign", fontsize=6)
-                plot.set_ylabel("random signs", fontsize=6)
-                plot.tick_params(labelsize=5)
+                plot.set_xlabel("gradient's sign", fontsize=8)
+                plot.set_ylabel("random signs", fontsize=8)
+                plot.tick_params(labelsize=7)
     _clear(figure)
     return figure
 
@@ -157,12 +159,13 @@ def views(
     *,
     prior: Prior = Noise.normal,
     prior_name: str = "N(0, 1)",
+    names: Sequence[str] | None = None,
 ) -> list[ReportFigure]:
     """Draw embeddings and loss surfaces of `model` for images `x` (n, C, H, W), `y` (n,), clean and under `attack`.
 
     Loss surfaces are of the first three images, with steps along signs up to the radius of the attack (linf, l2 or l1;
     ValueError for another norm). A model with an encoder also gets the t-SNE of its codes, and their histograms beside
-    draws of the `prior`.
+    draws of the `prior`. `names` are those of the classes.
     """
     norm, eps = threat(attack)
     values = x[0].numel()
@@ -191,7 +194,7 @@ def views(
     few = torch.arange(min(_SURFACES, len(x)), device=x.device)
     steps = eps / lengths[norm] * torch.linspace(-1, 1, _STEPS, device=x.device)
     found = surface(model, x[few], y[few], rademacher(x[few], noise[few]), steps)
-    titles = [f"image {i + 1}, class {int(label)}" for i, label in enumerate(y[few])]
+    titles = [f"image {i + 1}, class {class_name(int(label), names)}" for i, label in enumerate(y[few])]
     caption = "Cross-entropy round images, along the gradient's sign and along random signs, not clipped to [0, 1]."
     middle = _STEPS // 2
     said = [
@@ -202,8 +205,10 @@ def views(
     return [*drawn, ReportFigure("loss_surface", figure, caption, f"{caption} {'; '.join(said)}.")]
 
 
-def network_figures(campaign: Campaign, model: nn.Module, allowance: float) -> tuple[list[ReportFigure], list[str]]:
-    """Draw the `views` of a finished campaign: its first images under PGD at its first linf, l2 or l1 threat model.
+def network_figures(
+    campaign: Campaign, model: nn.Module, allowance: float, names: Sequence[str] | None = None
+) -> tuple[list[ReportFigure], list[str]]:
+    """Draw the `views` of a finished campaign: a few of its images under PGD at its first linf, l2 or l1 threat model.
 
     The number of images follows from `allowance` seconds and the recorded time of a forward pass; sentences say what is
     missing.
@@ -217,11 +222,11 @@ def network_figures(campaign: Campaign, model: nn.Module, allowance: float) -> t
     n = min(_IMAGES, campaign.n, int(max(0.0, allowance - passes) / (3 * _ATTACK_STEPS * forward + 1e-12)))
     if n < min(_LEAST, campaign.n):
         return [], ["Embeddings and loss surfaces are left out: they would take too long."]
-    x, y, index = campaign.batch(campaign.samples[:n], device_of(model))
+    x, y, index = campaign.batch(random_numbers(campaign.samples, n, campaign.sample_seed), device_of(model))
     noise = Noise.keyed(campaign.seed, index)
     attack = PGD(norm=norm, eps=eps, steps=_ATTACK_STEPS)  # type: ignore[arg-type]
     try:
-        return views(model, x, y, noise, attack), []
+        return views(model, x, y, noise, attack, names=names), []
     except RuntimeError as error:  # other attacks may work on a model without gradients
         return [], [f"Embeddings and loss surfaces are left out: {str(error).splitlines()[0]}"]
 

@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from adversarial_lightning.evaluation.report.formatting import SYMBOLS, number, percent, radius
+from adversarial_lightning.evaluation.report.subject import class_name
 
 Results = Mapping[str, Any]
 Array = NDArray[Any]
@@ -69,6 +70,11 @@ class ReportFigure:
     figure: Figure
     caption: str
     alt: str
+
+    @property
+    def wide(self) -> bool:
+        """Whether the figure takes the whole width of a page, so that its letters can be read."""
+        return bool(self.figure.get_figwidth() > 6)
 
     def svg(self) -> str:
         """SVG for a light page."""
@@ -127,7 +133,9 @@ def curves(results: Results) -> list[ReportFigure]:
             accuracies, bounds = [c["robust_accuracy"] for c in cases], [c["interval"] for c in cases]
             series.append(Series("worst case", [c["eps"] for c in cases], accuracies, bounds=bounds))
         said += [f"worst case {percent(c['robust_accuracy'], results['n'])} at {radius(c['eps'])}" for c in cases]
-        caption = f"Robust accuracy over the {SYMBOLS[norm]} radius" + ("; bars: 95 % intervals." if cases else ".")
+        caption = f"Robust accuracy over the {SYMBOLS[norm]} radius" + (
+            "; bars: 95 % intervals." if any(c["interval"] for c in cases) else "."
+        )
         figure = over_radius(norm, series, results["clean_accuracy"])
         drawn.append(ReportFigure(f"curves/{norm}", figure, caption, f"{caption} {'; '.join(said)}."))
     return drawn
@@ -141,7 +149,7 @@ class Series:
     x: Sequence[float]
     y: Sequence[float]
     step: bool = False
-    bounds: Sequence[Sequence[float]] = ()
+    bounds: Sequence[Sequence[float] | None] = ()
 
 
 def over_radius(norm: str, series: Sequence[Series], clean: float | None = None) -> Figure:
@@ -154,7 +162,9 @@ def over_radius(norm: str, series: Sequence[Series], clean: float | None = None)
             axes.step(line.x, y, where="post", color=colour, ls=STYLES[i % len(STYLES)], lw=1.6, label=line.name)
             continue
         axes.plot(line.x, y, "o-" if len(y) > 1 else "o", color=colour, ms=4, lw=1.2, label=line.name, zorder=3)
-        for x, bounds in zip(line.x, line.bounds, strict=False):  # bounds may be left out
+        for x, bounds in zip(line.x, line.bounds, strict=False):  # bounds may be left out, and there may be none
+            if bounds is None:
+                continue
             axes.plot([x, x], [100 * b for b in bounds], color=colour, lw=1, marker="_", ms=5, zorder=3)
     if clean is not None:
         axes.axhline(100 * clean, color=MUTED, lw=0.8, ls=(0, (1, 3)))
@@ -236,22 +246,25 @@ def roc(results: Results) -> list[ReportFigure]:
     return [ReportFigure("detector/roc", figure, caption, f"{caption} {said}.")]
 
 
-def confusion(title: str, heading: str, label: Array, adversarial: Array) -> ReportFigure | None:
+def confusion(
+    title: str, heading: str, label: Array, adversarial: Array, names: Sequence[str] | None = None
+) -> ReportFigure | None:
     """Draw the confusion matrix under attack, with true classes in rows; None where no sample is broken.
 
     `label` and `adversarial` (m,) are classes of the samples that are right without an attack; -1: logits that are not
-    finite. More than `MOST_CLASSES` classes are shown as the most frequent pairs.
+    finite; `names` are those of the classes. More than `MOST_CLASSES` classes are shown as the most frequent pairs.
     """
     broken = label != adversarial
     if not broken.any():
         return None
     pairs, counts = np.unique(np.stack([label[broken], adversarial[broken]]), axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    frequent = [(_class(pairs[0, i]), _class(pairs[1, i]), int(counts[i])) for i in order[:10]]
+    named = [class_name(int(c), names) for c in (*pairs[0], *pairs[1])]
+    frequent = [(named[i], named[i + len(counts)], int(counts[i])) for i in order[:10]]
     said = ", ".join(f"{a} as {b} ({count})" for a, b, count in frequent[:5])
     classes = np.unique(np.concatenate([label, adversarial]))
     if len(classes) <= MOST_CLASSES:
-        figure = _matrix(classes, label, adversarial)
+        figure = _matrix(classes, label, adversarial, names)
     else:
         figure, axes = _blank()
         axes.barh([f"{a} as {b}" for a, b, _ in frequent], [c for *_, c in frequent], color=LINES[0], height=0.6)
@@ -262,11 +275,7 @@ def confusion(title: str, heading: str, label: Array, adversarial: Array) -> Rep
     return ReportFigure(f"confusion/{title}", figure, caption, f"Confusions, {caption}")
 
 
-def _class(number: int) -> str:
-    return str(number) if number >= 0 else "?"
-
-
-def _matrix(classes: Array, label: Array, adversarial: Array) -> Figure:
+def _matrix(classes: Array, label: Array, adversarial: Array, names: Sequence[str] | None) -> Figure:
     """Draw cells shaded by their share of the row; the diagonal, robust samples, is only outlined."""
     k = len(classes)
     counts = np.zeros((k, k), int)
@@ -281,10 +290,11 @@ def _matrix(classes: Array, label: Array, adversarial: Array) -> Figure:
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **look))
         if k <= 12:
             axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7, color=MUTED if i == j else INK)
-    names = [_class(c) for c in classes]
+    ticks = [class_name(int(c), names) for c in classes]
+    upright = max(map(len, ticks)) > 2
     axes.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5), aspect="equal", xlabel="under attack", ylabel="true class")
-    axes.set_xticks(range(k), names)
-    axes.set_yticks(range(k), names)
+    axes.set_xticks(range(k), ticks, rotation=90 if upright else 0)
+    axes.set_yticks(range(k), ticks)
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)

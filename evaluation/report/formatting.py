@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from adversarial_lightning.checkpoints.old_names import LOW_PRECISION, PRECISION
 from adversarial_lightning.evaluation.outcomes.claims import ROBUST
 
 VERDICTS = {"failed": "✗ ", "not shown": "? ", "passed": "✓ ", "not applicable": "", "for information": ""}
@@ -12,14 +11,54 @@ SYMBOLS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁", "l0": "ℓ₀"}
 
 
 def percent(share: float, n: int) -> str:
-    """Share of `n` samples in per cent, with as many decimals as one sample is worth, at least one."""
-    return f"{100 * share:.{1 if n <= 1000 else 2}f} %"
+    """Share of `n` samples in per cent, with as many decimals as n carries: one sample moves the last digit."""
+    return f"{100 * share:.{max(0, len(str(n)) - 3)}f} %"
 
 
-def interval(bounds: Sequence[float], n: int) -> str:
-    """Interval of shares in per cent, in brackets."""
+def share_of(share: float | None, n: int) -> str:
+    """Share in per cent with its number of samples, ``42 % of 800``; of none at all, only that."""
+    return f"of {n:,}" if share is None else f"{percent(share, n)} of {n:,}"
+
+
+def length(value: float | None, n: int) -> str:
+    """Mean of `n` lengths: two digits, three from 1,000 on; empty for None."""
+    return "" if value is None else f"{value:.{2 if n < 1000 else 3}g}"
+
+
+def lengths(bounds: Sequence[float] | None, n: int) -> str:
+    """Interval of lengths in brackets; empty where there is none."""
+    return f"[{', '.join(length(bound, n) for bound in bounds)}]" if bounds else ""
+
+
+def interval(bounds: Sequence[float] | None, n: int) -> str:
+    """Interval of shares in per cent, in brackets; empty where there is none."""
+    if bounds is None:
+        return ""
     low, high = (percent(bound, n)[:-2] for bound in bounds)
     return f"[{low}, {high}]"
+
+
+def samples(results: Mapping[str, Any]) -> str:
+    """The images of an evaluation in words: how many, of how many, and how they were chosen."""
+    s = results["samples"]
+    if s["chosen"] == "all":
+        return f"all {s['n']:,} test images"
+    whole = "" if s["of"] is None else f" of {s['of']:,}"
+    if s["chosen"] == "first":
+        return f"the first {s['n']:,}{whole} test images"
+    seed = "" if s["seed"] is None else f", sample seed {s['seed']}"
+    return f"a random subset of {s['n']:,}{whole} test images{seed}"
+
+
+def interval_words(bounds: Sequence[float] | None, results: Mapping[str, Any]) -> str:
+    """Interval of a headline and what it is over or, where there is none, why."""
+    s = results["samples"]
+    if bounds is not None:
+        return f"95 % interval over images {interval(bounds, s['n'])}"
+    if s["chosen"] == "all":
+        left = "training seeds and the defense's draws" if results.get("clean_draws") else "training seeds"
+        return f"all {s['n']:,} test images, so no interval over images; {left} still vary"
+    return f"of these {s['n']:,} images, the first of their set; no interval"
 
 
 def radius(eps: float | None) -> str:
@@ -97,9 +136,9 @@ def headline_word(case: Mapping[str, Any]) -> str:
     return str(case.get("claim") or ("accuracy under " + ", ".join(case["attacks"]) if case.get("attacks") else ROBUST))
 
 
-def headline_share(case: Mapping[str, Any], n: int) -> str:
-    """The number of a worst case with its name and threat model; at most, where the audit broke robust samples."""
-    share, where = percent(case["robust_accuracy"], n), f"{headline_word(case)} at {threat(case['norm'], case['eps'])}"
+def headline_share(case: Mapping[str, Any], n: int, where: str) -> str:
+    """The number of a worst case with its name and `where`; at most, where the audit broke robust samples."""
+    share, where = percent(case["robust_accuracy"], n), headline_word(case) + where
     if not case.get("broken_by_audit"):
         return f"{share} {where}"
     broken, examined = case["broken_by_audit"], case["examined_by_audit"]
@@ -153,19 +192,13 @@ def place(checkpoint: str) -> str:
     return "/".join(parts[-2:])
 
 
-def subject(results: Mapping[str, Any]) -> str:
-    """Subject of the evaluation in one line: data, defenses, samples, seed."""
-    defenses = " and ".join(settings(entry) for entry in results["defenses"]) or "no defense"
-    return f"{settings(results['data'])}, {defenses}, first {results['n']:,} test images, seed {results['seed']}"
-
-
 def facts(results: Mapping[str, Any]) -> dict[str, str]:
     """Identity of an evaluation: files with checksums, and all choices."""
     checkpoint, data = results["checkpoint"], results["data"]
     found = {
         "checkpoint": f"{checkpoint['path']}",
         "sha256": checkpoint["sha256"],
-        "data": f"the first {results['n']:,} test images of {settings(data)}",
+        "data": f"{samples(results)} of {settings(data)}",
         "fingerprint": data.get("fingerprint", ""),
         "defenses": ", ".join(settings(entry) for entry in results["defenses"]) or "none",
         "seed": str(results["seed"]),
@@ -185,20 +218,20 @@ def facts_of_cost(results: Mapping[str, Any]) -> dict[str, str]:
         "peak memory": f"{cost['peak_memory'] / 2**20:,.0f} MiB of the largest process" if cost["peak_memory"] else "",
         "energy": f"{cost['energy'] / 3600:.3g} Wh of the GPUs" if cost["energy"] is not None else "",
     }
-    if low := results.get(PRECISION):
+    if low := results.get("precision"):
         compared = "; ".join(
-            f"{percent(c[LOW_PRECISION], c['n'])} robust at {threat(c['norm'], c['eps'])}, "
-            f"{percent(c['exact'], c['n'])} exactly"
+            f"{percent(c['low_precision'], c['n'])} robust at {threat(c['norm'], c['eps'])}, "
+            f"{percent(c['float32'], c['n'])} in float32"
             for c in low["cases"]
         )
-        how = f"{low['precision']}{', compiled' * low['compile']}"
+        how = f"{low['attacks']}{', compiled' * low['compile']}"
         found["attacks computed in"] = f"{how}, judged in float32; on {low['cases'][0]['n']} samples {compared}"
     return {name: value for name, value in found.items() if value}
 
 
 def too_weak(case: Mapping[str, Any]) -> str:
     """Reason why attacks in low precision give no headline number."""
-    low, full = (percent(case[key], case["n"]) for key in (LOW_PRECISION, "exact"))
+    low, full = (percent(case[key], case["n"]) for key in ("low_precision", "float32"))
     return (
         f"on {case['n']} samples attacks in low precision leave {low} robust, those in float32 {full}: "
         "they are too weak; leave out --precision and --compile"

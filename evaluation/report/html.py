@@ -8,8 +8,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from adversarial_lightning.evaluation.report import formatting
-from adversarial_lightning.evaluation.report.comparison import Comparison, any_radius, rank, title
+from adversarial_lightning.evaluation.report import formatting, subject
+from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
+from adversarial_lightning.evaluation.report.comparison import BEST, Comparison, any_radius, rank, title
 from adversarial_lightning.evaluation.report.figures import ReportFigure
 from adversarial_lightning.evaluation.report.pictures import Gallery
 
@@ -26,20 +27,30 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": formatting.percent,
         "interval": formatting.interval,
+        "interval_words": formatting.interval_words,
+        "mean_length": formatting.length,
+        "length_interval": formatting.lengths,
+        "samples": formatting.samples,
+        "share_of": formatting.share_of,
         "symbols": lambda norm, eps=None: formatting.threat(norm, eps, symbols=True),
         "duration": formatting.duration,
         "count": formatting.count,
         "number": formatting.number,
         "settings": formatting.settings,
-        "facts": formatting.facts,
+        "facts": lambda results: subject.model_facts(results) | formatting.facts(results),
         "any_radius": any_radius,
         "breakable": lambda path: path.replace("/", "/\u200b"),  # a zero-width space: lines may break there
-        "audit_state": formatting.audit_state,
-        "audit_words": formatting.audit_words,
         "claim_words": formatting.claim_words,
         "headline_word": formatting.headline_word,
         "figures": formatting.figures,
-        "sentence": lambda text: text[:1].upper() + text[1:],
+        "model_in_table": subject.model_in_table,
+        "defended_by": subject.defended_by,
+        "draws_words": subject.draws_words,
+        "detector_words": subject.detector_words,
+        "interval_note": subject.interval_note,
+        "sentence": lambda phrase: phrase[:1].upper() + phrase[1:],
+        "badge_state": subject.badge_state,
+        "badge_words": subject.badge_words,
     }
     return environment
 
@@ -66,6 +77,7 @@ def report_page(
     detector, checks = results.get("detection"), (results["audit"] or {}).get("checks", ())
     sections = {
         "attacks": "attacks",
+        "classes": "classes" if len(results.get("classes") or []) > 1 else "",
         "draws": "defender’s draws" if over_draws(results) else "",
         "curves": "robust accuracy over the radius" if drawn["curves"] else "",
         "lengths": "shortest perturbations" if shortest else "",
@@ -84,18 +96,23 @@ def report_page(
         r=results,
         command=command,
         title=f"Robustness of {formatting.place(results['checkpoint']['path'])}",
-        subject=formatting.subject(results),
+        subject=subject.subject(results),
+        judged=subject.judged(results),
+        pixels=subject.PIXELS,
         contents=[(id, name) for id, name in sections.items() if name],
         cards=cards(results),
         refused=any(case.get("refused") for case in results["worst_case"]),
         groups=groups(results),
+        class_note=class_note(results),
+        by_class=class_table(results, symbols=True),
+        fold_classes=len(results.get("classes") or []) > MOST_ROWS,
         draws=over_draws(results),
         shortest=shortest,
         relative=any(a.get("relative_norm") is not None for a in shortest),
         detector=detector,
         levels=levels(results) if detector else [],
         areas={a["name"]: a["detection"]["auroc"] for a in results["attacks"]} if detector else {},
-        facts=formatting.facts(results),
+        facts=subject.model_facts(results) | formatting.facts(results),
         facts_of_cost=formatting.facts_of_cost(results),
         verdicts=formatting.VERDICTS,
         by_verdict={v: [c for c in checks if formatting.verdict(c) == v] for v in formatting.VERDICTS},
@@ -107,7 +124,7 @@ def report_page(
 
 def compare_page(comparison: Comparison) -> str:
     """Comparison of several evaluations as HTML."""
-    return _page("compare.html", c=comparison, title="Comparison of robustness")
+    return _page("compare.html", c=comparison, best=BEST, title="Comparison of robustness")
 
 
 def cards(results: Results) -> dict[str, list[Results]]:

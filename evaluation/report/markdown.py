@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
 from adversarial_lightning.evaluation.report.comparison import any_radius
 from adversarial_lightning.evaluation.report.formatting import (
     VERDICTS,
@@ -15,16 +16,31 @@ from adversarial_lightning.evaluation.report.formatting import (
     figures,
     headline_share,
     interval,
+    interval_words,
+    length,
+    lengths,
     number,
     percent,
-    subject,
+    samples,
+    share_of,
     table,
     threat,
     verdict,
 )
 from adversarial_lightning.evaluation.report.html import groups, over_draws
+from adversarial_lightning.evaluation.report.subject import (
+    PIXELS,
+    badge_words,
+    detector_words,
+    draws_words,
+    interval_note,
+    judged,
+    model_facts,
+    subject,
+)
 
 Results = dict[str, Any]
+CRITERIA = ("acc_adv", "acc_nadv_clean", "acc_cla", "acc_com")
 
 
 def headlines(results: Results) -> list[str]:
@@ -32,14 +48,15 @@ def headlines(results: Results) -> list[str]:
     n, said = results["n"], []
     for case in results["worst_case"]:
         if not case.get("refused"):
-            share = headline_share(case, n)
-            basis = (
-                f"95 % interval {interval(case['interval'], n)}; worst case of {', '.join(case['attacks'])}; n = {n}"
-            )
+            share = headline_share(case, n, f"{judged(results)} at {threat(case['norm'], case['eps'])}, {PIXELS}")
+            basis = [interval_words(case["interval"], results), f"worst case of {', '.join(case['attacks'])}"]
+            basis += [f"n = {n}, {samples(results)}"] if case["interval"] else [f"n = {n}"]
+            basis.insert(1, draws_words(results, case))
             clean = f"clean {percent(results['clean_accuracy'], n)}"
-            said.append(f"{share} ({basis}); {clean}; {audit_words(results['audit'])}")
-    lengths = [c for c in (results["audit"] or {}).get("claims", ()) if c["quantile"]]
-    return [*said, *(f"{claim_words(claim, n)}; {audit_words(results['audit'])}" for claim in lengths)]
+            parts = f"{share} ({'; '.join(filter(None, basis))})", detector_words(results, case), clean
+            said.append("; ".join(filter(None, (*parts, badge_words(results)))))
+    shortest = [c for c in (results["audit"] or {}).get("claims", ()) if c["quantile"]]
+    return [*said, *(f"{claim_words(claim, n)}; {badge_words(results)}" for claim in shortest)]
 
 
 def report_text(results: Results, command: str) -> str:
@@ -48,13 +65,14 @@ def report_text(results: Results, command: str) -> str:
     lines += [f"**{sentence}**\n" for sentence in headlines(results)]
     lines += [f"> {note}\n" for note in results["warnings"]]
     lines += _attacks(results)
+    lines += _classes(results)
     lines += _draws(results)
     lines += _lengths(results)
     lines += _detector(results)
     lines += _audit(results)
     lines += ["## Cost", "", *(f"- {name}: {value}" for name, value in facts_of_cost(results).items()), ""]
     lines += ["## How to repeat it", "", "```", command, "```", ""]
-    lines += [f"- {name}: {value}" for name, value in facts(results).items()]
+    lines += [f"- {name}: {value}" for name, value in {**model_facts(results), **facts(results)}.items()]
     lines += ["", "Curves, histograms, examples and confusions are in report.html, and in TensorBoard."]
     return "\n".join(lines) + "\n"
 
@@ -66,7 +84,7 @@ def _attacks(results: Results) -> list[str]:
         for a in group["attacks"]:
             accuracy = _share(a["robust_accuracy"], a["interval"], n)
             if any_radius(a):
-                accuracy = f"median length {number(a['median_norm']) or 'infinite'}", ""
+                accuracy = f"median length {length(a['median_norm'], a['attacked']) or 'infinite'}", ""
             broken_by = f"{count(a['succeeded'])} of {count(a['attacked'])}"
             passes = f"{count(a['forwards'])} / {count(a['backwards'])}"
             model = threat(a["norm"], a["eps"])
@@ -77,6 +95,7 @@ def _attacks(results: Results) -> list[str]:
             rows.append([label, threat(case["norm"], case["eps"]), *accuracy, "", "", "", ""])
     head = ["attack", "threat", "robust accuracy", "95 % interval", "broken by", "runs"]
     lines = ["## Attacks", "", *table([*head, "forward / backward passes", "time"], rows), ""]
+    lines += [f"n = {n}, {samples(results)}; {interval_note(results)}. Radii are of {PIXELS}."]
     lines += ["A sample is robust where the model is right without the attack and after every run of it."]
     lines += ["Worst case: the mean over samples of the minimum over the attacks of a threat model.", ""]
     if any(case.get("refused") for case in results["worst_case"]):
@@ -90,25 +109,48 @@ def _attacks(results: Results) -> list[str]:
     return lines
 
 
+def _classes(results: Results) -> list[str]:
+    head, rows = class_table(results)
+    if len(rows) < 2:
+        return []
+    about = class_note(results)
+    if len(rows) > MOST_ROWS:
+        about += f" The {MOST_ROWS} weakest of {len(rows)} classes; results.json has all."
+    return ["## By class", "", *table(head, rows[:MOST_ROWS]), "", about, ""]
+
+
 def _draws(results: Results) -> list[str]:
-    n = results["n"]
+    n, kinds = results["n"], ("vote", "worst_draw", "every_draw")
     rows = [
-        [name, str(d["n"]), *_share(d["mean"], d["interval"], n), percent(d["vote"], n), percent(d["worst"], n)]
+        [name, str(d["n"]), *_share(d["mean"], d["interval"], n), *(percent(d[kind], n) for kind in kinds)]
         for name, d in over_draws(results)
     ]
-    head = ["attack", "draws", "mean", "95 % interval", "majority vote", "worst draw"]
-    return ["## Over the defender's draws", "", *table(head, rows), ""] if rows else []
+    head = ["attack", "draws", "mean", "95 % interval over draws", "majority vote"]
+    head += ["worst single draw", "right in every draw"]
+    return ["## Over the defender's draws", "", *table(head, rows), "", f"n = {n}.", ""] if rows else []
 
 
 def _lengths(results: Results) -> list[str]:
-    kinds = ("mean", "median", "relative")
     rows = [
-        [a["name"], a["norm"], count(a["found"]), *(number(a.get(f"{kind}_norm")) for kind in kinds)]
+        [
+            *(a["name"], a["norm"], f"{count(a['found'])} of {count(a['attacked'])}", count(a["failed"])),
+            *(_mean(a[key], a[f"{key}_interval"], a["found"]) for key in ("mean_norm", "relative_norm")),
+            length(a["relative_norm_with_failures"], a["attacked"]),
+            length(a["median_norm"], a["attacked"]) or "infinite",
+        ]
         for a in results["attacks"]
         if a.get("curve")
     ]
-    head = ["attack", "norm", "found", "mean length", "median length (failures infinite)", "mean relative length"]
-    return ["## Shortest adversarial perturbations", "", *table(head, rows), ""] if rows else []
+    head = ["attack", "norm", "found", "not found", "mean length", "mean relative length (rho)"]
+    head += ["rho, failures at the largest", "median length (failures infinite)"]
+    about = "Means are over the images that were found."
+    if results["clean_interval"]:
+        about += " In brackets 95 % intervals over images (bootstrap)."
+    return ["## Shortest adversarial perturbations", "", *table(head, rows), "", about, ""] if rows else []
+
+
+def _mean(value: float | None, bounds: Sequence[float] | None, n: int) -> str:
+    return f"{length(value, n)} {lengths(bounds, n)}".strip()
 
 
 def _detector(results: Results) -> list[str]:
@@ -120,12 +162,20 @@ def _detector(results: Results) -> list[str]:
         for entry in (*results["attacks"], *results["worst_case"]):
             d = entry["detection"]["levels"][i]
             name = entry.get("name", f"worst case ({threat(entry['norm'], entry['eps'])})")
-            figures = (d["acc_adv"], d["acc_nadv"], d["acc_cla"], d["acc_com"], *_malade(d["malade"]))
-            rows.append([name, *("" if value is None else percent(value, n) for value in figures)])
-        realised = f"{percent(level['realised_fpr'], n)} {interval(level['interval'], n)}"
-        which = "Its own threshold" if level["fpr"] is None else f"False positives {percent(level['fpr'], n)}"
+            figures = [(d[key], d["of"][key]) for key in CRITERIA] + [(v, n) for v in _malade(d["malade"])]
+            rows.append([name, *(share_of(value, of) for value, of in figures)])
+        realised = f"{share_of(level['realised_fpr'], n)} {interval(level['interval'], n)}".strip()
+        which = "Its own threshold" if level["fpr"] is None else f"False positives {100 * level['fpr']:g} %"
         lines += [f"{which} (false positives on the test images {realised}):", ""]
-        head = ["attack", "ACC-ADV", "ACC-NADV", "ACC-CLA", "ACC-COM", "robust (flagged: defended)", "robust (strict)"]
+        head = [
+            "attack",
+            "ACC-ADV",
+            "ACC-NADV (clean)",
+            "ACC-CLA",
+            "ACC-COM",
+            "robust (flagged: defended)",
+            "robust (strict)",
+        ]
         lines += [*table(head, rows), ""]
     return lines
 
@@ -146,5 +196,5 @@ def _audit(results: Results) -> list[str]:
     return lines
 
 
-def _share(share: float, bounds: Sequence[float], n: int) -> tuple[str, str]:
+def _share(share: float, bounds: Sequence[float] | None, n: int) -> tuple[str, str]:
     return percent(share, n), interval(bounds, n)

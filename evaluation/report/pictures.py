@@ -15,19 +15,26 @@ from adversarial_lightning.evaluation.campaign.plan import AttackRun, Campaign
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome, evaluate_batch, outside
 from adversarial_lightning.evaluation.report.figures import uri
 from adversarial_lightning.evaluation.report.formatting import SYMBOLS
+from adversarial_lightning.evaluation.report.subject import class_name
 from adversarial_lightning.evaluation.report.successes import Array, Successes
 from adversarial_lightning.networks.eval_mode import device_of
 
 EACH = 4  # examples of a kind in a gallery
 _SIDE = 160  # larger images are made smaller
 _SMALL = 64  # pixels of smaller images are shown as squares
+_LETTER = 7  # at most so many pixels a letter of a caption
+CAUSES = (
+    "The cause is not known. Possible ones: rounding, which depends on the shape of the batch, the device and the "
+    "precision (here float32); an attack or a model that draws from torch's global generator, or another source of "
+    "random numbers than the one it is given; a model, data or code that changed since."
+)
 
 
 @dataclass(frozen=True)
 class Example:
     """One sample: its clean and its attacked image (C, H, W) in [0, 1], and the outcome.
 
-    `eps` is the radius of the threat model that it illustrates, None without one.
+    `eps` is the radius of the threat model that it illustrates, None without one. `names` are those of the classes.
     """
 
     clean: Tensor
@@ -37,11 +44,17 @@ class Example:
     norm: str
     kind: Kind
     eps: float | None = None
+    names: Sequence[str] | None = None
+
+    @property
+    def true(self) -> str:
+        """True class."""
+        return class_name(self.outcome.label, self.names)
 
     @property
     def said(self) -> str:
         """Predicted class of the attacked image."""
-        return str(self.outcome.adversarial) if self.outcome.adversarial >= 0 else "not finite"
+        return class_name(self.outcome.adversarial, self.names)
 
     @property
     def size(self) -> str:
@@ -66,7 +79,11 @@ class Example:
     def alt(self, what: str) -> str:
         """Alt text of one of the `images`."""
         o = self.outcome
-        texts = {"clean": f"class {o.label}", "adversarial": f"predicted class {self.said}", "perturbation": self.size}
+        texts = {
+            "clean": f"class {self.true}",
+            "adversarial": f"predicted class {self.said}",
+            "perturbation": self.size,
+        }
         return f"sample {o.index}, {what}: {texts[what]}"
 
     def images(self) -> dict[str, Image.Image]:
@@ -88,16 +105,20 @@ class Gallery:
     rows: Mapping[str, Sequence[Example]]
 
     def pixels(self) -> Array:
-        """All examples in one picture, uint8 (H, W, 3), one column each; captions: true class > predicted class."""
+        """All examples in one picture, uint8 (H, W, 3), one column each; captions: true class, > predicted class."""
         columns = []
         for example in (e for examples in self.rows.values() for e in examples):
             images = example.images().values()
-            side = max(next(iter(images)).width, 56)
+            side = max(
+                next(iter(images)).width, 56, *(_LETTER * len(text) for text in (example.true, f"> {example.said}"))
+            )
             tiles = [image.resize((side, round(side * image.height / image.width)), 0) for image in images]
-            strip = Image.new("RGB", (side, 12))
-            ImageDraw.Draw(strip).text((1, 0), f"{example.outcome.label} > {example.said}", fill=(255, 255, 255))
+            strip = Image.new("RGB", (side, 24))
+            ImageDraw.Draw(strip).text((1, 0), f"{example.true}\n> {example.said}", fill=(255, 255, 255))
             columns.append(np.concatenate([np.asarray(tile.convert("RGB")) for tile in (*tiles, strip)]))
-        return np.concatenate([np.pad(column, ((2, 2), (2, 2), (0, 0))) for column in columns], axis=1)
+        height = max(len(column) for column in columns)
+        padded = [np.pad(column, ((2, height - len(column) + 2), (2, 2), (0, 0))) for column in columns]
+        return np.concatenate(padded, axis=1)
 
 
 def pick(case: Successes) -> dict[str, list[int]]:
@@ -114,12 +135,16 @@ def pick(case: Successes) -> dict[str, list[int]]:
 
 
 def galleries(
-    campaign: Campaign, model: nn.Module, cases: Sequence[Successes], allowance: float
+    campaign: Campaign,
+    model: nn.Module,
+    cases: Sequence[Successes],
+    allowance: float,
+    names: Sequence[str] | None = None,
 ) -> tuple[list[Gallery], list[str]]:
     """Attack the picked samples of all `cases` again, in one batch for each run; sentences say what is missing.
 
-    `model` is that of the campaign, on any device. Where the runs together would take more than `allowance` seconds by
-    their recorded times, the most expensive ones are left out.
+    `model` is that of the campaign, on any device; `names` are those of the classes. Where the runs together would take
+    more than `allowance` seconds by their recorded times, the most expensive ones are left out.
     """
     rows = [pick(case) for case in cases]
     wanted: dict[tuple[str, int], dict[int, AttackRun]] = {}
@@ -145,15 +170,13 @@ def galleries(
                 run = case.runs[case.shown(position)]
                 example = made.get((run.name, run.restart), {}).get(int(case.sample[position]))
                 if example is not None:
-                    example = replace(example, eps=case.eps)
+                    example = replace(example, eps=case.eps, names=names)
                     differs += not example.outside and example.outcome.adversarial != case.adversarial[position]
                     gallery.setdefault(name, []).append(example)
         if gallery:
             found.append(Gallery(case.title, case.heading, gallery))
     if differs:
-        notes.append(
-            f"{differs} of these images differ from the recorded outcome: rounding depends on the batch's shape."
-        )
+        notes.append(f"{differs} of these images differ from the recorded outcome. {CAUSES}")
     return found, notes
 
 

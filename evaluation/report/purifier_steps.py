@@ -14,6 +14,7 @@ from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN
 from adversarial_lightning.evaluation.report.figures import LINES, STYLE, ReportFigure
 from adversarial_lightning.evaluation.report.pictures import EACH, Example, Gallery
+from adversarial_lightning.evaluation.report.subject import class_name
 from adversarial_lightning.networks.eval_mode import device_of, frozen_eval
 
 _COLUMNS = 6  # states shown of each image
@@ -78,10 +79,10 @@ def draw_steps(
                 plot.set(xticks=[], yticks=[])
                 plot.grid(False)
                 right = int(said[step, i]) == example.outcome.label
-                plot.set_xlabel(f"{int(said[step, i])} {'✓' if right else '✗'}", labelpad=1)
+                plot.set_xlabel(f"{class_name(int(said[step, i]), example.names)} {'✓' if right else '✗'}", labelpad=1)
                 if i == 0:
                     plot.set_title("attacked" if step == 0 else f"step {step}" if last > 1 else "purified", fontsize=8)
-            subplots[i, 0].set_ylabel(f"class {example.outcome.label}")
+            subplots[i, 0].set_ylabel(f"class {example.true}")
             axes = subplots[i, -1]
             axes.patch.set_alpha(0)
             axes.plot(own[:, i], "o-", color=LINES[0], ms=2.5, lw=1.2, label="true class")
@@ -91,8 +92,8 @@ def draw_steps(
         subplots[-1, -1].set_xlabel("step")
     caption = f"Steps of the purifier on adversarial images ({heading}), with the predictions of the classifier alone."
     ends = "; ".join(
-        f"sample {e.outcome.index}, class {e.outcome.label}: "
-        f"predicted {int(said[0, i])}, after step {last} {int(said[-1, i])}"
+        f"sample {e.outcome.index}, class {e.true}: "
+        f"predicted {class_name(int(said[0, i]), e.names)}, after step {last} {class_name(int(said[-1, i]), e.names)}"
         for i, e in enumerate(examples)
     )
     return ReportFigure(name, figure, caption, f"{caption} {ends}.")

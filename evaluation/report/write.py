@@ -8,13 +8,12 @@ from typing import Any
 from torch import nn
 
 from adversarial_lightning.checkpoints.files import write_whole
-from adversarial_lightning.checkpoints.old_names import PRECISION
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.merge import reasons_for_no_headline
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.outcomes.statistics import Results
 from adversarial_lightning.evaluation.report import formatting
-from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
+from adversarial_lightning.evaluation.report.comparison import compare, side_by_side
 from adversarial_lightning.evaluation.report.embeddings import network_figures
 from adversarial_lightning.evaluation.report.events import write_events
 from adversarial_lightning.evaluation.report.figures import ReportFigure, confusion, curves, lengths, roc, scores
@@ -23,6 +22,7 @@ from adversarial_lightning.evaluation.report.html import compare_page, report_pa
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
 from adversarial_lightning.evaluation.report.pictures import Gallery, galleries
 from adversarial_lightning.evaluation.report.purifier_steps import steps
+from adversarial_lightning.evaluation.report.subject import differs, published_words
 from adversarial_lightning.evaluation.report.successes import gather
 
 _ALLOWANCE = 5.0, 0.1  # seconds for pictures, or this share of the evaluation's time
@@ -37,18 +37,21 @@ def write_report(
     defenses: Sequence[Any],
     required_adaptations: Mapping[str, bool],
     command: str,
+    facts: Mapping[str, Any] | None = None,
     model: nn.Module | None = None,
     audit: Mapping[str, Any] | None = None,
     precision: Mapping[str, Any] | None = None,
 ) -> Results:
     """Write results.json, report.md, report.html and an event file into the campaign's folder; return the results.
 
-    `merged` are the numbers of the finished campaign (`merge`). `audit` holds the "level" and "checks" of the audit;
-    `precision` says how attacks ran where that was not plain float32, with the "cases" of `check_precision`. `model` is
-    attacked again for the pictures of a few samples; without one there are none. A threat model that gets no headline
-    has a reason under "refused" in "worst_case".
+    `merged` are the numbers of the finished campaign (`merge`). `facts` are further entries on what was evaluated:
+    "model" (`provenance`), "published" (`compared`), "class_names" (by label), "weights" (what was taken of a file from
+    elsewhere and what was not, `Report.summary`). `audit` holds "level" and "checks" of the audit; `precision` says how
+    attacks ran where that was not plain float32, with the "cases" of `check_precision`. `model` is attacked again for
+    the pictures of a few samples; without one there are none. A threat model that gets no headline has a reason under
+    "refused" in "worst_case".
     """
-    merged = {**merged, "audit": audit, PRECISION: precision}
+    merged = {**merged, "audit": audit, "precision": precision}
     refused = reasons_for_no_headline(campaign.suite, required_adaptations)
     for case in (precision or {}).get("cases", []):
         if not case["passed"]:
@@ -60,40 +63,49 @@ def write_report(
             merged["warnings"].append(f"no headline for {formatting.threat(case['norm'], case['eps'])}: {reason}")
     for case in merged["worst_case"]:
         case |= _audited(audit, case)
-    results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **merged}
+    known = {"model": None, "published": None, "class_names": None, "weights": None, **(facts or {})}
+    results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **known, **merged}
+    if extra := (known["weights"] or {}).get("extra"):
+        named = f"{', '.join(extra[:5])}{' ...' if len(extra) > 5 else ''}"
+        results["warnings"].append(
+            f"{len(extra)} tensors of the file of weights were left out, no tensor needs them: {named}"
+        )
+    if differs(results):
+        results["warnings"].insert(0, published_words(results))
     results = {"schema": results.pop("schema"), **results}
     write_whole(campaign.folder / "results.json", json.dumps(results, indent=2) + "\n")
-    shown = upgraded(results)
-    write_whole(campaign.folder / "report.md", report_text(shown, command))
-    records = gather(campaign)
-    radii = {norm: [c["eps"] for c in shown["worst_case"] if c["norm"] == norm] for norm in formatting.SYMBOLS}
+    write_whole(campaign.folder / "report.md", report_text(results, command))
+    records, names = gather(campaign), known["class_names"]
+    radii = {norm: [c["eps"] for c in results["worst_case"] if c["norm"] == norm] for norm in formatting.SYMBOLS}
     drawn: dict[str, list[ReportFigure]] = {
         "steps": [],
         "grids": [],
         "views": [],
-        "curves": curves(shown),
+        "curves": curves(results),
         "lengths": [lengths(norm, found, radii[norm]) for norm, found in records.lengths.items()],
-        "scores": [*scores(records.scores), *roc(shown)],
+        "scores": [*scores(records.scores), *roc(results)],
         "confusions": [
-            d for case in records.cases if (d := confusion(case.title, case.heading, case.label, case.adversarial))
+            d
+            for case in records.cases
+            if (d := confusion(case.title, case.heading, case.label, case.adversarial, names))
         ],
     }
     shots: list[Gallery] = []
     omitted: list[str] = []
     if model is not None:
-        allowance = max(_ALLOWANCE[0], _ALLOWANCE[1] * sum(a["seconds"] for a in shown["attacks"]))
-        shots, omitted = galleries(campaign, model, records.cases, allowance)
+        allowance = max(_ALLOWANCE[0], _ALLOWANCE[1] * sum(a["seconds"] for a in results["attacks"]))
+        shots, omitted = galleries(campaign, model, records.cases, allowance, names)
         drawn["steps"], left_out = steps(campaign, model, shots, allowance)
         omitted += left_out
-        for name, draw in (("grids", grids), ("views", network_figures)):
-            if not any(required_adaptations.values()):  # else plain gradients mislead
-                drawn[name], left_out = draw(campaign, model, allowance)
-                omitted += left_out
-    page = report_page(shown, command, drawn, galleries=shots, omitted=omitted)
+        if not any(required_adaptations.values()):  # else plain gradients mislead
+            drawn["grids"], without_grids = grids(campaign, model, allowance)
+            drawn["views"], without_views = network_figures(campaign, model, allowance, names)
+            omitted += without_grids + without_views
+    page = report_page(results, command, drawn, galleries=shots, omitted=omitted)
     write_whole(campaign.folder / "report.html", page)
     images = {d.name: d.pixels() for figures in drawn.values() for d in figures}
     images |= {f"examples/{gallery.title}": gallery.pixels() for gallery in shots}
-    write_events(campaign.folder, scalars(shown), "\n\n".join(headlines(shown)), images)
+    write_events(campaign.folder, scalars(results), "\n\n".join(headlines(results)), images)
     return results
 
 
