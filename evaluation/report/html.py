@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from adversarial_lightning.evaluation.report import formatting, subject
 from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
-from adversarial_lightning.evaluation.report.comparison import BEST, Comparison, any_radius, rank, title
+from adversarial_lightning.evaluation.report.comparison import BEST, LESSER, Comparison, any_radius, rank, title
 from adversarial_lightning.evaluation.report.figures import ReportFigure
 from adversarial_lightning.evaluation.report.pictures import Gallery
 
@@ -124,7 +124,7 @@ def report_page(
 
 def compare_page(comparison: Comparison) -> str:
     """Comparison of several evaluations as HTML."""
-    return _page("compare.html", c=comparison, best=BEST, title="Comparison of robustness")
+    return _page("compare.html", c=comparison, best=BEST, lesser=LESSER, title="Comparison of robustness")
 
 
 def cards(results: Results) -> dict[str, list[Results]]:

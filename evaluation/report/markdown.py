@@ -19,7 +19,6 @@ from adversarial_lightning.evaluation.report.formatting import (
     interval_words,
     length,
     lengths,
-    number,
     percent,
     samples,
     share_of,
