@@ -3,6 +3,7 @@
 All of it is read from the checkpoint's own content, which holds plain values only; what the file does not say is None.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -65,7 +66,7 @@ def choice(callbacks: Any, name: str) -> dict[str, Any] | None:
     value, best = _number(chooser.get("current_score")), _number(chooser.get("best_model_score"))
     others = [k for k in states if k != key]
     kind = None
-    if chooser and value == best and name == Path(str(chooser["best_model_path"])).name:
+    if chooser and value is not None and value == best and name == Path(str(chooser["best_model_path"])).name:
         kind = "best"
     elif any(name in named[k] for k in others) or (chooser and name == Path(str(chooser.get("last_model_path"))).name):
         kind = "last"
@@ -111,4 +112,5 @@ def _count(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    return round(float(value), 6) if isinstance(value, Tensor | int | float) else None
+    found = float(value) if isinstance(value, Tensor | int | float) else math.nan
+    return round(found, 6) if math.isfinite(found) else None

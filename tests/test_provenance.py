@@ -1,5 +1,6 @@
 """What a report says of the model: from the content of its checkpoint, and of no other kind of file."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ CHOICES: dict[str, tuple[str, Any, str]] = {
     "last": ("last.ckpt", states(0.5, 0.25), "the last one saved; the best epoch has the lowest val_loss"),
     "a name of its own says neither": ("mine.ckpt", states(0.25, 0.25), "neither known as the best nor as the last"),
     "a later file called best": ("best.ckpt", states(0.5, 0.25), "neither known as the best nor as the last"),
+    "measured as no number": ("best.ckpt", states(math.nan, math.nan), "neither known as the best nor as the last"),
     "nothing monitored": ("last.ckpt", {LAST: states(0, 0)[LAST]}, "the last one saved; nothing was monitored"),
     "no such callback": ("best.ckpt", {"EarlyStopping": {"wait": 1}}, ""),
     "no callbacks": ("best.ckpt", None, ""),
