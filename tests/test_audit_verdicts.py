@@ -2,7 +2,7 @@
 
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from adversarial_lightning.attacks import (
     Attack,
     AutoAttack,
     DeepFool,
-    DetectorAwarePGD,
     GaussianNoise,
     Noise,
     SaltAndPepperSearch,
@@ -35,12 +34,12 @@ from adversarial_lightning.attacks import (
 from adversarial_lightning.defenses import Median, Purified, required_adaptations
 from adversarial_lightning.evaluation.audit.check import Check, share_check, state
 from adversarial_lightning.evaluation.audit.headline import summary
-from adversarial_lightning.evaluation.audit.interface import attacks_draw
 from adversarial_lightning.evaluation.audit.levels import LEVELS
 from adversarial_lightning.evaluation.audit.own_attacks import SparseAscent, SparseSearch, random_point
 from adversarial_lightning.evaluation.audit.run import AuditRun
 from adversarial_lightning.evaluation.campaign.merge import merge
 from adversarial_lightning.evaluation.outcomes.claims import ROBUST, claim
+from adversarial_lightning.evaluation.report import write_report
 from adversarial_lightning.evaluation.report.formatting import audit_state, audit_words, headline_share
 
 # broken, examined, share of all samples that these represent, limit, what the level excludes -> verdict
@@ -264,7 +263,17 @@ def test_a_model_that_cannot_be_asked_is_a_finding(case: str, tmp_path: Path, mo
     else:
         assert {"torch.func": "F5"}.get(case, "C10") in ids(checks)
         assert not any("raised" in check.sentence for check in checks), [c for c in checks if "raised" in c.sentence]
-    assert summary(audit_run, checks)["state"] == "failed"
+    found = summary(audit_run, checks)
+    assert found["state"] == "failed"
+    write_report(
+        audit_run.campaign,
+        dict(audit_run.results),
+        **{"checkpoint": {"path": "a", "sha256": ""}, "data": {}, "defenses": [], "command": "", "model": model},
+        required_adaptations={},
+        audit={"level": "quick", "checks": [asdict(check) for check in checks], **found},
+    )
+    for name in ("results.json", "report.md", "report.html"):
+        assert "failed" in (tmp_path / name).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -281,13 +290,12 @@ class Careless(Attack):
 
 
 @pytest.mark.parametrize("source", ["torch", "numpy", "python"])
-def test_an_attack_that_draws_from_a_global_generator_is_found(source: str) -> None:
-    shape = (1, 8, 8)
-    own: dict[str, Attack] = {"pgd": PGD(), "square": Square(), "targeted": Targeted(APGD(targeted=True), 3)}
-    assert attacks_draw(own, shape, 10).verdict == "passed"
-    found = attacks_draw({**own, "careless": Careless(source)}, shape, 10)
+def test_an_attack_that_draws_from_a_global_generator_is_found(source: str, tmp_path: Path) -> None:
+    suite: dict[str, Attack] = {"pgd": PGD(steps=2), "square": Square(queries=3), "careless": Careless(source)}
+    found = asked(honest("standard"), suite, tmp_path, n=10).checks()["F1 attacks"]()
     assert found.verdict == "failed" and "careless" in found.sentence and "pgd" not in found.sentence
-    assert "not examined" in attacks_draw({**own, "aware": DetectorAwarePGD()}, shape, 10).sentence
+    del suite["careless"]
+    assert asked(honest("standard"), suite, tmp_path / "other", n=10).checks()["F1 attacks"]().verdict == "passed"
 
 
 # --- honest models are not alarmed ------------------------------------------------------------------------------------

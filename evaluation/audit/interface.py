@@ -1,23 +1,16 @@
-"""Checks of what model and attacks say of themselves: randomness, outputs, optimisation in the forward pass."""
+"""Checks of what a model says of itself: randomness, outputs, optimisation in the forward pass; and of targets."""
 
-import random
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from adversarial_lightning.attacks import Attack, Noise, Targeted
+from adversarial_lightning.attacks import Attack, Targeted
 from adversarial_lightning.evaluation.audit.check import NO_SAMPLES, Check, not_applicable, share_check
 from adversarial_lightning.evaluation.audit.samples import AuditSamples
-from adversarial_lightning.evaluation.audit.substitute import network
-from adversarial_lightning.evaluation.outcomes.claims import leaves, parts_of
+from adversarial_lightning.evaluation.outcomes.claims import parts_of
 from adversarial_lightning.networks.eval_mode import are_probabilities
-
-_TINY = {"steps": 3, "queries": 20, "search_steps": 1, "deepfool_steps": 3, "generations": 1, "population": 5}
 
 
 def resolution(outputs: Tensor) -> float:
@@ -57,67 +50,6 @@ def randomness(samples: AuditSamples) -> Check:
         bad="the model draws, remembers or depends on its batch without declaring it; of a random model attacks must "
         "average gradients (EOT)",
     )
-
-
-def attacks_draw(suite: Mapping[str, Attack], shape: tuple[int, ...], classes: int) -> Check:
-    """F1 for attacks: no attack draws from a global generator, so that its outcomes can be repeated.
-
-    Each runs for a few steps on a random network that is not the model's.
-    """
-    name, draws, unknown = "attacks draw from the given noise", [], []
-    rows = Noise.keyed(0, torch.arange(2))
-    x, y = rows.uniform(torch.zeros(2, *shape)), torch.arange(2)
-    victim = network(shape, max(2, classes), Noise.keyed(0, torch.zeros(1, dtype=torch.int64)))
-    for label, attack in suite.items():
-        for leaf in leaves(attack):
-            before = _generators()
-            try:
-                _shortened(leaf)(victim.eval(), x, y, rows.fork(label))
-            except Exception:  # it asks more of a model, such as a detector
-                unknown.append(label)
-            if _generators() != before:
-                draws.append(label)
-    tried = [label for label in suite if label not in unknown]
-    if not tried and not draws:
-        return not_applicable(id="F1", name=name, why="No attack of the suite runs on a plain network.")
-    sentence = f"{_listed(draws or tried)}: " + (
-        "drew from a global generator, so another batch size or an interruption gives other outcomes"
-        if draws
-        else "drew from the noise of each sample alone"
-    )
-    left = f"; {_listed(unknown)}: not examined, for want of a defense or detector" if unknown else ""
-    return Check(
-        id="F1",
-        name=name,
-        verdict="failed" if draws else "passed",
-        figure=len(set(draws)),
-        limit=0,
-        sentence=f"{sentence}{left}.",
-    )
-
-
-def _listed(labels: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(labels))
-
-
-def _generators() -> tuple[Any, ...]:
-    """States of the global generators."""
-    numpy_state = np.random.get_state()
-    return (
-        bytes(torch.get_rng_state().numpy()),
-        random.getstate(),
-        tuple(part.tobytes() if isinstance(part, np.ndarray) else part for part in numpy_state),
-    )
-
-
-def _shortened(attack: Attack) -> Attack:
-    """`attack` with as few steps and queries as it takes to see whether it draws."""
-    given = {f.name: getattr(attack, f.name) for f in fields(attack)}  # type: ignore[arg-type]
-    few = {name: min(given[name], most) for name, most in _TINY.items() if isinstance(given.get(name), int)}
-    try:
-        return replace(attack, **few)  # type: ignore[type-var]
-    except Exception:  # a budget below what the attack accepts
-        return attack
 
 
 def output_range(samples: AuditSamples) -> Check:

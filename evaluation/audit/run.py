@@ -24,6 +24,7 @@ from adversarial_lightning.evaluation.audit.threat_models import (
     audited_threat_models,
     lengths_only,
 )
+from adversarial_lightning.evaluation.campaign.ledger import run_costs
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus, robust_share
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
@@ -115,6 +116,12 @@ class AuditRun:
         return self.campaign.status()
 
     @cached_property
+    def drawn(self) -> set[str]:
+        """Attacks of the campaign under which a global generator changed."""
+        spent = run_costs(self.campaign.folder, identity=self.campaign.identity)
+        return {name for entry in spent for name in entry.global_draws.splitlines()}
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape (C, H, W) of an image."""
         return tuple(self.campaign.batch(self.campaign.samples[:1], self.device)[0].shape[1:])
@@ -195,7 +202,7 @@ class AuditRun:
             "C16": self.repeated,
             "C17": lambda: broader_threats(self.right),
             "F1": lambda: interface.randomness(self.right),
-            "F1 attacks": lambda: interface.attacks_draw(campaign.suite, self.shape, self.classes),
+            "F1 attacks": lambda: stored_rows.attacks_draw(campaign.suite, self.drawn),
             "F2": lambda: interface.output_range(self.right),
             "F5": lambda: interface.computes_at_inference(self.right, bool(self.purifiers)),
             "F6": lambda: interface.targets(campaign.suite.values(), self.classes),

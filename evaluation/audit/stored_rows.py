@@ -1,7 +1,7 @@
 """Checks on the stored rows of a campaign, without the model."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +209,18 @@ def declared(threat_model: ThreatModel, required_adaptations: Mapping[str, bool]
         f"Missing, though the defense requires it: {' and '.join(lacks)}." if lacks else f"Done: {' and '.join(done)}."
     )
     return Check(id="C10", name=name, verdict="failed" if lacks else "passed", sentence=sentence)
+
+
+def attacks_draw(suite: Mapping[str, Attack], drawn: Collection[str]) -> Check:
+    """F1 for attacks: none draws from a global generator; `drawn` are those under which one changed."""
+    name = "attacks draw from the given noise"
+    if CLEAN in drawn:
+        return not_applicable(id="F1", name=name, limit=0, why="The model itself draws: attacks cannot be told apart.")
+    odd = [attack for attack in suite if attack in drawn]
+    sentence = f"{len(suite)} attacks drew from the noise of each sample alone."
+    if odd:
+        sentence = f"{', '.join(odd)}: a global generator changed, so other batches or an interruption change outcomes."
+    return counted(id="F1", name=name, k=len(odd), sentence=sentence)
 
 
 def several_draws(count: int, stochastic: bool) -> Check:

@@ -42,7 +42,7 @@ from adversarial_lightning.evaluation.outcomes.statistics import (
 from adversarial_lightning.evaluation.outcomes.types import Bits, Columns, Flags
 
 GLOBAL_DRAWS = (
-    "{} draws from torch's global generator or seeds it, instead of using the noise it is given: outcomes depend on "
+    "{} draws from a global generator or seeds it, instead of using the noise it is given: outcomes depend on "
     "batch size, number of processes and interruptions, and do not come again"
 )
 Refused = dict[tuple[str, float], str]  # why a threat model (norm, eps) gets no headline

@@ -1,5 +1,6 @@
 """Worker: finds its missing samples, attacks them, stores the outcomes."""
 
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -173,7 +174,8 @@ class Worker:
             yield from DataLoader(data, batch_sampler=batches, collate_fn=default_convert, num_workers=self.workers)
 
 
-def global_states(device: torch.device) -> list[bytes]:
-    """States of torch's global generators, of the CPU and of `device`: draws from them change a state."""
+def global_states(device: torch.device) -> tuple[object, ...]:
+    """States of the global generators of torch (the CPU's and that of `device`), numpy and Python: draws change one."""
     states = [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
-    return [state.numpy().tobytes() for state in states]
+    _, keys, *rest = np.random.get_state()
+    return *(state.numpy().tobytes() for state in states), keys.tobytes(), *rest, random.getstate()  # type: ignore[union-attr]

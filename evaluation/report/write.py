@@ -94,13 +94,16 @@ def write_report(
     omitted: list[str] = []
     if model is not None:
         allowance = max(_ALLOWANCE[0], _ALLOWANCE[1] * sum(a["seconds"] for a in results["attacks"]))
-        shots, omitted = galleries(campaign, model, records.cases, allowance, names)
-        drawn["steps"], left_out = steps(campaign, model, shots, allowance)
-        omitted += left_out
-        if not any(required_adaptations.values()):  # else plain gradients mislead
-            drawn["grids"], without_grids = grids(campaign, model, allowance)
-            drawn["views"], without_views = network_figures(campaign, model, allowance, names)
-            omitted += without_grids + without_views
+        try:
+            shots, omitted = galleries(campaign, model, records.cases, allowance, names)
+            drawn["steps"], left_out = steps(campaign, model, shots, allowance)
+            omitted += left_out
+            if not any(required_adaptations.values()):  # else plain gradients mislead
+                drawn["grids"], without_grids = grids(campaign, model, allowance)
+                drawn["views"], without_views = network_figures(campaign, model, allowance, names)
+                omitted += without_grids + without_views
+        except Exception as error:  # a report is written whatever the model does; its numbers are all there
+            omitted.append(f"Pictures are missing: attacking again raised {type(error).__name__}: {error}.")
     page = report_page(results, command, drawn, galleries=shots, omitted=omitted)
     write_whole(campaign.folder / "report.html", page)
     images = {d.name: d.pixels() for figures in drawn.values() for d in figures}
