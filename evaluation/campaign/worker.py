@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -177,5 +178,6 @@ class Worker:
 def global_states(device: torch.device) -> tuple[object, ...]:
     """States of the global generators of torch (the CPU's and that of `device`), numpy and Python: draws change one."""
     states = [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
-    _, keys, *rest = np.random.get_state()
-    return *(state.numpy().tobytes() for state in states), keys.tobytes(), *rest, random.getstate()  # type: ignore[union-attr]
+    of_numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    inner = of_numpy["state"]
+    return *(state.numpy().tobytes() for state in states), inner["key"].tobytes(), inner["pos"], random.getstate()

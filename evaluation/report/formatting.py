@@ -92,7 +92,8 @@ def duration(seconds: float) -> str:
 
 def verdict(check: Mapping[str, Any]) -> str:
     """Verdict of a check; audits before version 0.2 called it otherwise, and passed without showing anything."""
-    return {"fail": "failed", "pass": "not shown"}.get(check["verdict"], check["verdict"])
+    said = str(check["verdict"])
+    return {"fail": "failed", "pass": "not shown"}.get(said, said)
 
 
 def figures(check: Mapping[str, Any]) -> str:
