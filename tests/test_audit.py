@@ -107,7 +107,7 @@ DEFENDED: dict[str, tuple[Callable[[], nn.Module], dict[str, Attack], int, set[s
     "a filter": (lambda: Purified(honest("PGD-AT"), MeanFilter()), SUITE, 1, set()),
     "rounding, by BPDA and EOT": (lambda: Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), EOT, 20, set()),
     "rounding, one draw": (lambda: Purified(honest("PGD-AT"), RandomQuantizer(8, 0.05)), NAIVE, 1, {"C10", "C11"}),
-    "declared ripples": (lambda: Purified(honest("standard"), DeclaredRipples()), EOT, 20, {"C8", "I2"}),
+    "declared ripples": (lambda: Purified(honest("standard"), DeclaredRipples()), EOT, 20, {"C8", "C10"}),
 }
 
 
@@ -453,7 +453,8 @@ def test_evaluate_prints_the_audit_beside_the_headline(
     monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], samples=20, queries=50, points=20, imitation=2))
     save(tmp_path / "a.ckpt")
     for name, attack in {
-        "good": "{class_path: AutoAttack, init_args: {eps: 0.15}}",
+        "good": "{class_path: Targeted, init_args: {attack: {class_path: APGD, init_args: {eps: 0.15, steps: 100, "
+        "loss: margin, targeted: true}}}}",
         "weak": "{class_path: PGD, init_args: {eps: 0.15, steps: 1, step_size: 0.0001}}",
     }.items():
         (tmp_path / f"{name}.yaml").write_text(f"attack: {attack}")
