@@ -101,7 +101,7 @@ def test_the_table_holds_every_method() -> None:
 def test_fit_validate_test_predict(name: str, tmp_path: Path) -> None:
     """Training learns; validate and test agree with a hand count; the checkpoint gives the network back."""
     module, data = METHODS[name](network(name)), digits()
-    run = trainer(tmp_path, epochs=6)
+    run = trainer(tmp_path, epochs=10)
     run.fit(module, data)
     assert run.callback_metrics["val/acc"] > 0.6
     (tested,) = run.test(module, data, verbose=False)
