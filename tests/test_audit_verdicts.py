@@ -276,6 +276,14 @@ def test_a_model_that_cannot_be_asked_is_a_finding(case: str, tmp_path: Path, mo
         assert "failed" in (tmp_path / name).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("forward", [graph_of_its_own, lambda network, x: network(x.detach()).detach()])
+@pytest.mark.parametrize("attack", [FGSM(eps=0.1), APGD(eps=0.1, steps=3), FMN("l2", 3)])
+def test_a_model_without_gradients_is_evaluated_and_flagged(attack: Attack, forward: Any, tmp_path: Path) -> None:
+    audit_run = asked(AttackContext(forward).eval(), {"attack": attack}, tmp_path, n=20)
+    assert audit_run.status.bits["attack"].all()
+    assert audit_run.checks()["C10 predicted"]().verdict == "failed"
+
+
 @dataclass(frozen=True)
 class Careless(Attack):
     """Draws from one of the global generators."""

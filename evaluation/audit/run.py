@@ -295,11 +295,12 @@ class AuditRun:
         return found
 
     def repeated(self) -> Check:
-        """C16: repeat the cheapest run of the suite on some of its samples."""
+        """C16: repeat the cheapest run of the suite, of an attack if it has one, on some of its samples."""
         campaign, tables = self.campaign, self.tables
         runs = [u for name in campaign.suite for u in campaign.runs(name) if len(tables[name, u.restart]["index"])]
         if not runs:
             return sanity.repeated([], [], "any attack", 1.0, self.budget.excludes)
+        runs = [u for u in runs if u.attack is not None and u.attack.kind != "corruption"] or runs
         run = min(runs, key=lambda u: float(tables[u.name, u.restart]["forwards"].mean()))
         table = tables[run.name, run.restart]
         few = random_numbers(table["index"], self.budget.repeated, campaign.sample_seed)

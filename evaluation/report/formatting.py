@@ -98,7 +98,7 @@ def verdict(check: Mapping[str, Any]) -> str:
 
 def figures(check: Mapping[str, Any]) -> str:
     """What a check measured, with its bound and limit, in brackets; empty where it has no number."""
-    named = (("figure", "figure"), ("at most", "bound"), ("fails above", "limit"))
+    named = (("figure", "figure"), ("at most", "bound"), ("limit", "limit"))
     found = ", ".join(f"{word} {number(check[key])}" for word, key in named if check.get(key) is not None)
     return f" ({found})" if found else ""
 
