@@ -120,6 +120,8 @@ def audit_words(audit: Mapping[str, Any] | None) -> str:
     state = audit_state(audit)
     if audit is None or state == "not audited":
         return "not audited"
+    if "state" not in audit and state == "not shown":
+        return f"audited by version 0.1 (level {audit['level']}): nothing failed"
     if state == "nothing to audit":
         return "nothing to audit: no sample is robust"
     checks = "; ".join(f"{check['id']} {check['name']}" for check in audit["checks"] if verdict(check) == state)
