@@ -216,8 +216,9 @@ def audit(r: dict[str, Any]) -> str:
     """What the audit found, in a few words."""
     if not r.get("audit"):
         return "not audited"
-    failed = dict.fromkeys(check["id"] for check in r["audit"]["checks"] if check["verdict"] == "fail")
-    return f"failed: {', '.join(failed)}" if failed else f"passed ({r['audit']['level']})"
+    failed = dict.fromkeys(check["id"] for check in r["audit"]["checks"] if check["verdict"] in ("fail", "failed"))
+    state = r["audit"].get("state", "passed")  # an audit of version 0.1 knew only passed and failed
+    return f"failed: {', '.join(failed)}" if failed else f"{state} ({r['audit']['level']})"
 
 
 def says_something(r: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any] | None:

@@ -33,6 +33,12 @@ RENAMED = [
         r"\1; from adversarial_lightning import networks",
     ),
     (r"(evaluate_batch\([^\n]*\))\[0\]$", r"\1[0][0]"),
+    (r'(verdict"\] == )"fail"', r'\1"failed"'),
+    (r'(verdict"\] == )"pass"', r'\1"passed"'),
+    (r'(said, true = r\["worst_case"\]\[0\]\[")robust_accuracy', r"\1at_most"),
+    ("samples that the suite left standing", "samples that the suite left robust"),
+    (r"evaluation\.audit\.check import at_least", "evaluation.audit.check import lower_confidence_bound as at_least"),
+    (r'"robust accuracy at" in', '"; n = " in'),
     (r"\bin evaluate_batch\(([^\n]*?)\)\)", r"in evaluate_batch(\1)[0])"),
 ]
 

@@ -86,7 +86,8 @@ def test_a_published_figure_that_differs_stands_in_every_format(
     page, text = ((files / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
     for said in (page, text, capsys.readouterr().out):
         assert "20.00 % published, which DIFFERS" in said
-    audited = {**results, "audit": {"level": "quick", "checks": [{"id": "C1", "name": "n", "verdict": "pass"}]}}
+    checks = [{"id": "C1", "name": "n", "verdict": "passed"}]
+    audited = {**results, "audit": {"level": "quick", "checks": checks, "state": "passed", "bound": 0.05, "claims": []}}
     assert badge_state(audited) == "failed" and badge_state({**audited, "published": None}) == "passed"
     assert all("differs from the published" in sentence for sentence in headlines(audited))
     assert 'class="badge failed"' in page and "clean accuracy differs from the published one" in page

@@ -107,4 +107,4 @@ def test_a_headline_needs_the_precision_check(tmp_path: Path, monkeypatch: pytes
     case = weak["precision"]["cases"][0]
     assert not case["passed"] and case["low_precision"] > case["float32"] + 0.01
     assert "too weak" in weak["worst_case"][0]["refused"]
-    assert "robust accuracy" not in (tmp_path / "weak/out/report.md").read_text().split("##")[0]
+    assert "% accuracy under" not in (tmp_path / "weak/out/report.md").read_text().split("##")[0]

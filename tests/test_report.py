@@ -147,23 +147,46 @@ AUDITS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "none": (None, "not audited"),
     "passed": (
         {
-            "level": "quick",
+            **{"level": "quick", "state": "passed", "bound": 0.069, "claims": []},
             "checks": [
-                {"id": "C3", "name": "iterative", "verdict": "pass", "figure": 0.1, "limit": 0.2, "sentence": "Good."},
+                {
+                    "id": "C3",
+                    "name": "iterative",
+                    "verdict": "passed",
+                    "figure": 0.0,
+                    "limit": 0.2,
+                    "sentence": "Good.",
+                },
                 {"id": "C8", "name": "transfer", "verdict": "not applicable", "figure": None, "limit": None}
                 | {"sentence": "No surrogate."},
             ],
         },
-        "audit passed (quick, 1 check, 1 not applicable)",
+        "audit passed (level quick; at most 6.9 points could be missed)",
+    ),
+    "of version 0.1": (
+        {
+            "level": "quick",
+            "checks": [
+                {"id": "C3", "name": "iterative", "verdict": "pass", "figure": 0.1, "limit": 0.2, "sentence": "Good."},
+            ],
+        },
+        "audited by version 0.1 (level quick): nothing failed",
     ),
     "failed": (
         {
-            "level": "full",
+            **{"level": "full", "state": "failed", "bound": 0.9, "claims": []},
             "checks": [
-                {"id": "C3", "name": "iterative", "verdict": "pass", "figure": 0.1, "limit": 0.2, "sentence": "Good."},
-                {"id": "F4", "name": "zero gradients", "verdict": "fail", "figure": 0.5, "limit": 0.01}
+                {
+                    "id": "C3",
+                    "name": "iterative",
+                    "verdict": "passed",
+                    "figure": 0.1,
+                    "limit": 0.2,
+                    "sentence": "Good.",
+                },
+                {"id": "F4", "name": "zero gradients", "verdict": "failed", "figure": 0.5, "limit": 0.01}
                 | {"sentence": "Half of the gradients vanish."},
-                {"id": "C6", "name": "black box", "verdict": "fail", "figure": 0.3, "limit": 0.2, "sentence": "Bad."},
+                {"id": "C6", "name": "black box", "verdict": "failed", "figure": 0.3, "limit": 0.2, "sentence": "Bad."},
             ],
         },
         "audit failed: F4 zero gradients; C6 black box",
@@ -180,7 +203,7 @@ def test_the_audit_stands_beside_every_headline(case: str, evaluated: Path, tmp_
     assert all(sentence.endswith(f"; {said}") for sentence in headlines(results))
     page = report_page(results, "", NOTHING)
     cards = page[page.index('<div class="headlines">') : page.index("<nav")]
-    assert cards.count(said) == cards.count("Robust accuracy") == 1  # one norm, two radii
+    assert cards.count(said) == cards.count("Accuracy under") == 1  # one norm, two radii
     for check in (audit or {"checks": []})["checks"]:
         assert all(check["sentence"] in text for text in (page, report_text(results, "")))
     (tmp_path / "a").mkdir()
@@ -425,7 +448,7 @@ def made(folder: Path, **changes: Any) -> Path:
         **{"data": {"class_path": "Digits", "init_args": {}, "fingerprint": "1"}, "n": 100, "seed": 0},
         **{"clean_accuracy": 0.9, "clean_interval": [0.8, 0.95], "invalid": 0, "sweeps": [], "cost": None},
         "attacks": [{**attack, **half, "name": "pgd"}],
-        "worst_case": [{**half, "norm": "linf", "eps": 0.1, "attacks": ["pgd"]}],
+        "worst_case": [{**half, "norm": "linf", "eps": 0.1, "attacks": ["pgd"], "claim": "robust accuracy"}],
         **{"audit": None, "warnings": [], **changes},
     }
     folder.mkdir(parents=True)
@@ -484,6 +507,15 @@ def test_a_curve_of_one_point_is_not_drawn(tmp_path: Path) -> None:
         drawings = compare([folders[name] for name in names]).drawings
         assert len(drawings) == drawn
         assert not any("one " in drawing.alt for drawing in drawings)
+
+
+def test_what_the_audit_broke_is_taken_out_and_what_is_no_robust_accuracy_is_marked(tmp_path: Path) -> None:
+    case = results_of(made(tmp_path / "x"))["worst_case"][0]
+    changes: tuple[dict[str, Any], ...] = ({"broken_by_audit": 3, "at_most": 0.4}, {"claim": "accuracy under pgd"})
+    folders = [made(tmp_path / str(i), worst_case=[{**case, **change}]) for i, change in enumerate(changes)]
+    text = write_comparison(folders, None)
+    shares = [cell.split(" [")[0] for cell in lines(text)["**worst case (linf 0.1)**"]]
+    assert shares == ["≤ 40 %", "50 % ‡"] and "‡: accuracy under these attacks" in text
 
 
 def test_what_is_refused_is_never_the_best(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from rich.progress import Progress
 from torch import nn
 
 from adversarial_lightning.checkpoints.files import write_whole, writing
-from adversarial_lightning.evaluation.audit.check import Check
-from adversarial_lightning.evaluation.audit.run import Level, audit
+from adversarial_lightning.evaluation.audit.check import Check, from_record
+from adversarial_lightning.evaluation.audit.headline import summary
+from adversarial_lightning.evaluation.audit.levels import LEVELS, Level
+from adversarial_lightning.evaluation.audit.run import AuditRun
 from adversarial_lightning.evaluation.campaign.identity import code
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 
@@ -29,42 +31,54 @@ def cached_audit(
     level: Level,
     rows: int = 128,
 ) -> dict[str, Any]:
-    """Run the audit; returns the entry "audit" of results.json: "level", and "checks", a dictionary each.
+    """Run the audit; returns the entry "audit" of results.json: "level", "checks", and what `summary` says of them.
 
-    Shows a bar on a terminal. Checks are kept in ``audit.json`` of the campaign's folder, written after each, so a
-    second run repeats only those that are missing. Checks by other code, of another campaign or on another level are
-    not used. Raises OSError where the file cannot be written.
+    Says beforehand what it will cost, and shows a bar on a terminal. Checks are kept in ``audit.json`` of the
+    campaign's folder, written after each, so a second run repeats only those that are missing. Checks by other code, of
+    another campaign or on another level are not used. Raises OSError where the file cannot be written.
     """
     path = campaign.folder / "audit.json"
     about = {"identity": campaign.identity, "level": level, "obligations": dict(required_adaptations), "code": _code()}
     with writing(campaign.folder):
         lock = FileLock(campaign.folder / "audit.lock")
         lock.acquire()  # two processes may finish a campaign at the same moment
+    audit_run = AuditRun(campaign, model, results, required_adaptations, level, rows, _read(path, about))
     try:
-        known = _read(path, about)
+        print(forecast(audit_run), file=sys.stderr, flush=True)
         bar = Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=not sys.stderr.isatty())
         task = bar.add_task(f"audit ({level})")
 
-        def tell(key: str, check: Check, total: int) -> None:
-            known[key] = check
-            bar.update(task, completed=len(known), total=total)
-            checks = {name: asdict(each) for name, each in known.items()}
+        def tell(total: int) -> None:
+            bar.update(task, completed=len(audit_run.found), total=total)
+            checks = {name: asdict(each) for name, each in audit_run.found.items()}
             write_whole(path, json.dumps({"about": about, "checks": checks}, indent=2) + "\n")
 
         with bar:
-            found = audit(
-                campaign,
-                model,
-                results,
-                required_adaptations=required_adaptations,
-                level=level,
-                rows=rows,
-                known=known,
-                tell=tell,
-            )
+            found = audit_run.answers(tell)
+            said = summary(audit_run, found)
     finally:
         lock.release()
-    return {"level": level, "checks": [asdict(check) for check in found]}
+    return {"level": level, "checks": [asdict(check) for check in found], **said}
+
+
+def forecast(audit_run: AuditRun) -> str:
+    """What the audit will cost: samples, passes and, at the speed of the attacks so far, time."""
+    budget, claims = LEVELS[audit_run.level], audit_run.audited_threat_models
+    most = budget.samples // (4 if audit_run.stochastic else 1)
+    samples = sum(min(most, len(claim.samples)) for claim in claims)
+    forwards, backwards = (count * (budget.averaged if audit_run.stochastic else 1) for count in budget.passes)
+    attacks = audit_run.results["attacks"]
+    spent = sum(a["forwards"] + a["backwards"] for a in attacks)
+    seconds = sum(a["seconds"] for a in attacks) / spent * samples * (forwards + backwards) if spent else 0.0
+    time = _minutes(seconds)
+    return (
+        f"audit ({audit_run.level}): up to {forwards:,} forward and {backwards:,} backward passes for each of "
+        f"{samples} robust samples of {len(claims)} claims, at most about {time} at the speed of the attacks"
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
 
 
 def _code() -> str:
@@ -79,7 +93,7 @@ def _read(path: Path, about: Mapping[str, Any]) -> dict[str, Check]:
     """Stored checks by key; none where the file is missing, damaged or about something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        checks = {key: Check(**check) for key, check in content["checks"].items()}
+        checks = {key: from_record(check) for key, check in content["checks"].items()}
         return checks if content["about"] == about else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -2,29 +2,36 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.attacks.core.norms import NORMS
+from adversarial_lightning.attacks import threat
 from adversarial_lightning.defenses import Purified
-from adversarial_lightning.evaluation.audit import gradient_masking, sanity, stored_rows, stronger_attacks
-from adversarial_lightning.evaluation.audit.check import Check
+from adversarial_lightning.evaluation.audit import gradient_masking, interface, sanity, stored_rows, stronger_attacks
+from adversarial_lightning.evaluation.audit.check import Check, not_applicable
+from adversarial_lightning.evaluation.audit.levels import LEVELS, Budget, Level
 from adversarial_lightning.evaluation.audit.other_threats import broader_threats
 from adversarial_lightning.evaluation.audit.samples import AuditSamples, undisturbed
-from adversarial_lightning.evaluation.audit.substitute import imitate
-from adversarial_lightning.evaluation.audit.threat_models import ThreatModel, audited_threat_models
+from adversarial_lightning.evaluation.audit.substitute import imitate, inner_network
+from adversarial_lightning.evaluation.audit.threat_models import (
+    QUANTILES,
+    ThreatModel,
+    audited_threat_models,
+    lengths_only,
+)
+from adversarial_lightning.evaluation.campaign.ledger import run_costs
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus, robust_share
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
 from adversarial_lightning.evaluation.outcomes.subset import random_numbers
 from adversarial_lightning.networks.eval_mode import device_of
 
-Level = Literal["brief", "quick", "full"]
+Checks = dict[str, Callable[[], Check]]
 
 
 def audit(
@@ -35,36 +42,24 @@ def audit(
     required_adaptations: Mapping[str, bool],
     level: Level = "quick",
     rows: int = 128,
-    known: Mapping[str, Check] | None = None,
-    tell: Callable[[str, Check, int], None] = lambda key, check, total: None,
 ) -> list[Check]:
     """Run every check on a finished campaign of `model` whose merged numbers are `results` (schema 3).
 
-    `required_adaptations` is what the defenses declare; `rows` are attacked at once. Checks that are `known` by their
-    key are not repeated; `tell` is called with every new one and the number of all. Deterministic, given the seed of
-    the campaign.
+    `required_adaptations` is what the defenses declare; `rows` are attacked at once. Deterministic,
+    given the seed of the campaign. A check that raises becomes a finding in the words of the exception.
 
-    quick attacks up to 64 robust samples of each threat model, with up to 3,000 forwards and 1,500 backwards each; full
+    quick attacks up to 64 robust samples of each claim, with up to 3,000 forwards and 1,500 backwards each; full
     attacks up to 512, with up to 30,000 and 5,000. Gradients of stochastic models are means
     over 10 draws and cost ten times that, so only a fourth of the samples is attacked. brief is for defenses that take
     a good part of a second for each image: up to 32 samples (8 of stochastic models, means over 3 draws) and a tenth
     of the passes; it finds only gross failures.
     """
-    found: dict[str, Check] = dict(known or {})
-    audit_run = AuditRun(campaign, model, results, required_adaptations, level, rows)
-    with undisturbed(audit_run.device):
-        checks = audit_run.checks()
-        for key, check in checks.items():
-            if key not in found:
-                torch.manual_seed(campaign.seed)  # for models that draw from torch's own generator
-                found[key] = check()
-                tell(key, found[key], len(checks))
-    return [found[key] for key in checks]
+    return AuditRun(campaign, model, results, required_adaptations, level, rows).answers()
 
 
 @dataclass
 class AuditRun:
-    """Lazily computed inputs of the checks."""
+    """Lazily computed inputs of the checks; `found` holds the answers so far by key, which are not asked again."""
 
     campaign: Campaign
     model: nn.Module
@@ -72,10 +67,35 @@ class AuditRun:
     required_adaptations: Mapping[str, bool]
     level: Level
     rows: int
+    found: dict[str, Check] = field(default_factory=dict)
+
+    def answers(self, tell: Callable[[int], None] = lambda total: None) -> list[Check]:
+        """Answers of all checks; `tell` is called after every new one with the number of all."""
+        with undisturbed(self.device):
+            checks = self.checks()
+            for key, check in checks.items():
+                if key not in self.found:
+                    torch.manual_seed(self.campaign.seed)  # for models that draw from torch's own generator
+                    self.found[key] = self.answered(key, check)
+                    tell(len(checks))
+        return [self.found[key] for key in checks]
+
+    def answered(self, key: str, check: Callable[[], Check]) -> Check:
+        """Answer of a check, or the finding that it could not be asked."""
+        try:
+            return check()
+        except Exception as error:
+            own, words = raised_by(self.model, error), f"{type(error).__name__}: {error}".rstrip(". ")
+            return Check(
+                id=key.split()[0],
+                name=f"the question can be asked, {key}",
+                verdict="failed" if own else "not shown",
+                sentence=f"{'The model' if own else 'The check'} raised an error ({words}).",
+            )
 
     @property
-    def budget(self) -> stronger_attacks.Budget:
-        return stronger_attacks.LEVELS[self.level]
+    def budget(self) -> Budget:
+        return LEVELS[self.level]
 
     @property
     def stochastic(self) -> bool:
@@ -96,15 +116,29 @@ class AuditRun:
         return self.campaign.status()
 
     @cached_property
+    def drawn(self) -> set[str]:
+        """Attacks of the campaign under which a global generator changed."""
+        spent = run_costs(self.campaign.folder, identity=self.campaign.identity)
+        return {name for entry in spent for name in entry.global_draws.splitlines()}
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (C, H, W) of an image."""
+        return tuple(self.campaign.batch(self.campaign.samples[:1], self.device)[0].shape[1:])
+
+    @cached_property
     def audited_threat_models(self) -> list[ThreatModel]:
-        return audited_threat_models(self.status, self.campaign.suite)
+        quantiles = tuple(QUANTILES) if self.level == "full" else (0.5,)
+        return audited_threat_models(self.status, self.campaign.suite, self.shape, quantiles)
 
     def samples(self, samples: Any, of: float) -> AuditSamples:
         """A random subset of these samples, as many as the budget allows."""
         count, averaged = (20, self.budget.averaged) if self.stochastic else (1, 1)
         most = self.budget.samples // (4 if self.stochastic else 1)  # each of them costs ten times as much
         chosen = self.campaign.batch(random_numbers(samples, most, self.campaign.sample_seed), self.device)
-        return AuditSamples(self.model, *chosen, self.campaign.seed, of, count, averaged, self.rows)
+        return AuditSamples(
+            self.model, *chosen, self.campaign.seed, of, count, averaged, self.rows, self.budget.excludes
+        )
 
     @cached_property
     def right(self) -> AuditSamples:
@@ -135,42 +169,54 @@ class AuditRun:
         return [m.purifier for m in self.model.modules() if isinstance(m, Purified)]
 
     @cached_property
+    def inner(self) -> nn.Module | None:
+        """A network inside the model that classifies images, and is not the model."""
+        few = self.right[slice(0, 8)]
+        return inner_network(self.model, few.x, few.y) if len(few) else None
+
+    @cached_property
     def classes(self) -> int:
         return int(self.right.logits(self.right.x).shape[1]) if len(self.right) else 0
 
     def substitutes(self, threat_model: ThreatModel) -> dict[str, nn.Module]:
-        """Surrogate networks for transfer: the undefended classifier, and an imitation of the model."""
+        """Surrogate networks for transfer: what the model defends, and an imitation of the model."""
         few = random_numbers(self.campaign.samples, self.budget.imitated, self.campaign.sample_seed)
         x, _, _ = self.campaign.batch(few, self.device)
         imitation = imitate(
             self.model, x, eps=_radius(threat_model, x), steps=self.budget.imitation, seed=self.campaign.seed
         )
-        undefended = {"the undefended network": self.bare} if self.purifiers else {}
+        inner = self.bare if self.purifiers else self.inner
+        undefended = {"the undefended network": inner} if inner is not None else {}
         return undefended | {"an imitation": imitation}
 
-    def checks(self) -> dict[str, Callable[[], Check]]:
+    def checks(self) -> Checks:
         """Checks by a unique key, in the order in which they run and are reported."""
-        campaign, declares_bpda = self.campaign, bool(self.required_adaptations.get("bpda"))
-        checks: dict[str, Callable[[], Check]] = {
+        campaign, declares_bpda, excludes = self.campaign, self.declares_bpda, self.budget.excludes
+        checks: Checks = {
             "C1": lambda: stored_rows.threat_model(campaign.suite, self.tables),
             "C2": lambda: stored_rows.clean_accuracy(self.status, self.tables, self.results, campaign.scored),
-            "C4 recorded": lambda: stored_rows.monotone(self.results, campaign.n),
+            "C4 recorded": lambda: stored_rows.monotone(self.results, campaign.n, excludes),
             "C10 predicted": lambda: gradient_masking.true_gradients(self.right, declares_bpda),
             "C11": lambda: stored_rows.several_draws(campaign.draws, self.stochastic),
             "C12": lambda: stored_rows.settings_stored(self.results, campaign.folder),
             "C16": self.repeated,
             "C17": lambda: broader_threats(self.right),
-            "F1": lambda: gradient_masking.randomness(self.right),
-            "F2": lambda: gradient_masking.output_range(self.right),
-            "F5": lambda: gradient_masking.computes_at_inference(self.right, bool(self.purifiers)),
-            "F6": lambda: gradient_masking.targets(campaign.suite.values(), self.classes),
+            "F1": lambda: interface.randomness(self.right),
+            "F1 attacks": lambda: stored_rows.attacks_draw(campaign.suite, self.drawn),
+            "F2": lambda: interface.output_range(self.right),
+            "F5": lambda: interface.computes_at_inference(self.right, bool(self.purifiers)),
+            "F6": lambda: interface.targets(campaign.suite.values(), self.classes),
         }
         for threat_model in self.audited_threat_models:
             checks |= {f"{key} {threat_model.title}": check for key, check in self.about(threat_model).items()}
-        return checks
+        return checks | self.not_asked()
 
-    def about(self, threat_model: ThreatModel) -> dict[str, Callable[[], Check]]:
-        """Checks of one threat model by key."""
+    @property
+    def declares_bpda(self) -> bool:
+        return bool(self.required_adaptations.get("bpda"))
+
+    def about(self, threat_model: ThreatModel) -> Checks:
+        """Checks of one claim by key."""
         cache: list[AuditSamples] = []
 
         def samples() -> AuditSamples:
@@ -178,45 +224,83 @@ class AuditRun:
                 cache.append(self.still_robust(threat_model))
             return cache[0]
 
-        budget = self.budget
-        checks: dict[str, Callable[[], Check]] = {
-            "C3 recorded": lambda: stored_rows.iterative_beats_single_step(self.status, threat_model),
+        budget, status = self.budget, self.status
+        past = "C10 past", "gradients past the defense find no more", 0.005
+        off = "C13 off", "the attack works without the defense", 0.01
+
+        def without_purifier(key: str, name: str, limit: float) -> Check:
+            why = "The model has no purifier that gradients could leave out."
+            return not_applicable(id=key.split()[0], name=f"{name}, {threat_model.title}", limit=limit, why=why)
+
+        return {
+            "C3 recorded": lambda: stored_rows.iterative_beats_single_step(status, threat_model, budget.excludes),
             "C3": lambda: stronger_attacks.single_step(samples(), threat_model),
             "C4": lambda: sanity.unbounded(samples(), threat_model, budget, self.classes),
             "C5": lambda: stronger_attacks.converged(samples(), threat_model, budget),
-            "C6 recorded": lambda: stored_rows.gradients_beat_queries(self.status, threat_model),
+            "C6 recorded": lambda: stored_rows.gradients_beat_queries(status, threat_model, budget.excludes),
             "C6": lambda: stronger_attacks.gradient_free(samples(), threat_model, budget),
             "C7": lambda: stronger_attacks.random_points(samples(), threat_model, budget),
             "C8": lambda: stronger_attacks.transferred(
                 samples(), threat_model, budget, self.substitutes(threat_model) if len(samples()) else {}
             ),
-            "C9": lambda: stored_rows.worst_case(self.status, threat_model, self.tables, self.results),
+            "C9": lambda: stored_rows.worst_case(status, threat_model, self.tables, self.results),
             "C10 declared": lambda: stored_rows.declared(threat_model, self.required_adaptations, self.campaign.scored),
             "C13 active": lambda: sanity.active(self.right, threat_model, budget),
             "C15": lambda: stronger_attacks.tuned(samples(), threat_model, budget, self.classes, self.level),
             "F2": lambda: gradient_masking.saturation(samples(), threat_model),
             "F3": lambda: gradient_masking.zero_gradients(samples(), threat_model),
-            "I2": lambda: gradient_masking.stable_gradients(
-                samples(), threat_model, bool(self.required_adaptations.get("bpda"))
-            ),
+            "I2": lambda: gradient_masking.stable_gradients(samples(), threat_model, self.declares_bpda),
             "I3": lambda: gradient_masking.silent_success(samples(), threat_model, budget),
             "I4": lambda: gradient_masking.optimised(samples(), threat_model, budget),
+            "C10 past": lambda: (
+                stronger_attacks.around_purifiers(samples(), threat_model, budget, self.purifiers)
+                if self.purifiers
+                else without_purifier(*past)
+            ),
+            "C13 off": lambda: (
+                sanity.undefended(self.right, threat_model, budget, self.bare, self.classes)
+                if self.purifiers
+                else without_purifier(*off)
+            ),
+            "A1": lambda: stronger_attacks.altogether(samples(), threat_model, self.found_about(threat_model)),
         }
-        if threat_model.norm not in NORMS:  # such as l0: the audit has no attack in that ball
-            return {key: check for key, check in checks.items() if key.split()[-1] in ("recorded", "C9", "declared")}
-        if self.purifiers:
-            checks["C10 past"] = lambda: stronger_attacks.around_purifiers(
-                samples(), threat_model, budget, self.purifiers
+
+    def found_about(self, threat_model: ThreatModel) -> dict[str, Check]:
+        """Answers so far of the checks of one claim, without the sum of them, A1."""
+        end = f" {threat_model.title}"
+        return {key: c for key, c in self.found.items() if key.endswith(end) and not key.startswith("A1")}
+
+    def not_asked(self) -> Checks:
+        """A check for each entry of the suite whose claim no experiment can examine, and why."""
+        audited = {name for threat_model in self.audited_threat_models for name in threat_model.attacks}
+        without = {name for names in lengths_only(self.campaign.suite).values() for name in names}
+        found: Checks = {}
+        for name, attack in self.campaign.suite.items():
+            norm, eps = threat(attack)
+            if attack.kind == "corruption":
+                why = (
+                    "Noise that is the same for every model has no ball to search: its accuracy is no robust accuracy."
+                )
+            elif norm is None or (eps is None and attack.kind == "budget"):
+                why = "The attack names no norm or no radius, or joins several: no experiment can search its ball."
+            elif eps is None and name in without - audited:
+                why = "No sample is right without an attack, or all lengths are 0: there are no lengths to shorten."
+            elif eps is None and name not in without:
+                why = f"Its lengths are examined only at the radius that the suite has in {norm}."
+            else:
+                continue
+            found[f"A2 {name}"] = lambda name=name, why=why: not_applicable(  # type: ignore[misc]
+                id="A2", name=f"the claim of {name} is examined", why=why
             )
-            checks["C13 off"] = lambda: sanity.undefended(self.right, threat_model, budget, self.bare, self.classes)
-        return checks
+        return found
 
     def repeated(self) -> Check:
-        """C16: repeat the cheapest run of the suite on some of its samples."""
+        """C16: repeat the cheapest run of the suite, of an attack if it has one, on some of its samples."""
         campaign, tables = self.campaign, self.tables
         runs = [u for name in campaign.suite for u in campaign.runs(name) if len(tables[name, u.restart]["index"])]
         if not runs:
-            return sanity.repeated([], [], "any attack")
+            return sanity.repeated([], [], "any attack", 1.0, self.budget.excludes)
+        runs = [u for u in runs if u.attack is not None and u.attack.kind != "corruption"] or runs
         run = min(runs, key=lambda u: float(tables[u.name, u.restart]["forwards"].mean()))
         table = tables[run.name, run.restart]
         few = random_numbers(table["index"], self.budget.repeated, campaign.sample_seed)
@@ -235,10 +319,24 @@ class AuditRun:
             clean=clean,
             draws=campaign.draws,
         )
-        return sanity.repeated(rows["adversarial"].tolist(), [o.adversarial for o in again], run.name)
+        stored, now = rows["adversarial"].tolist(), [o.adversarial for o in again]
+        of = len(table["index"]) / campaign.n
+        return sanity.repeated(stored, now, run.name, of, self.budget.excludes)
+
+
+def raised_by(model: nn.Module, error: BaseException) -> bool:
+    """Whether the error came out of a forward of the model or of a part of it."""
+    parts, trace = {id(m) for m in model.modules()}, error.__traceback__
+    while trace is not None:
+        if id(trace.tb_frame.f_locals.get("self")) in parts:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _radius(threat_model: ThreatModel, x: Tensor) -> float:
-    """Change of one value where all values change by the same amount, on the surface of the ball."""
+    """Change of one value where all values change by the same amount, on the surface of the ball; in l0 any change."""
     size = float(x.shape[1:].numel())
+    if threat_model.norm == "l0":
+        return 0.5
     return threat_model.eps / {"linf": 1.0, "l2": math.sqrt(size)}.get(threat_model.norm, size)

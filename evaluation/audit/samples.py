@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Attack, Noise, noise_for, threat
-from adversarial_lightning.attacks.core.norms import NORMS, displacement, distance, outside_ball
+from adversarial_lightning.attacks.core.norms import displacement, distance, outside_ball
+from adversarial_lightning.evaluation.audit.own_attacks import random_point
 from adversarial_lightning.evaluation.outcomes.outcome import checked, defender_noise, exact, predict
 from adversarial_lightning.networks.eval_mode import frozen_eval
 
 
 class Connected(nn.Module):
-    """`model` with 0 * x added to its logits where they have no graph.
+    """`model` with 0 * x added to its logits.
 
-    Autograd then returns a zero gradient instead of raising an error.
+    Where they have no graph, or one that does not begin at x, autograd then returns zeros instead of raising an error.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -26,7 +27,7 @@ class Connected(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x)
-        return logits if logits.requires_grad or not x.requires_grad else logits + 0 * x.flatten(1).sum(1)[:, None]
+        return logits + 0 * x.flatten(1).sum(1)[:, None] if x.requires_grad else logits
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class AuditSamples:
     """Images `x` (B, C, H, W) with labels `y` and sample numbers `index` (B,), and the model under attack.
 
     They represent the share `of` of all samples. An image is judged in `draws` draws of the defender, an attack
-    averages `eot_samples` gradients: both 1 for deterministic models. `rows` samples are attacked at once.
+    averages `eot_samples` gradients: both 1 for deterministic models. `rows` samples are attacked at once. A check of
+    them passes where surely no more than the share `excludes` of all samples is affected.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class AuditSamples:
     draws: int = 1
     eot_samples: int = 1
     rows: int = 128
+    excludes: float = 0.07
 
     def __len__(self) -> int:
         return len(self.y)
@@ -86,11 +89,15 @@ class AuditSamples:
         """Logits of all samples at `z`, without gradients."""
         with torch.no_grad():
             rows = [p.deciding(q, score=False) for p, q in zip(self.parts(), z.split(self.rows), strict=False)]
-        return torch.cat(rows) if rows else z.new_zeros(0, 1)
+        return torch.cat(rows).detach() if rows else z.new_zeros(0, 1)  # a model may switch gradients on
+
+    def numbers(self, rows: Tensor) -> tuple[int, ...]:
+        """Numbers of the samples of a mask (B,)."""
+        return tuple(self.index[rows].tolist())
 
     def moved(self, norm: str, eps: float, noise: Noise) -> "AuditSamples":
         """The samples, each at a random point of the ball around it."""
-        return replace(self, x=(self.x + NORMS[norm].random(self.x, eps, noise)).clamp(0, 1))
+        return replace(self, x=random_point(norm, self.x, eps, noise, surface=False))
 
     def wrong(self, z: Tensor) -> Tensor:
         """Mask (B,) of the rows of `z` that are misclassified in at least two thirds of the draws."""
@@ -106,11 +113,13 @@ class AuditSamples:
         z = self.points(attack, name, model)
         norm, eps = threat(attack)
         wrong = self.wrong(z)
-        if norm is None or eps is None:
-            return wrong
-        lengths = distance(norm, displacement(z, self.x)).to(wrong.device)
-        inside: Tensor = ~outside_ball(lengths, eps, attack.kind)
-        return wrong & inside
+        return wrong if norm is None or eps is None else wrong & self.inside(z, norm, eps, attack.kind)
+
+    def inside(self, z: Tensor, norm: str, eps: float, kind: str = "budget") -> Tensor:
+        """Mask (B,) of the rows of `z` that lie in the ball around the samples."""
+        lengths = distance(norm, displacement(z, self.x)).to(z.device)
+        near: Tensor = ~outside_ball(lengths, eps, kind)
+        return near
 
 
 @contextmanager

@@ -1,17 +1,26 @@
 """Checks on the stored rows of a campaign, without the model."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adversarial_lightning.attacks import Attack, DetectorAwareAPGD, DetectorAwarePGD, threat
-from adversarial_lightning.evaluation.audit.check import Check, lower_confidence_bound, not_applicable, share_check
-from adversarial_lightning.evaluation.audit.threat_models import ThreatModel, leaves, setting
+from adversarial_lightning.evaluation.audit.check import (
+    Check,
+    Verdict,
+    counted,
+    lower_confidence_bound,
+    not_applicable,
+    share_check,
+    upper_confidence_bound,
+)
+from adversarial_lightning.evaluation.audit.threat_models import ThreatModel, setting
 from adversarial_lightning.evaluation.campaign.merge import eot_samples_of
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus, outside, robust_share
+from adversarial_lightning.evaluation.outcomes.claims import leaves
 from adversarial_lightning.evaluation.outcomes.types import Columns, Flags
 
 Tables = Mapping[tuple[str, int], Columns]  # the rows of every run: attack and restart
@@ -33,16 +42,9 @@ def threat_model(suite: Mapping[str, Attack], tables: Tables) -> Check:
         sentence = f"{left} of {rows_seen} recorded perturbations leave their ball or are not finite: " + (
             "they count as failures, which a real attacker would correct."
             if left
-            else "all attacks keep to their balls."
+            else "the attacks kept to their balls."
         )
-    return Check(
-        id="C1",
-        name="threat models are complete and kept",
-        verdict="fail" if nameless or left else "pass",
-        figure=left,
-        limit=0,
-        sentence=sentence,
-    )
+    return counted(id="C1", name="threat models are complete and kept", k=len(nameless) or left, sentence=sentence)
 
 
 def clean_accuracy(status: SampleStatus, tables: Tables, results: Mapping[str, Any], rejects: bool) -> Check:
@@ -52,14 +54,7 @@ def clean_accuracy(status: SampleStatus, tables: Tables, results: Mapping[str, A
     sentence = f"{lost} of {len(status.samples)} samples lack their outcome without an attack" + (
         "; the accuracy of the detector is not reported." if not roc else "; both accuracies are of the same samples."
     )
-    return Check(
-        id="C2",
-        name="clean accuracy of the same samples",
-        verdict="fail" if lost or not roc else "pass",
-        figure=lost,
-        limit=0,
-        sentence=sentence,
-    )
+    return counted(id="C2", name="clean accuracy of the same samples", k=lost or int(not roc), sentence=sentence)
 
 
 def broken_by(status: SampleStatus, name: str, eps: float) -> Flags:
@@ -96,7 +91,7 @@ def _in_whole_ball(threat_model: ThreatModel) -> dict[str, Attack]:
     }
 
 
-def iterative_beats_single_step(status: SampleStatus, threat_model: ThreatModel) -> Check:
+def iterative_beats_single_step(status: SampleStatus, threat_model: ThreatModel, excludes: float) -> Check:
     """C3: recorded iterative attacks break at least as many samples as recorded single steps."""
     whole = _in_whole_ball(threat_model)
     steps = {name: [setting(leaf, "steps") for leaf in leaves(attack)] for name, attack in whole.items()}
@@ -107,22 +102,28 @@ def iterative_beats_single_step(status: SampleStatus, threat_model: ThreatModel)
         return not_applicable(id="C3", name=name, limit=0.005, why="The suite does not have both kinds of attacks.")
     only_single, only_many = _broken_only_by(status, threat_model, single, many)
     excess, n = only_single - only_many, len(status.samples)
-    fails = excess > 0.005 * n and lower_confidence_bound(only_single, only_single + only_many) > 0.5
-    sentence = (
-        f"{only_single} samples were broken only by {', '.join(single)}, {only_many} only by {', '.join(many)}: "
-        + ("gradients mislead after the first step." if fails else "more steps break more samples.")
-    )
-    return Check(
-        id="C3",
-        name=name,
-        verdict="fail" if fails else "pass",
-        figure=excess / n,
-        limit=0.005,
-        sentence=sentence,
-    )
+    said = f"{only_single} samples were broken only by {', '.join(single)}, {only_many} only by {', '.join(many)}"
+    surely = lower_confidence_bound(only_single, only_single + only_many) > 0.5
+    bad = "more steps were weaker: gradients mislead after the first step, or the steps are badly chosen"
+    return _excess("C3", name, excess, n, surely, excludes, said, bad)
 
 
-def gradients_beat_queries(status: SampleStatus, threat_model: ThreatModel) -> Check:
+def _excess(id: str, name: str, k: int, n: int, surely: bool, excludes: float, said: str, bad: str) -> Check:
+    """A check that `k` of `n` samples, where that is `surely` more than chance, are no more than half a point."""
+    limit, bound = 0.005, upper_confidence_bound(max(0, k), n) if n else 1.0
+    verdict: Verdict = "passed" if k <= limit * n and bound <= excludes else "not shown"
+    if k > limit * n and surely:
+        verdict = "failed"
+    ends = {
+        "failed": bad,
+        "passed": f"at most {100 * bound:.1f} points could be missed",
+        "not shown": f"{n} samples are too few to tell",
+    }
+    sentence = f"{said}: {ends[verdict]}."
+    return Check(id=id, name=name, verdict=verdict, figure=k / max(1, n), limit=limit, bound=bound, sentence=sentence)
+
+
+def gradients_beat_queries(status: SampleStatus, threat_model: ThreatModel, excludes: float) -> Check:
     """C6: recorded attacks without gradients break no sample that the gradient attacks left robust."""
     whole = _in_whole_ball(threat_model)
     white = [n for n, attack in whole.items() if any(leaf.knowledge == "white-box" for leaf in leaves(attack))]
@@ -137,14 +138,16 @@ def gradients_beat_queries(status: SampleStatus, threat_model: ThreatModel) -> C
         k=only_black,
         n=len(status.samples),
         limit=0.002,
+        excludes=excludes,
+        what="points",
         sentence=f"{only_black} of {len(status.samples)} samples were broken only by {', '.join(black)}, not by "
         f"{', '.join(white)}",
-        bad="gradients are masked, and samples that queries did not break may be broken too",
-        good="gradients break the samples that queries break",
+        bad="gradients are masked or the gradient attacks too weak, and samples that queries did not break may be "
+        "broken too",
     )
 
 
-def monotone(results: Mapping[str, Any], n: int) -> Check:
+def monotone(results: Mapping[str, Any], n: int, excludes: float) -> Check:
     """C4: the same attack with a larger radius leaves no more samples robust."""
     name, rise, where = "accuracy decreases with the radius", 0.0, ""
     if not results.get("sweeps"):
@@ -154,16 +157,17 @@ def monotone(results: Mapping[str, Any], n: int) -> Check:
         for before, after, eps in pairs:
             if after - before > rise:
                 rise, where = after - before, f" ({sweep['attack']} at {sweep['norm']} {eps:g})"
-    fails = lower_confidence_bound(round(rise * n), n) > 0.005
-    sentence = (
-        f"The largest increase of accuracy from a radius to the next larger one is {100 * rise:.1f} points{where}: "
-        + ("attacks are weaker in larger balls." if fails else "larger balls contain more adversarial examples.")
-    )
-    return Check(id="C4", name=name, verdict="fail" if fails else "pass", figure=rise, limit=0.005, sentence=sentence)
+    k = round(rise * n)
+    said = f"The largest increase of accuracy from a radius to the next larger one is {100 * rise:.1f} points{where}"
+    surely = lower_confidence_bound(k, n) > 0.005
+    return _excess("C4", name, k, n, surely, excludes, said, "an attack is weaker in the larger ball")
 
 
 def worst_case(status: SampleStatus, threat_model: ThreatModel, tables: Tables, results: Mapping[str, Any]) -> Check:
     """C9: the reported number is the mean over samples of the worst case, computed again from the rows."""
+    name = f"the worst case of each sample, {threat_model.title}"
+    if threat_model.quantile is not None:
+        return not_applicable(id="C9", name=name, limit=0.0, why="The claim is a curve of lengths, not one number.")
     bits = dict(zip(tables[CLEAN, 0]["index"].tolist(), tables[CLEAN, 0]["right_draws"].tolist(), strict=True))
     for (attack, _restart), rows in tables.items():
         if attack in threat_model.attacks:
@@ -178,20 +182,13 @@ def worst_case(status: SampleStatus, threat_model: ThreatModel, tables: Tables, 
         for c in results["worst_case"]
         if (c["norm"], c["eps"]) == (threat_model.norm, threat_model.eps)
     )
-    counted = sum(right.bit_count() for right in bits.values()) / (len(bits) * status.draws)
-    fails = reported > counted + 1e-9
-    sentence = f"The report has {100 * reported:.2f} %, the rows give {100 * counted:.2f} %: " + (
+    counted_again = sum(right.bit_count() for right in bits.values()) / (len(bits) * status.draws)
+    fails = reported > counted_again + 1e-9
+    sentence = f"The report has {100 * reported:.2f} %, the rows give {100 * counted_again:.2f} %: " + (
         "the report is not the worst case of each sample." if fails else "the report is the worst case of each sample."
     )
-    name = f"the worst case of each sample, {threat_model.title}"
-    return Check(
-        id="C9",
-        name=name,
-        verdict="fail" if fails else "pass",
-        figure=reported - counted,
-        limit=0.0,
-        sentence=sentence,
-    )
+    verdict: Verdict = "failed" if fails else "passed"
+    return Check(id="C9", name=name, verdict=verdict, figure=reported - counted_again, limit=0.0, sentence=sentence)
 
 
 def declared(threat_model: ThreatModel, required_adaptations: Mapping[str, bool], detects: bool) -> Check:
@@ -211,7 +208,19 @@ def declared(threat_model: ThreatModel, required_adaptations: Mapping[str, bool]
     sentence = (
         f"Missing, though the defense requires it: {' and '.join(lacks)}." if lacks else f"Done: {' and '.join(done)}."
     )
-    return Check(id="C10", name=name, verdict="fail" if lacks else "pass", sentence=sentence)
+    return Check(id="C10", name=name, verdict="failed" if lacks else "passed", sentence=sentence)
+
+
+def attacks_draw(suite: Mapping[str, Attack], drawn: Collection[str]) -> Check:
+    """F1 for attacks: none draws from a global generator; `drawn` are those under which one changed."""
+    name = "attacks draw from the given noise"
+    if CLEAN in drawn:
+        return not_applicable(id="F1", name=name, limit=0, why="The model itself draws: attacks cannot be told apart.")
+    odd = [attack for attack in suite if attack in drawn]
+    sentence = f"{len(suite)} attacks drew from the noise of each sample alone."
+    if odd:
+        sentence = f"{', '.join(odd)}: a global generator changed, so other batches or an interruption change outcomes."
+    return counted(id="F1", name=name, k=len(odd), sentence=sentence)
 
 
 def several_draws(count: int, stochastic: bool) -> Check:
@@ -223,9 +232,8 @@ def several_draws(count: int, stochastic: bool) -> Check:
     sentence = f"Every image was judged in {count} draws of the defender's noise: " + (
         f"use --draws {_NEEDED} or more, since few draws say little." if fails else "its interval over draws is known."
     )
-    return Check(
-        id="C11", name=name, verdict="fail" if fails else "pass", figure=count, limit=_NEEDED, sentence=sentence
-    )
+    verdict: Verdict = "failed" if fails else "passed"
+    return Check(id="C11", name=name, verdict=verdict, figure=count, limit=_NEEDED, sentence=sentence)
 
 
 def settings_stored(results: Mapping[str, Any], folder: Path) -> Check:
@@ -240,6 +248,4 @@ def settings_stored(results: Mapping[str, Any], folder: Path) -> Check:
     sentence = f"Settings are missing of {', '.join(dict.fromkeys(without))}: the evaluation cannot be repeated."
     if not without:
         sentence = f"All settings of {len(results['attacks'])} attacks are stored."
-    return Check(
-        id="C12", name=name, verdict="fail" if without else "pass", figure=len(without), limit=0, sentence=sentence
-    )
+    return counted(id="C12", name=name, k=len(without), sentence=sentence)

@@ -1,4 +1,4 @@
-"""Substitute network without masked gradients, for transfer attacks (Papernot et al. 2017)."""
+"""Networks without masked gradients for transfer attacks: inside the model, or an imitation (Papernot et al. 2017)."""
 
 import torch
 import torch.nn.functional as F
@@ -50,4 +50,39 @@ def imitate(model: nn.Module, x: Tensor, *, eps: float, steps: int, seed: int, r
 def _answers(model: nn.Module, x: Tensor) -> Tensor:
     with frozen_eval(model), torch.no_grad():
         logits: Tensor = model(x)
-    return logits
+    return logits.detach()
+
+
+def inner_network(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module | None:
+    """The classifier inside a defense: the innermost module that maps images `x` to logits nearly as right as `model`.
+
+    None where there is none, or where it is the model itself: it gives the same logits and the same gradients. `x` is a
+    batch of images that the model classifies as `y`.
+    """
+    wanted = _answers(model, x)
+    own = _gradient(model, x, y)
+    for inside in reversed(list(model.modules())[1:]):
+        try:
+            logits = _answers(inside, x)
+            if logits.shape != wanted.shape or not bool(logits.isfinite().all()):
+                continue
+            if float((logits.argmax(1) == y).float().mean()) < 0.5:
+                continue
+            same = torch.allclose(logits, wanted, rtol=1e-3, atol=0) and own is not None
+            if same and torch.allclose(_gradient(inside, x, y), own, rtol=1e-3, atol=0):  # type: ignore[arg-type]
+                continue
+        except Exception:  # what cannot be asked for logits of images is no such network
+            continue
+        return inside
+    return None
+
+
+def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+    """Gradient of the label's logits; None where there is none."""
+    with frozen_eval(model):
+        leaf = x.detach().clone().requires_grad_()
+        logits = model(leaf)
+        if not logits.requires_grad:
+            return None
+        gradient: Tensor | None = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), leaf, allow_unused=True)[0]
+    return gradient

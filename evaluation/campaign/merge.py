@@ -21,6 +21,7 @@ from adversarial_lightning.evaluation.campaign.sample_status import (
     threat_models,
 )
 from adversarial_lightning.evaluation.outcomes.by_class import by_class
+from adversarial_lightning.evaluation.outcomes.claims import claim
 from adversarial_lightning.evaluation.outcomes.detection import (
     LEVELS,
     account,
@@ -41,7 +42,7 @@ from adversarial_lightning.evaluation.outcomes.statistics import (
 from adversarial_lightning.evaluation.outcomes.types import Bits, Columns, Flags
 
 GLOBAL_DRAWS = (
-    "{} draws from torch's global generator or seeds it, instead of using the noise it is given: outcomes depend on "
+    "{} draws from a global generator or seeds it, instead of using the noise it is given: outcomes depend on "
     "batch size, number of processes and interruptions, and do not come again"
 )
 Refused = dict[tuple[str, float], str]  # why a threat model (norm, eps) gets no headline
@@ -116,6 +117,8 @@ def merge(campaign: Campaign) -> Results:
     bits = [status.worst_case(case["norm"], case["eps"]) for case in worst]
     shares = [robust_share(b, campaign.draws) for b in (status.bits[CLEAN], *bits)]
     results["classes"] = by_class(label, shares[0], shares[1:])
+    for case in worst:
+        case["claim"] = claim(case["norm"], {name: campaign.suite[name] for name in case["attacks"]})
     if campaign.scored:
         results["detection"] = _detection(campaign, attacks, worst)
         for name in (CLEAN, *campaign.suite):

@@ -1,9 +1,11 @@
 """Worker: finds its missing samples, attacks them, stores the outcomes."""
 
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,7 +175,9 @@ class Worker:
             yield from DataLoader(data, batch_sampler=batches, collate_fn=default_convert, num_workers=self.workers)
 
 
-def global_states(device: torch.device) -> list[bytes]:
-    """States of torch's global generators, of the CPU and of `device`: draws from them change a state."""
+def global_states(device: torch.device) -> tuple[object, ...]:
+    """States of the global generators of torch (the CPU's and that of `device`), numpy and Python: draws change one."""
     states = [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
-    return [state.numpy().tobytes() for state in states]
+    of_numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    inner = of_numpy["state"]
+    return *(state.numpy().tobytes() for state in states), inner["key"].tobytes(), inner["pos"], random.getstate()

@@ -138,6 +138,26 @@ def counting(model: nn.Module) -> Iterator[Passes]:
         handle.remove()
 
 
+@contextmanager
+def connected(model: nn.Module) -> Iterator[None]:
+    """Context in which outputs of `model` depend on its images, by 0 * x, whether they have a graph or not.
+
+    An attack on a model without gradients then sees zeros, and breaks nothing, instead of ending the evaluation.
+    """
+
+    def connect(_module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> Any:
+        x = inputs[0] if inputs else None
+        if not isinstance(x, Tensor) or not x.requires_grad or not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            return outputs
+        return outputs + (0 * x.flatten(1).sum(1)[:, None]).to(outputs.dtype)
+
+    handle = model.register_forward_hook(connect)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def evaluate_batch(
     model: nn.Module,
     attack: Attack | None,
@@ -182,7 +202,7 @@ def evaluate_batch(
         passes, z, adversarial, failed = Passes(), x, clean, torch.zeros_like(y, dtype=torch.bool)
         if attack is not None:
             started = _now(x)
-            with counting(model) as passes, attack_context():
+            with connected(model), counting(model) as passes, attack_context():
                 z = attack(model, x, y, attacker)
         seconds = _now(x) - started
         if attack is not None:

@@ -21,7 +21,7 @@ class RunCost:
     `run` names the run, `world` is its number of processes; `code` is the digest of the program (`identity.code`).
     `seconds` are those it took so far, `done` says that it got to its end. `batches` are those committed, `peak_memory`
     is in bytes, `energy` in joules or None. `probabilities`: the model was seen to return probabilities.
-    `global_draws`: attacks, one a line, under which torch's global generator changed ("clean": under the model alone).
+    `global_draws`: attacks, one a line, under which a global generator changed ("clean": under the model alone).
     """
 
     run: str

@@ -10,6 +10,7 @@ from typing import Any
 
 from adversarial_lightning.checkpoints.old_names import RESULTS
 from adversarial_lightning.errors import UserError
+from adversarial_lightning.evaluation.outcomes.claims import ROBUST
 from adversarial_lightning.evaluation.outcomes.statistics import flags_of, paired, wilson
 from adversarial_lightning.evaluation.report import formatting, subject
 from adversarial_lightning.evaluation.report.figures import ReportFigure, Series, over_radius
@@ -20,6 +21,10 @@ BEST = (
     "not recorded which images are robust, by Wilson's intervals that do not overlap; never with a failed audit, a "
     "clean accuracy that differs from the published one, or a †."
 )
+LESSER = (
+    "‡: accuracy under these attacks; robust accuracy takes two objectives and an attack without gradients, in l2 and "
+    "l1 a minimum-norm attack too."
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class Cell:
     """One number of one model (higher is better) and its bounds.
 
     `honest`: it may be the best of its row; not where the suite lacks required adaptations (`refused`) nor where the
-    audit failed. `n` images, `which` ones, and their `bitmap`, are what a test of two cells needs.
+    audit failed. `lesser`: it is called accuracy under these attacks, not robust accuracy. `n` images, `which` ones,
+    and their `bitmap`, are what a test of two cells needs.
     """
 
     value: float
@@ -37,6 +43,7 @@ class Cell:
     which: str = ""
     bitmap: str | None = None
     refused: bool = False
+    lesser: bool = False
     honest: bool = True
     best: bool = False
 
@@ -79,6 +86,11 @@ class Comparison:
     groups: Sequence[Group]
     unfair_because: Sequence[str]
     drawings: Sequence[ReportFigure]
+
+    @property
+    def lesser(self) -> bool:
+        """True where the number of a cell is no robust accuracy."""
+        return any(cell.lesser for group in self.groups for row in group.rows for cell in row.cells.values())
 
     @property
     def refused(self) -> bool:
@@ -164,15 +176,17 @@ def any_radius(attack: Results) -> bool:
 def _accuracy(entry: Results, results: Results, prefix: str = "") -> Cell:
     """Cell of an attack, of a worst case or, with the prefix of its keys, of the clean accuracy."""
     share, n, data = entry[f"{prefix or 'robust_'}accuracy"], results["n"], results["data"]
-    refused = bool(entry.get("refused"))
+    refused, broken = bool(entry.get("refused")), bool(entry.get("broken_by_audit"))
+    share = entry["at_most"] if broken else share
     return Cell(
         share,
-        formatting.percent(share, n),
+        f"{'≤ ' * broken}{formatting.percent(share, n)}",
         formatting.interval(entry[f"{prefix}interval"], n),
         n,
         which=json.dumps([data.get("fingerprint"), data.get("pixels"), results["samples"]], sort_keys=True),
-        bitmap=entry.get(f"{prefix}bitmap"),
+        bitmap=None if broken else entry.get(f"{prefix}bitmap"),
         refused=refused,
+        lesser="name" not in entry and not prefix and formatting.headline_word(entry) != ROBUST,
         honest=not refused and subject.badge_state(results) != "failed",
     )
 
@@ -305,6 +319,8 @@ def side_by_side(comparison: Comparison) -> str:
             "",
             "†: no headline number: the suite lacks adaptations that the defense requires; never the best.",
         ]
+    if comparison.lesser:
+        lines += ["", LESSER]
     if comparison.unfair_because:
         lines += ["", f"This comparison is unfair: {'; '.join(comparison.unfair_because)}."]
     return "\n".join(lines) + "\n"
@@ -313,4 +329,4 @@ def side_by_side(comparison: Comparison) -> str:
 def _words(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    return f"{f'**{cell.text}**' if cell.best else cell.text}{' †' * cell.refused} {cell.bounds}"
+    return f"{f'**{cell.text}**' if cell.best else cell.text}{' †' * cell.refused}{' ‡' * cell.lesser} {cell.bounds}"

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from adversarial_lightning.evaluation.outcomes.claims import ROBUST
+
+VERDICTS = {"failed": "✗ ", "not shown": "? ", "passed": "✓ ", "not applicable": "", "for information": ""}
 SYMBOLS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁", "l0": "ℓ₀"}
 
 
@@ -87,24 +90,78 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def verdict(check: Mapping[str, Any]) -> str:
+    """Verdict of a check; audits before version 0.2 called it otherwise, and passed without showing anything."""
+    said = str(check["verdict"])
+    return {"fail": "failed", "pass": "not shown"}.get(said, said)
+
+
+def figures(check: Mapping[str, Any]) -> str:
+    """What a check measured, with its bound and limit, in brackets; empty where it has no number."""
+    named = (("figure", "figure"), ("at most", "bound"), ("limit", "limit"))
+    found = ", ".join(f"{word} {number(check[key])}" for word, key in named if check.get(key) is not None)
+    return f" ({found})" if found else ""
+
+
 def audit_state(audit: Mapping[str, Any] | None) -> str:
-    """State of the audit: ``passed``, ``failed`` or ``not audited``."""
+    """State of the audit: ``passed``, ``failed``, ``not shown``, ``nothing to audit`` or ``not audited``.
+
+    Audits before version 0.2 have none; their checks could pass without showing anything.
+    """
     if not audit or not audit.get("checks"):
         return "not audited"
-    return "failed" if any(check["verdict"] == "fail" for check in audit["checks"]) else "passed"
+    if "state" in audit:
+        return str(audit["state"])
+    return "failed" if any(verdict(check) == "failed" for check in audit["checks"]) else "not shown"
 
 
 def audit_words(audit: Mapping[str, Any] | None) -> str:
-    """Phrase on the audit beside a headline number, with the failed checks."""
-    if audit_state(audit) == "not audited" or audit is None:
+    """Phrase on the audit beside a headline number: what failed or was not shown, the level, what could be missed."""
+    state = audit_state(audit)
+    if audit is None or state == "not audited":
         return "not audited"
-    outcomes = [check["verdict"] for check in audit["checks"]]
-    if audit_state(audit) == "passed":
-        passed, idle = outcomes.count("pass"), outcomes.count("not applicable")
-        also = f", {idle} not applicable" if idle else ""
-        return f"audit passed ({audit['level']}, {passed} check{'s' * (passed != 1)}{also})"
-    failed = "; ".join(f"{check['id']} {check['name']}" for check in audit["checks"] if check["verdict"] == "fail")
-    return f"audit failed: {failed}"
+    if "state" not in audit and state == "not shown":
+        return f"audited by version 0.1 (level {audit['level']}): nothing failed"
+    if state == "nothing to audit":
+        return "nothing to audit: no sample is robust"
+    checks = "; ".join(f"{check['id']} {check['name']}" for check in audit["checks"] if verdict(check) == state)
+    if state == "failed":
+        return f"audit failed: {checks}"
+    bound = audit.get("bound")
+    missed = "" if bound is None else f"; at most {100 * bound:.1f} points could be missed"
+    if state == "passed":
+        return f"audit passed (level {audit['level']}{missed})"
+    return f"audit neither passed nor failed (level {audit['level']}{missed}), not shown: {checks}"
+
+
+def headline_word(case: Mapping[str, Any]) -> str:
+    """What the number of a worst case is called: ``robust accuracy``, or ``accuracy under fgsm and pgd``."""
+    return str(case.get("claim") or ("accuracy under " + ", ".join(case["attacks"]) if case.get("attacks") else ROBUST))
+
+
+def headline_share(case: Mapping[str, Any], n: int, where: str) -> str:
+    """The number of a worst case with its name and `where`; at most, where the audit broke robust samples."""
+    share, where = percent(case["robust_accuracy"], n), headline_word(case) + where
+    if not case.get("broken_by_audit"):
+        return f"{share} {where}"
+    broken, examined = case["broken_by_audit"], case["examined_by_audit"]
+    audited = f"{share} before the audit broke {broken} of {examined} robust samples"
+    return f"at most {percent(case['at_most'], n)} {where}, {audited}"
+
+
+def claim_words(claim: Mapping[str, Any], n: int) -> str:
+    """What an audit says of one claim of the suite."""
+    where = threat(claim["norm"], claim["eps"])
+    if claim["quantile"]:
+        where = f"the {claim['quantile']} length, {where}"
+    said = f"at {where} the suite left {percent(claim['robust_accuracy'], n)} robust"
+    if not claim["examined"]:
+        return said
+    said += f"; of {claim['examined']} robust samples the audit broke {len(claim['broken'])}"
+    if not claim["broken"]:
+        return said
+    rest = f"{percent(claim['estimate'], n)}, 99 % interval {interval(claim['interval'], n)}"
+    return f"{said}: at most {percent(claim['at_most'], n)}, and about {rest} if the others fall alike"
 
 
 def count(value: float) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from adversarial_lightning.evaluation.report import formatting, subject
 from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
-from adversarial_lightning.evaluation.report.comparison import BEST, Comparison, any_radius, rank, title
+from adversarial_lightning.evaluation.report.comparison import BEST, LESSER, Comparison, any_radius, rank, title
 from adversarial_lightning.evaluation.report.figures import ReportFigure
 from adversarial_lightning.evaluation.report.pictures import Gallery
 
@@ -40,6 +40,9 @@ def _environment() -> Environment:
         "facts": lambda results: subject.model_facts(results) | formatting.facts(results),
         "any_radius": any_radius,
         "breakable": lambda path: path.replace("/", "/\u200b"),  # a zero-width space: lines may break there
+        "claim_words": formatting.claim_words,
+        "headline_word": formatting.headline_word,
+        "figures": formatting.figures,
         "model_in_table": subject.model_in_table,
         "defended_by": subject.defended_by,
         "draws_words": subject.draws_words,
@@ -71,7 +74,7 @@ def report_page(
     views); `omitted` says which pictures are missing.
     """
     shortest = [a for a in results["attacks"] if a.get("curve")]
-    detector = results.get("detection")
+    detector, checks = results.get("detection"), (results["audit"] or {}).get("checks", ())
     sections = {
         "attacks": "attacks",
         "classes": "classes" if len(results.get("classes") or []) > 1 else "",
@@ -111,6 +114,8 @@ def report_page(
         areas={a["name"]: a["detection"]["auroc"] for a in results["attacks"]} if detector else {},
         facts=subject.model_facts(results) | formatting.facts(results),
         facts_of_cost=formatting.facts_of_cost(results),
+        verdicts=formatting.VERDICTS,
+        by_verdict={v: [c for c in checks if formatting.verdict(c) == v] for v in formatting.VERDICTS},
         drawn=drawn,
         galleries=galleries,
         omitted=omitted,
@@ -119,7 +124,7 @@ def report_page(
 
 def compare_page(comparison: Comparison) -> str:
     """Comparison of several evaluations as HTML."""
-    return _page("compare.html", c=comparison, best=BEST, title="Comparison of robustness")
+    return _page("compare.html", c=comparison, best=BEST, lesser=LESSER, title="Comparison of robustness")
 
 
 def cards(results: Results) -> dict[str, list[Results]]:

@@ -6,21 +6,25 @@ from typing import Any
 from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
 from adversarial_lightning.evaluation.report.comparison import any_radius
 from adversarial_lightning.evaluation.report.formatting import (
+    VERDICTS,
     audit_words,
+    claim_words,
     count,
     duration,
     facts,
     facts_of_cost,
+    figures,
+    headline_share,
     interval,
     interval_words,
     length,
     lengths,
-    number,
     percent,
     samples,
     share_of,
     table,
     threat,
+    verdict,
 )
 from adversarial_lightning.evaluation.report.html import groups, over_draws
 from adversarial_lightning.evaluation.report.subject import (
@@ -43,15 +47,15 @@ def headlines(results: Results) -> list[str]:
     n, said = results["n"], []
     for case in results["worst_case"]:
         if not case.get("refused"):
-            share = f"{percent(case['robust_accuracy'], n)} robust accuracy{judged(results)}"
-            share += f" at {threat(case['norm'], case['eps'])}, {PIXELS}"
+            share = headline_share(case, n, f"{judged(results)} at {threat(case['norm'], case['eps'])}, {PIXELS}")
             basis = [interval_words(case["interval"], results), f"worst case of {', '.join(case['attacks'])}"]
             basis += [f"n = {n}, {samples(results)}"] if case["interval"] else [f"n = {n}"]
             basis.insert(1, draws_words(results, case))
             clean = f"clean {percent(results['clean_accuracy'], n)}"
             parts = f"{share} ({'; '.join(filter(None, basis))})", detector_words(results, case), clean
             said.append("; ".join(filter(None, (*parts, badge_words(results)))))
-    return said
+    shortest = [c for c in (results["audit"] or {}).get("claims", ()) if c["quantile"]]
+    return [*said, *(f"{claim_words(claim, n)}; {badge_words(results)}" for claim in shortest)]
 
 
 def report_text(results: Results, command: str) -> str:
@@ -183,12 +187,10 @@ def _audit(results: Results) -> list[str]:
     said = audit_words(results["audit"])
     lines = ["## Audit", "", f"{said[0].upper()}{said[1:]}.", ""]
     if results["audit"]:
-        order = ("fail", "pass", "not applicable")
-        for c in sorted(results["audit"]["checks"], key=lambda c: order.index(c["verdict"])):
-            figures = ", ".join(f"{name} {number(c[name])}" for name in ("figure", "limit") if c[name] is not None)
-            lines.append(
-                f"- {c['verdict']}: {c['id']} {c['name']}{f' ({figures})' if figures else ''}. {c['sentence']}"
-            )
+        lines += [f"- {claim_words(claim, results['n'])}." for claim in results["audit"].get("claims", ())] + [""]
+        order = list(VERDICTS)
+        for c in sorted(results["audit"]["checks"], key=lambda c: order.index(verdict(c))):
+            lines.append(f"- {verdict(c)}: {c['id']} {c['name']}{figures(c)}. {c['sentence']}")
         lines.append("")
     return lines
 

@@ -61,6 +61,8 @@ def write_report(
         if reason := refused.get((case["norm"], case["eps"])):
             case["refused"] = reason
             merged["warnings"].append(f"no headline for {formatting.threat(case['norm'], case['eps'])}: {reason}")
+    for case in merged["worst_case"]:
+        case |= _audited(audit, case)
     known = {"model": None, "published": None, "class_names": None, "weights": None, **(facts or {})}
     results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **known, **merged}
     if extra := (known["weights"] or {}).get("extra"):
@@ -92,19 +94,32 @@ def write_report(
     omitted: list[str] = []
     if model is not None:
         allowance = max(_ALLOWANCE[0], _ALLOWANCE[1] * sum(a["seconds"] for a in results["attacks"]))
-        shots, omitted = galleries(campaign, model, records.cases, allowance, names)
-        drawn["steps"], left_out = steps(campaign, model, shots, allowance)
-        omitted += left_out
-        if not any(required_adaptations.values()):  # else plain gradients mislead
-            drawn["grids"], without_grids = grids(campaign, model, allowance)
-            drawn["views"], without_views = network_figures(campaign, model, allowance, names)
-            omitted += without_grids + without_views
+        try:
+            shots, omitted = galleries(campaign, model, records.cases, allowance, names)
+            drawn["steps"], left_out = steps(campaign, model, shots, allowance)
+            omitted += left_out
+            if not any(required_adaptations.values()):  # else plain gradients mislead
+                drawn["grids"], without_grids = grids(campaign, model, allowance)
+                drawn["views"], without_views = network_figures(campaign, model, allowance, names)
+                omitted += without_grids + without_views
+        except Exception as error:  # a report is written whatever the model does; its numbers are all there
+            omitted.append(f"Pictures are missing: attacking again raised {type(error).__name__}: {error}.")
     page = report_page(results, command, drawn, galleries=shots, omitted=omitted)
     write_whole(campaign.folder / "report.html", page)
     images = {d.name: d.pixels() for figures in drawn.values() for d in figures}
     images |= {f"examples/{gallery.title}": gallery.pixels() for gallery in shots}
     write_events(campaign.folder, scalars(results), "\n\n".join(headlines(results)), images)
     return results
+
+
+def _audited(audit: Mapping[str, Any] | None, case: Mapping[str, Any]) -> Results:
+    """What the audit found about the threat model of one worst case."""
+    for claim in (audit or {}).get("claims", ()):
+        if (claim["norm"], claim["eps"], claim["quantile"]) == (case["norm"], case["eps"], None):
+            estimate = {"robust_accuracy": claim["estimate"], "interval": claim["interval"]}
+            found = {"broken_by_audit": len(claim["broken"]), "examined_by_audit": claim["examined"]}
+            return {**found, "at_most": claim["at_most"], "estimate": estimate if claim["examined"] else None}
+    return {}
 
 
 def write_comparison(folders: Sequence[Path], output: Path | None) -> str:
