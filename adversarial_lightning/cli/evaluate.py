@@ -23,7 +23,7 @@ from adversarial_lightning.cli.messages import exits
 from adversarial_lightning.cli.prepare import Detect, Evaluation, Wrap, calibrate, device, prepare
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation import run_campaign, write_report
-from adversarial_lightning.evaluation.audit import cached_audit
+from adversarial_lightning.evaluation.audit import cached_audit, untouched_copy
 from adversarial_lightning.evaluation.campaign.identity import (
     claim_folder,
 )
@@ -137,6 +137,8 @@ def evaluate(argv: list[str], rank: Rank) -> int:
     objects.suite = expanded(objects.suite)
     evaluation = prepare(settings, objects)
     campaign, model = evaluation.campaign, evaluation.model
+    if settings.audit != "none" and not rank.spawned:
+        evaluation.untouched = untouched_copy(model)
     claim_folder(settings.output, evaluation.parts)  # after everything that may be a mistake
     if evaluation.imported:
         record(settings.output, evaluation.imported)
@@ -186,7 +188,15 @@ def report(evaluation: Evaluation, merged: Results, settings: Namespace, command
     audit = precision = None
     if settings.audit != "none":
         rows = min(settings.batch_size, 64)
-        audit = cached_audit(campaign, model, merged, required_adaptations=adaptations, level=settings.audit, rows=rows)
+        audit = cached_audit(
+            campaign,
+            model,
+            merged,
+            required_adaptations=adaptations,
+            level=settings.audit,
+            rows=rows,
+            untouched=evaluation.untouched,
+        )
     if settings.compile or settings.precision != "float32":
         print("precision check: attacking a few samples in float32 too", file=sys.stderr, flush=True)
         cases = check_precision(campaign, model, settings.batch_size)

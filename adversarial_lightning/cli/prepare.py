@@ -15,6 +15,7 @@ from adversarial_lightning.checkpoints.load import check_fit, open_network
 from adversarial_lightning.checkpoints.spec import PACKAGE, Spec, build, catalogue, describe, plain
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation import Campaign
+from adversarial_lightning.evaluation.audit import Untouched
 from adversarial_lightning.evaluation.campaign.identity import (
     data_part,
     identify,
@@ -49,6 +50,7 @@ class Evaluation:
     parts: Spec
     source: str
     imported: Report | None
+    untouched: Untouched | None = None  # the model before its first forward, for the audit
 
 
 def prepare(settings: Namespace, objects: Namespace) -> Evaluation:

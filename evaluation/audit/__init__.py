@@ -9,5 +9,6 @@ on a few samples that are attacked again, with other and stronger attacks. A che
 from adversarial_lightning.evaluation.audit.cache import cached_audit
 from adversarial_lightning.evaluation.audit.check import Check, failed
 from adversarial_lightning.evaluation.audit.run import audit
+from adversarial_lightning.evaluation.audit.untouched import Untouched, untouched_copy
 
-__all__ = ["Check", "audit", "cached_audit", "failed"]
+__all__ = ["Check", "Untouched", "audit", "cached_audit", "failed", "untouched_copy"]

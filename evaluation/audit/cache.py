@@ -18,6 +18,7 @@ from adversarial_lightning.evaluation.audit.check import Check, from_record
 from adversarial_lightning.evaluation.audit.headline import summary
 from adversarial_lightning.evaluation.audit.levels import LEVELS, Level
 from adversarial_lightning.evaluation.audit.run import AuditRun
+from adversarial_lightning.evaluation.audit.untouched import Untouched
 from adversarial_lightning.evaluation.campaign.identity import code
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 
@@ -30,6 +31,7 @@ def cached_audit(
     required_adaptations: Mapping[str, bool],
     level: Level,
     rows: int = 128,
+    untouched: Untouched | None = None,
 ) -> dict[str, Any]:
     """Run the audit; returns the entry "audit" of results.json: "level", "checks", and what `summary` says of them.
 
@@ -42,7 +44,7 @@ def cached_audit(
     with writing(campaign.folder):
         lock = FileLock(campaign.folder / "audit.lock")
         lock.acquire()  # two processes may finish a campaign at the same moment
-    audit_run = AuditRun(campaign, model, results, required_adaptations, level, rows, _read(path, about))
+    audit_run = AuditRun(campaign, model, results, required_adaptations, level, rows, _read(path, about), untouched)
     try:
         print(forecast(audit_run), file=sys.stderr, flush=True)
         bar = Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=not sys.stderr.isatty())

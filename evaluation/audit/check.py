@@ -11,8 +11,8 @@ Verdict = Literal["failed", "passed", "not shown", "not applicable", "for inform
 State = Literal["failed", "passed", "not shown", "not audited", "nothing to audit"]
 
 NO_SAMPLES = "No sample is left to check."
-EXPERIMENTS = frozenset({"C3", "C5", "C6", "C7", "C8", "C15"})
-MATTER = EXPERIMENTS | {"C1", "C4", "C9", "C10", "C11", "C13", "A1", "F1", "F2", "F3"}
+EXPERIMENTS = frozenset({"C3", "C5", "C6", "C7", "C8", "C15", "M3"})
+MATTER = EXPERIMENTS | {"C1", "C4", "C9", "C10", "C11", "C13", "A1", "F1", "F2", "F3", "M1", "M2", "M4", "D1", "D2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,9 @@ class Check:
     """Answer to one question of the audit.
 
     `id` is that of Carlini et al.'s list (C1 .. C17), of a flag of AutoAttack (F1 ..), of an indicator of attack
-    failure (I2 ..), or A1, and unique together with `name`. `figure` was measured, `limit` is where it fails, `bound`
-    is the 99 % upper bound of the figure, `n` samples were examined; None where there is no such number. `sentence`
-    says what was measured.
+    failure (I2 ..), of a question on memory (M1 ..) or on a detector (D1 ..), or A1, and unique together with `name`.
+    `figure` was measured, `limit` is where it fails, `bound` is the 99 % upper bound of the figure, `n` samples were
+    examined; None where there is no such number. `sentence` says what was measured.
     `broken` are the numbers of the samples that the suite left robust and this check broke.
 
     A check *failed* where the figure lies surely above the limit; it *passed* where the figure is within the limit and

@@ -104,10 +104,11 @@ def zero_gradients(samples: AuditSamples, threat_model: ThreatModel) -> Check:
 def true_gradients(samples: AuditSamples, declared: bool) -> Check:
     """C10: gradients predict how every output, also a detector's score, changes under small steps.
 
-    Central differences along 8 random sign vectors of 1/256 a value. It finds operations that are detached, rounded or
-    steep, in classifier, purifier and detector. An output counts only where it changes by more than it is rounded. The
-    images are mixed with a tenth of noise: stored images have many equal values, at which an honest selection, such as
-    a median's, has no gradient.
+    Differences to both sides along 8 random sign vectors of 1/256 a value: a step that is the same on both sides has
+    no central difference. It finds operations that are detached, rounded or steep, and outputs that are no numbers, in
+    classifier, purifier and detector. An output counts only where it changes by more than it is rounded. The images are
+    mixed with a tenth of noise: stored images have many equal values, at which an honest selection, such as a median's,
+    has no gradient.
     """
     name, step, most = "gradients predict changes", 1 / 256, 20
     if declared:
@@ -126,12 +127,14 @@ def true_gradients(samples: AuditSamples, declared: bool) -> Check:
         for _ in range(8):
             d = step * (noise.uniform(x) - 0.5).sign()
             predicted = torch.stack([(g * d).flatten(1).sum(1) for g in gradients], 1).double()
-            with torch.no_grad():
-                seen = (part.deciding(x + d).double() - part.deciding(x - d).double())[:, chosen] / 2
-            power, error = power + seen.square(), error + (seen - predicted).square()
+            for side in (1, -1):
+                with torch.no_grad():
+                    seen = (part.deciding(x + side * d).double() - outputs.detach().double())[:, chosen]
+                power, error = power + seen.square() / 2, error + (seen - side * predicted).square() / 2
         logits = outputs.detach()
         rounding = max(1e-5, 2 * resolution(logits)) * logits.double().abs().amax(1, keepdim=True)
-        wrong.append((error > 0.5 * power) & (power.sqrt() > rounding))
+        moves = (power.sqrt() > rounding) | ~power.isfinite()
+        wrong.append(~(error <= 0.5 * power) & moves)  # so that what is not a number is wrong
     k = int(torch.cat(wrong).sum(0).max()) if wrong else 0
     return share_check(
         id="C10",

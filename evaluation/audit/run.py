@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from adversarial_lightning.attacks import threat
 from adversarial_lightning.defenses import Purified
-from adversarial_lightning.evaluation.audit import gradient_masking, interface, sanity, stored_rows, stronger_attacks
+from adversarial_lightning.evaluation.audit import (
+    detector,
+    gradient_masking,
+    interface,
+    memory,
+    sanity,
+    stored_rows,
+    stronger_attacks,
+    surroundings,
+)
 from adversarial_lightning.evaluation.audit.check import Check, not_applicable
 from adversarial_lightning.evaluation.audit.levels import LEVELS, Budget, Level
 from adversarial_lightning.evaluation.audit.other_threats import broader_threats
@@ -24,14 +33,16 @@ from adversarial_lightning.evaluation.audit.threat_models import (
     audited_threat_models,
     lengths_only,
 )
+from adversarial_lightning.evaluation.audit.untouched import Forgetful, Untouched, untouched_copy
 from adversarial_lightning.evaluation.campaign.ledger import run_costs
 from adversarial_lightning.evaluation.campaign.plan import Campaign
-from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus, robust_share
+from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, AttackRun, SampleStatus, robust_share
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
 from adversarial_lightning.evaluation.outcomes.subset import random_numbers
 from adversarial_lightning.networks.eval_mode import device_of
 
 Checks = dict[str, Callable[[], Check]]
+_LONGEST = 400  # most passes a sample of a run that is repeated on copies
 
 
 def audit(
@@ -42,10 +53,12 @@ def audit(
     required_adaptations: Mapping[str, bool],
     level: Level = "quick",
     rows: int = 128,
+    untouched: Untouched | None = None,
 ) -> list[Check]:
     """Run every check on a finished campaign of `model` whose merged numbers are `results` (schema 3).
 
-    `required_adaptations` is what the defenses declare; `rows` are attacked at once. Deterministic,
+    `required_adaptations` is what the defenses declare; `rows` are attacked at once. `untouched` is the model before
+    its first forward; without it, the model as it is now. Deterministic,
     given the seed of the campaign. A check that raises becomes a finding in the words of the exception.
 
     quick attacks up to 64 robust samples of each claim, with up to 3,000 forwards and 1,500 backwards each; full
@@ -54,7 +67,7 @@ def audit(
     a good part of a second for each image: up to 32 samples (8 of stochastic models, means over 3 draws) and a tenth
     of the passes; it finds only gross failures.
     """
-    return AuditRun(campaign, model, results, required_adaptations, level, rows).answers()
+    return AuditRun(campaign, model, results, required_adaptations, level, rows, untouched=untouched).answers()
 
 
 @dataclass
@@ -68,6 +81,22 @@ class AuditRun:
     level: Level
     rows: int
     found: dict[str, Check] = field(default_factory=dict)
+    untouched: Untouched | None = None
+
+    def __post_init__(self) -> None:
+        self.copies = "copies that were never asked"
+        if self.untouched is None:
+            self.copies, self.untouched = "copies made when the audit began", untouched_copy(self.model)
+
+    @cached_property
+    def forgetful(self) -> Forgetful | None:
+        """The model without a memory; None where it cannot be copied."""
+        if self.untouched is None:
+            return None
+        self.untouched.model.to(self.device)
+        if hasattr(self.model, "detector"):
+            self.untouched.model.detector.theta = self.model.detector.theta  # type: ignore[union-attr]
+        return Forgetful(self.untouched)
 
     def answers(self, tell: Callable[[int], None] = lambda total: None) -> list[Check]:
         """Answers of all checks; `tell` is called after every new one with the number of all."""
@@ -137,7 +166,15 @@ class AuditRun:
         most = self.budget.samples // (4 if self.stochastic else 1)  # each of them costs ten times as much
         chosen = self.campaign.batch(random_numbers(samples, most, self.campaign.sample_seed), self.device)
         return AuditSamples(
-            self.model, *chosen, self.campaign.seed, of, count, averaged, self.rows, self.budget.excludes
+            self.model,
+            *chosen,
+            self.campaign.seed,
+            of,
+            count,
+            averaged,
+            self.rows,
+            self.budget.excludes,
+            self.forgetful,
         )
 
     @cached_property
@@ -207,8 +244,12 @@ class AuditRun:
             "F5": lambda: interface.computes_at_inference(self.right, bool(self.purifiers)),
             "F6": lambda: interface.targets(campaign.suite.values(), self.classes),
         }
+        if self.audited_threat_models:
+            checks |= self.about_memory(self.audited_threat_models[0])
         for threat_model in self.audited_threat_models:
             checks |= {f"{key} {threat_model.title}": check for key, check in self.about(threat_model).items()}
+            if campaign.scored and threat_model.quantile is None:
+                checks |= self.about_detector(threat_model)
         return checks | self.not_asked()
 
     @property
@@ -247,6 +288,9 @@ class AuditRun:
             "C10 declared": lambda: stored_rows.declared(threat_model, self.required_adaptations, self.campaign.scored),
             "C13 active": lambda: sanity.active(self.right, threat_model, budget),
             "C15": lambda: stronger_attacks.tuned(samples(), threat_model, budget, self.classes, self.level),
+            "M3": lambda: self.of_copies(
+                "M3", lambda: memory.without_memory(samples(), threat_model, budget), samples()
+            ),
             "F2": lambda: gradient_masking.saturation(samples(), threat_model),
             "F3": lambda: gradient_masking.zero_gradients(samples(), threat_model),
             "I2": lambda: gradient_masking.stable_gradients(samples(), threat_model, self.declares_bpda),
@@ -263,6 +307,34 @@ class AuditRun:
                 else without_purifier(*off)
             ),
             "A1": lambda: stronger_attacks.altogether(samples(), threat_model, self.found_about(threat_model)),
+        }
+
+    def about_memory(self, threat_model: ThreatModel) -> Checks:
+        """Checks of what the model remembers and sees of its surroundings, with points of one claim's ball."""
+        return {
+            "M1": lambda: self.of_copies(
+                "M1", lambda: memory.same_answers(self.right, threat_model, self.budget, self.copies), self.right
+            ),
+            "M2": lambda: self.of_copies("M2", self.repeated_on_copies, self.right),
+            "M4": lambda: self.of_copies(
+                "M4", lambda: surroundings.same_elsewhere(self.right, threat_model), self.right
+            ),
+        }
+
+    def about_detector(self, threat_model: ThreatModel) -> Checks:
+        """Checks of what classifier and detector hold together; no part of the claim on the classifier."""
+
+        @cache
+        def evaded() -> tuple[Check, detector.Evasion | None]:
+            theta: float = self.model.detector.theta  # type: ignore[union-attr,assignment]
+            numbers = detector.held(self.tables, threat_model, theta)
+            samples = self.samples(numbers, len(numbers) / self.campaign.n)
+            return detector.got_past(samples, threat_model, theta, self.budget)
+
+        where = f"{threat_model.title} with the detector"
+        return {
+            f"D2 {where}": lambda: evaded()[0],
+            f"D1 {where}": lambda: detector.slopes(evaded()[1], threat_model),
         }
 
     def found_about(self, threat_model: ThreatModel) -> dict[str, Check]:
@@ -294,21 +366,47 @@ class AuditRun:
             )
         return found
 
+    def of_copies(self, key: str, ask: Callable[[], Check], samples: AuditSamples) -> Check:
+        """Answer of a check of some `samples` that needs copies of the model."""
+        if self.forgetful is not None or not len(samples):
+            return ask()
+        why = "The model cannot be copied (copy.deepcopy raises an error), so whether it has a memory is not known."
+        return Check(id=key, name=f"the question can be asked, {key}", verdict="not shown", sentence=why)
+
+    def runs(self) -> dict[AttackRun, float]:
+        """Runs of the suite that have rows, with the passes that a sample cost, ascending in these."""
+        runs = [run for name in self.campaign.suite for run in self.campaign.runs(name)]
+        tables = {run: self.tables[run.name, run.restart] for run in runs}
+        cost = {run: float((t["forwards"] + t["backwards"]).mean()) for run, t in tables.items() if len(t["index"])}
+        return dict(sorted(cost.items(), key=lambda item: item[1]))
+
     def repeated(self) -> Check:
         """C16: repeat the cheapest run of the suite, of an attack if it has one, on some of its samples."""
-        campaign, tables = self.campaign, self.tables
-        runs = [u for name in campaign.suite for u in campaign.runs(name) if len(tables[name, u.restart]["index"])]
+        runs = list(self.runs())
+        runs = [run for run in runs if run.attack is not None and run.attack.kind != "corruption"] or runs
         if not runs:
             return sanity.repeated([], [], "any attack", 1.0, self.budget.excludes)
-        runs = [u for u in runs if u.attack is not None and u.attack.kind != "corruption"] or runs
-        run = min(runs, key=lambda u: float(tables[u.name, u.restart]["forwards"].mean()))
-        table = tables[run.name, run.restart]
+        stored, now, of = self.run_again(runs[0], self.model)
+        return sanity.repeated(stored, now, runs[0].name, of, self.budget.excludes)
+
+    def repeated_on_copies(self) -> Check:
+        """M2: the successes and failures of the suite's longest run that is not too long, on copies."""
+        runs = [run for run, passes in self.runs().items() if passes <= _LONGEST]
+        if not runs:
+            why = f"Every run of the suite takes more than {_LONGEST} passes."
+            return not_applicable(id="M2", name=memory.OUTCOMES, why=why)
+        stored, now, of = self.run_again(runs[-1], self.forgetful)
+        return memory.same_outcomes(stored, now, runs[-1].name, self.copies, of, self.budget.excludes)
+
+    def run_again(self, run: AttackRun, model: nn.Module | None) -> tuple[list[int], list[int], float]:
+        """Predictions under a run of the suite, as stored and as `model` gives them now; the share of its samples."""
+        campaign, table = self.campaign, self.tables[run.name, run.restart]
         few = random_numbers(table["index"], self.budget.repeated, campaign.sample_seed)
         rows = {key: column[np.isin(table["index"], few)] for key, column in table.items()}
         clean = torch.from_numpy(rows["clean"]).to(self.device)
         x, y, index = self.campaign.batch(rows["index"].tolist(), self.device)
         again, _ = evaluate_batch(
-            self.model,
+            model or self.model,
             run.attack,
             x,
             y,
@@ -319,9 +417,8 @@ class AuditRun:
             clean=clean,
             draws=campaign.draws,
         )
-        stored, now = rows["adversarial"].tolist(), [o.adversarial for o in again]
         of = len(table["index"]) / campaign.n
-        return sanity.repeated(stored, now, run.name, of, self.budget.excludes)
+        return rows["adversarial"].tolist(), [o.adversarial for o in again], of
 
 
 def raised_by(model: nn.Module, error: BaseException) -> bool:

@@ -36,7 +36,8 @@ class AuditSamples:
 
     They represent the share `of` of all samples. An image is judged in `draws` draws of the defender, an attack
     averages `eot_samples` gradients: both 1 for deterministic models. `rows` samples are attacked at once. A check of
-    them passes where surely no more than the share `excludes` of all samples is affected.
+    them passes where surely no more than the share `excludes` of all samples is affected. Whether an image is
+    misclassified `untouched` decides, the model without a memory, where there is one.
     """
 
     model: nn.Module
@@ -49,12 +50,18 @@ class AuditSamples:
     eot_samples: int = 1
     rows: int = 128
     excludes: float = 0.07
+    untouched: nn.Module | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, rows: Tensor | slice) -> "AuditSamples":
         return replace(self, x=self.x[rows], y=self.y[rows], index=self.index[rows])
+
+    @property
+    def judge(self) -> nn.Module:
+        """The model that decides what is misclassified."""
+        return self.model if self.untouched is None else self.untouched
 
     def parts(self) -> Iterator["AuditSamples"]:
         """The samples in batches of at most `rows`."""
@@ -103,7 +110,7 @@ class AuditSamples:
         """Mask (B,) of the rows of `z` that are misclassified in at least two thirds of the draws."""
         misclassified = []
         for part, points in zip(self.parts(), z.split(self.rows), strict=False):
-            _, right = predict(self.model, points, part.y, defender_noise(self.seed, part.index, self.draws))
+            _, right = predict(self.judge, points, part.y, defender_noise(self.seed, part.index, self.draws))
             count = torch.stack([(right >> d) & 1 for d in range(self.draws)]).sum(0)
             misclassified.append(3 * count <= self.draws)
         return torch.cat(misclassified) if misclassified else self.y.bool()

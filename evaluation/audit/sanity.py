@@ -58,7 +58,7 @@ def undefended(
 
     The second applies to classifiers that are robust by themselves.
     """
-    alone = replace(samples, model=bare, draws=1, eot_samples=1)
+    alone = replace(samples, model=bare, untouched=None, draws=1, eot_samples=1)
     alone = alone[~alone.wrong(alone.x)]
     plain = (PGD, APGD, Langevin, SparseAscent)  # other attacks may be made for the defense
     attack = strongest_gradient_attack(alone, threat_model, budget, among=plain)
