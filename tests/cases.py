@@ -36,7 +36,7 @@ RENAMED = [
     (r'(verdict"\] == )"fail"', r'\1"failed"'),
     (r'(verdict"\] == )"pass"', r'\1"passed"'),
     (r'(said, true = r\["worst_case"\]\[0\]\[")robust_accuracy', r"\1at_most"),
-    ("samples that the suite left standing", "samples that the suite left robust"),
+    (r"samples that the suite left stand\w+", "samples that the suite left robust"),
     (r"evaluation\.audit\.check import at_least", "evaluation.audit.check import lower_confidence_bound as at_least"),
     (r'"robust accuracy at" in', '"; n = " in'),
     (r"\bin evaluate_batch\(([^\n]*?)\)\)", r"in evaluate_batch(\1)[0])"),
