@@ -503,8 +503,8 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
         *(("linf", 0.1, pytest.approx(2 / 6), ["a", "b"]), ("l2", 1.0, pytest.approx(5 / 6), ["c"]))
     ]
     assert (first["attacked"], first["succeeded"], first["success_rate"]) == (5, 2, 0.4)
-    said = "33 % robust accuracy at linf 0.1, pixels in [0, 1] (95 % interval over images [10, 70]; worst case of a, "
-    said += "b; n = 6, a random subset of 6 of 360 test images, sample seed 0); clean 83 %"
+    said = "33 % accuracy under a and b at linf 0.1, pixels in [0, 1] (95 % interval over images [10, 70]; worst case "
+    said += "of a, b; n = 6, a random subset of 6 of 360 test images, sample seed 0); clean 83 %"
     assert f"**{said}; not audited**" in report
     assert "lightning evaluate" in report and "| b " in report
 
