@@ -199,6 +199,11 @@ class AttackEvaluation(pl.Callback):
                     f"{stage}/robust_acc/{name} is of {len(outcomes)} samples, not of {self._expected}: the loader "
                     f"leaves some out (limit_{stage}_batches, drop_last), or its numbers are not those of its data set"
                 )
+            if failed := sum(o.attack_failed for o in outcomes):
+                rank_zero_warn(
+                    f"{stage}/robust_acc/{name}: the attack is broken, its pixels are no numbers for {failed} samples "
+                    f"of {len(outcomes)}; these count as not broken by it"
+                )
             right = [robust(o, *threat(attack), attack.kind) for o in outcomes]
             if right:
                 self.results[stage][name] = sum(right) / len(right)

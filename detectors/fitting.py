@@ -37,7 +37,10 @@ def test_split(images: Any, seen: frozenset[int]) -> Any:
     positions = [i for i, number in enumerate(images.indices.tolist()) if number not in seen]
     if not positions:
         raise UserError(f"all {len(images)} test images are set I, on which the detector was fitted: take more images")
-    return images.select(torch.tensor(positions))
+    left = images.select(torch.tensor(positions))
+    if len(positions) < len(images):
+        left.drawn_from = images.drawn_from or len(images)  # set I was drawn at random
+    return left
 
 
 def fit_on(detector: Detector, data: Any, attack: Attack, *, seed: int = 0, batch_size: int = 128) -> dict[str, Any]:

@@ -24,8 +24,11 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
     modes = [(m, m.training) for m in model.modules()]
     trainable = [p for p in model.parameters() if p.requires_grad]
     called = [m for name, m in model.named_modules() if not name or name.rpartition(".")[2] in _PARTS]
-    hooks = [m.register_forward_pre_hook(_spare) for m in called if _spare not in m._forward_pre_hooks.values()]
+    hooks = []
     try:
+        for m in called:
+            if not isinstance(m, torch.jit.ScriptModule) and _spare not in m._forward_pre_hooks.values():
+                hooks.append(m.register_forward_pre_hook(_spare))
         with torch.inference_mode(False), torch.enable_grad():
             model.eval()
             for p in trainable:

@@ -37,7 +37,8 @@ from adversarial_lightning.evaluation.audit.headline import summary
 from adversarial_lightning.evaluation.audit.levels import LEVELS
 from adversarial_lightning.evaluation.audit.own_attacks import SparseAscent, SparseSearch, random_point
 from adversarial_lightning.evaluation.audit.run import AuditRun
-from adversarial_lightning.evaluation.campaign.merge import merge
+from adversarial_lightning.evaluation.campaign.merge import merge, reasons_for_no_headline
+from adversarial_lightning.evaluation.campaign.sample_status import in_whole_ball
 from adversarial_lightning.evaluation.outcomes.claims import ROBUST, claim
 from adversarial_lightning.evaluation.report import write_report
 from adversarial_lightning.evaluation.report.formatting import audit_state, audit_words, headline_share
@@ -144,6 +145,14 @@ CLAIMS: dict[str, tuple[str, dict[str, Attack], str]] = {
 def test_robust_accuracy_takes_two_objectives_and_an_attack_without_gradients(case: str) -> None:
     norm, suite, expected = CLAIMS[case]
     assert claim(norm, suite) == expected
+
+
+def test_attacks_in_a_smaller_ball_do_not_speak_for_the_whole(tmp_path: Path) -> None:
+    """Neither for its name, nor for averaging over draws; their successes count."""
+    suite: dict[str, Attack] = {"aa": AutoAttack(eps=0.05), "fgsm": FGSM(eps=0.1), "near": DeepFool(norm="linf")}
+    assert list(in_whole_ball(suite, list(suite), 0.1)) == ["fgsm", "near"]
+    averaged: dict[str, Attack] = {"small": PGD(eps=0.05, eot_samples=10), "large": PGD(eps=0.1)}
+    assert list(reasons_for_no_headline(averaged, {"eot": True})) == [("linf", 0.1)]
 
 
 # --- every norm, and lengths ------------------------------------------------------------------------------------------

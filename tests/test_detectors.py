@@ -449,6 +449,7 @@ def test_set_one_is_a_fifth_whatever_the_detector_and_set_two_the_rest(fitted: d
     one = calibration_split(test)
     seen = frozenset(one.indices.tolist())
     two = fitting.test_split(test, seen)
+    assert two.drawn_from == 360 and fitting.test_split(test, frozenset()).drawn_from is None  # 288 are a sample
     assert len(one) == 72 and len(two) == 288 and not seen & set(two.indices.tolist())
     assert all(detector.seen == seen for detector in fitted.values())
     assert calibration_split(test, seed=1).indices.tolist() != one.indices.tolist()

@@ -203,7 +203,8 @@ def test_the_audit_stands_beside_every_headline(case: str, evaluated: Path, tmp_
     assert all(sentence.endswith(f"; {said}") for sentence in headlines(results))
     page = report_page(results, "", NOTHING)
     cards = page[page.index('<div class="headlines">') : page.index("<nav")]
-    assert cards.count(said) == cards.count("Accuracy under") == 1  # one norm, two radii
+    assert cards.count(said) == 1  # one norm, two radii
+    assert cards.count(": accuracy under") == cards.count("<h3>") == 2  # each number with its own name
     for check in (audit or {"checks": []})["checks"]:
         assert all(check["sentence"] in text for text in (page, report_text(results, "")))
     (tmp_path / "a").mkdir()
@@ -515,6 +516,7 @@ def test_what_the_audit_broke_is_taken_out_and_what_is_no_robust_accuracy_is_mar
     folders = [made(tmp_path / str(i), worst_case=[{**case, **change}]) for i, change in enumerate(changes)]
     text = write_comparison(folders, None)
     shares = [cell.split(" [")[0] for cell in lines(text)["**worst case (linf 0.1)**"]]
+    assert "≤ 40 % [" not in text and "**≤" not in text  # the interval is of another number, and a bound is never best
     assert shares == ["≤ 40 %", "50 % ‡"] and "‡: accuracy under these attacks" in text
 
 
@@ -811,7 +813,7 @@ def test_pages_in_a_browser(name: str, width: int, scheme: str, browser: Any, ev
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script("return window.innerWidth") == width
     headline = browser.execute_script(
-        "const e = document.querySelector('.headline .figure, td .best');"
+        "const e = document.querySelector('.headline .figure, tbody td');"
         "const box = e.getBoundingClientRect(), seen = e.checkVisibility();"
         "return [seen, box.width, box.left, box.right, e.textContent]"
     )

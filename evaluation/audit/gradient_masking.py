@@ -171,7 +171,7 @@ def stable_gradients(samples: AuditSamples, threat_model: ThreatModel, declared:
             part = part.moved(threat_model.norm, threat_model.eps / 10, noise)
         cosines.append(torch.stack([(found[0] * g).sum(1) for g in found[1:]]).mean(0).to(samples.x))
     every = torch.cat(cosines)
-    k, middle = int((every < 0.2).sum()), float(every.median()) if len(every) else 0.0
+    k, middle = int((~(every >= 0.2)).sum()), float(every.median()) if len(every) else 0.0
     return share_check(
         id="I2",
         name=name,

@@ -19,7 +19,13 @@ from adversarial_lightning.evaluation.audit.check import (
 )
 from adversarial_lightning.evaluation.audit.threat_models import ThreatModel, setting
 from adversarial_lightning.evaluation.campaign.merge import eot_samples_of
-from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus, outside, robust_share
+from adversarial_lightning.evaluation.campaign.sample_status import (
+    CLEAN,
+    SampleStatus,
+    in_whole_ball,
+    outside,
+    robust_share,
+)
 from adversarial_lightning.evaluation.outcomes.claims import leaves
 from adversarial_lightning.evaluation.outcomes.types import Columns, Flags
 
@@ -86,9 +92,7 @@ def _broken_only_by(
 
 def _in_whole_ball(threat_model: ThreatModel) -> dict[str, Attack]:
     """Attacks that were allowed the whole ball; those in a smaller ball cannot be compared with them."""
-    return {
-        name: attack for name, attack in threat_model.attacks.items() if threat(attack)[1] in (None, threat_model.eps)
-    }
+    return in_whole_ball(threat_model.attacks, list(threat_model.attacks), threat_model.eps)
 
 
 def iterative_beats_single_step(status: SampleStatus, threat_model: ThreatModel, excludes: float) -> Check:
@@ -196,9 +200,10 @@ def declared(threat_model: ThreatModel, required_adaptations: Mapping[str, bool]
     name = f"the suite adapts to the defense, {threat_model.title}"
     if not any(required_adaptations.values()) and not detects:
         return not_applicable(id="C10", name=name, why="The model requires no adaptation of its attackers.")
-    averaged = max(eot_samples_of(attack) for attack in threat_model.attacks.values())
+    whole = _in_whole_ball(threat_model).values()
+    averaged = max((eot_samples_of(attack) for attack in whole), default=1)
     knowing = DetectorAwarePGD, DetectorAwareAPGD
-    aware = any(isinstance(leaf, knowing) for attack in threat_model.attacks.values() for leaf in leaves(attack))
+    aware = any(isinstance(leaf, knowing) for attack in whole for leaf in leaves(attack))
     lacks: list[str] = []
     done = ["gradients go through the declared surrogate (BPDA)"] if required_adaptations.get("bpda") else []
     if required_adaptations.get("eot"):

@@ -16,6 +16,7 @@ from adversarial_lightning.evaluation.campaign.sample_status import (
     CLEAN,
     AttackRun,
     SampleStatus,
+    in_whole_ball,
     outside,
     robust_share,
     threat_models,
@@ -118,7 +119,7 @@ def merge(campaign: Campaign) -> Results:
     shares = [robust_share(b, campaign.draws) for b in (status.bits[CLEAN], *bits)]
     results["classes"] = by_class(label, shares[0], shares[1:])
     for case in worst:
-        case["claim"] = claim(case["norm"], {name: campaign.suite[name] for name in case["attacks"]})
+        case["claim"] = claim(case["norm"], in_whole_ball(campaign.suite, case["attacks"], case["eps"]))
     if campaign.scored:
         results["detection"] = _detection(campaign, attacks, worst)
         for name in (CLEAN, *campaign.suite):
@@ -174,9 +175,12 @@ def reasons_for_no_headline(suite: Mapping[str, Attack], required_adaptations: M
     if not required_adaptations.get("eot"):
         return {}
     return {
-        model: "the defense is stochastic and no attack averages gradients over draws: set eot_samples: 10 or more"
-        for model, names in threat_models(suite).items()
-        if not any(eot_samples_of(suite[name]) > 1 for name in names)
+        (
+            norm,
+            eps,
+        ): "the defense is stochastic and no attack averages gradients over draws: set eot_samples: 10 or more"
+        for (norm, eps), names in threat_models(suite).items()
+        if not any(eot_samples_of(attack) > 1 for attack in in_whole_ball(suite, names, eps).values())
     }
 
 

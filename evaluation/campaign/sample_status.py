@@ -4,7 +4,7 @@ The bits of a sample are an int64: bit d is set where the model is right in draw
 bit where the majority vote of the draws is right. The bits under several attacks are and-ed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -160,6 +160,11 @@ def robust_share(bits: Bits, draws: int) -> NDArray[np.float64]:
     """The share of draws in which each sample is right."""
     shares: NDArray[np.float64] = np.mean([(bits >> d) & 1 for d in range(draws)], axis=0)
     return shares
+
+
+def in_whole_ball(suite: Mapping[str, Attack], names: Sequence[str], eps: float) -> dict[str, Attack]:
+    """Those of the attacks `names` that were allowed the whole ball of radius `eps`, not only a smaller one."""
+    return {name: suite[name] for name in names if threat(suite[name])[1] in (None, eps)}
 
 
 def threat_models(suite: Mapping[str, Attack]) -> dict[tuple[str, float], list[str]]:

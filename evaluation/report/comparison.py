@@ -181,13 +181,13 @@ def _accuracy(entry: Results, results: Results, prefix: str = "") -> Cell:
     return Cell(
         share,
         f"{'≤ ' * broken}{formatting.percent(share, n)}",
-        formatting.interval(entry[f"{prefix}interval"], n),
+        "" if broken else formatting.interval(entry[f"{prefix}interval"], n),
         n,
         which=json.dumps([data.get("fingerprint"), data.get("pixels"), results["samples"]], sort_keys=True),
         bitmap=None if broken else entry.get(f"{prefix}bitmap"),
         refused=refused,
-        lesser="name" not in entry and not prefix and formatting.headline_word(entry) != ROBUST,
-        honest=not refused and subject.badge_state(results) != "failed",
+        lesser="claim" in entry and entry["claim"] != ROBUST,
+        honest=not refused and not broken and subject.badge_state(results) != "failed",
     )
 
 

@@ -228,7 +228,8 @@ def facts_of_cost(results: Mapping[str, Any]) -> dict[str, str]:
             for c in low["cases"]
         )
         how = f"{low['attacks']}{', compiled' * low['compile']}"
-        found["attacks computed in"] = f"{how}, judged in float32; on {low['cases'][0]['n']} samples {compared}"
+        on = f"on {low['cases'][0]['n']} samples {compared}" if low["cases"] else "without a radius, so not compared"
+        found["attacks computed in"] = f"{how}, judged in float32; {on}"
     return {name: value for name, value in found.items() if value}
 
 

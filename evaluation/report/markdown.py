@@ -48,7 +48,8 @@ def headlines(results: Results) -> list[str]:
     for case in results["worst_case"]:
         if not case.get("refused"):
             share = headline_share(case, n, f"{judged(results)} at {threat(case['norm'], case['eps'])}, {PIXELS}")
-            basis = [interval_words(case["interval"], results), f"worst case of {', '.join(case['attacks'])}"]
+            over = "" if case.get("broken_by_audit") else interval_words(case["interval"], results)
+            basis = [over, f"worst case of {', '.join(case['attacks'])}"]
             basis += [f"n = {n}, {samples(results)}"] if case["interval"] else [f"n = {n}"]
             basis.insert(1, draws_words(results, case))
             clean = f"clean {percent(results['clean_accuracy'], n)}"
