@@ -478,5 +478,5 @@ def test_evaluate_prints_the_audit_beside_the_headline(
 @pytest.mark.parametrize("aware", [DetectorAwarePGD(), DetectorAwareAPGD(), Joint([PGD(), DetectorAwareAPGD()])])
 def test_attacks_that_hide_from_a_detector_are_known_as_such(aware: Attack) -> None:
     for attack, verdict in ((aware, "passed"), (Joint([PGD()]), "failed")):
-        threat_model: Any = SimpleNamespace(title="linf 0.1", attacks={"pgd": PGD(), "aware": attack})
+        threat_model: Any = SimpleNamespace(title="linf 0.3", eps=0.3, attacks={"pgd": PGD(), "aware": attack})
         assert declared(threat_model, {}, True).verdict == verdict

@@ -462,7 +462,7 @@ def test_pixels_stay_out_of_memory_until_read(tmp_path: Path) -> None:
     for _ in range(2):
         for start in range(0, 50_000, 1000):
             data.__getitems__(range(start, start + 1000))
-    assert memory() - before < used + 20e6
+    assert memory() - before < used + 60e6  # two more epochs would leave 300 MB
 
 
 def test_stacking_fills_every_row() -> None:
