@@ -295,6 +295,25 @@ def test_a_model_may_write_into_its_images(attack: Attack) -> None:
     assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])
 
 
+def test_scripted_parts_are_asked_as_they_are() -> None:
+    """TorchScript takes no hooks: a part called `classifier` that is scripted is given no copies, and no error."""
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.classifier(x)
+            return logits
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        model = Outer()
+    x, y = torch.rand(2, 1, 4, 4), torch.zeros(2, dtype=torch.long)
+    assert PGD(eps=0.1, steps=2)(model, x, y).shape == x.shape and not model._forward_pre_hooks
+
+
 def test_training_may_use_its_images_again() -> None:
     x, y, losses = torch.rand(4, 1, 6, 6), torch.arange(4), []
     for spoils in (True, False):

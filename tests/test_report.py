@@ -30,7 +30,14 @@ from adversarial_lightning.evaluation.outcomes.outcome import Outcome
 from adversarial_lightning.evaluation.outcomes.statistics import bitmap_of, flags_of
 from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
 from adversarial_lightning.evaluation.report.figures import DARK, ReportFigure, confusion, curves
-from adversarial_lightning.evaluation.report.formatting import duration, length, percent, radius, settings
+from adversarial_lightning.evaluation.report.formatting import (
+    duration,
+    facts_of_cost,
+    length,
+    percent,
+    radius,
+    settings,
+)
 from adversarial_lightning.evaluation.report.html import report_page
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
 from adversarial_lightning.evaluation.report.pictures import EACH, galleries, pick
@@ -493,6 +500,14 @@ def test_compare_by_hand(tmp_path: Path) -> None:
     page = Page((tmp_path / "out/compare.html").read_text())
     assert "12 %" in page.words and "1.5 90 of 90 found" in page.words and len(page.all("img")) == 1
     assert (tmp_path / "out/compare.md").read_text() == write_comparison([a, b], None)
+
+
+def test_low_precision_without_a_radius_is_said(tmp_path: Path) -> None:
+    """A suite of lengths alone has no threat model to compare in float32: the page says so."""
+    results = {**results_of(made(tmp_path / "x")), "precision": {"attacks": "bf16", "compile": False, "cases": []}}
+    results["cost"] = dict.fromkeys(("seconds", "wall_seconds", "processes", "forwards", "backwards", "peak_memory"), 0)
+    results["cost"] |= {"energy": None}
+    assert "without a radius, so not compared" in facts_of_cost(results)["attacks computed in"]
 
 
 def test_a_curve_of_one_point_is_not_drawn(tmp_path: Path) -> None:
