@@ -1,4 +1,4 @@
-"""The command line: ``lightning fit|validate|test|predict|evaluate|compare|fit-detector|configs …``."""
+"""The command line: ``lightning fit|validate|test|predict|evaluate|compare|fit-detector|paper|configs …``."""
 
 import os
 import sys
@@ -13,6 +13,7 @@ _HELP = """usage: lightning COMMAND ...
   evaluate       attack a checkpoint:   lightning evaluate --checkpoint FILE --suite quick --output FOLDER
   compare        evaluations in one table:  lightning compare FOLDER FOLDER ...
   fit-detector   fit a detector:        lightning fit-detector --checkpoint FILE --detector FILE --attack FILE
+  paper          tables of a paper, with a verdict a cell:  lightning paper atent --table 2 --dry-run
   configs        list the packaged configurations, or print one of them
 
 lightning COMMAND --help lists the options of a command; that of evaluate and fit-detector also lists every class that
@@ -47,6 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         from adversarial_lightning.cli import fit_detector
 
         return fit_detector.main(rest)
+    if command == ["paper"]:
+        from adversarial_lightning.cli import paper
+
+        return paper.main(rest)
     asked = command in (["-h"], ["--help"])
     if command and not asked:
         print(f"error: there is no command {command[0]!r}", file=sys.stderr)
@@ -57,4 +62,4 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate_main() -> int:
     """``evaluate.py …``: evaluates, or runs the command that is named first."""
     argv = sys.argv[1:]
-    return main(argv if argv[:1] in (["compare"], ["fit-detector"]) else ["evaluate", *argv])
+    return main(argv if argv[:1] in (["compare"], ["fit-detector"], ["paper"]) else ["evaluate", *argv])

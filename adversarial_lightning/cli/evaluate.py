@@ -5,8 +5,10 @@
 Run the same command again to resume after an interruption, with any number of processes.
 """
 
+import difflib
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +81,7 @@ def options() -> ArgumentParser:
         sub_configs=True,
         help="file or packaged name: attacks by name",
     )
+    add("--only", type=list[str], default=[], help="only these attacks of the suite, such as [pgd20, cw]")
     add(
         "--data",
         type=datamodules.ImageData | None,
@@ -134,7 +137,7 @@ def evaluate(argv: list[str], rank: Rank) -> int:
     objects = parser.instantiate(settings)
     if settings.network and not (settings.checkpoint or settings.weights):
         check_own_weights(objects.network, lambda: parser.instantiate(settings).network)
-    objects.suite = expanded(objects.suite)
+    objects.suite = chosen(expanded(objects.suite), settings.only)
     evaluation = prepare(settings, objects)
     campaign, model = evaluation.campaign, evaluation.model
     if settings.audit != "none" and not rank.spawned:
@@ -229,6 +232,16 @@ def report(evaluation: Evaluation, merged: Results, settings: Namespace, command
         print(published_words(results))
     print(f"report: {campaign.folder / 'report.html'}")
     return 3 if published and published["differs"] else 0
+
+
+def chosen(suite: Mapping[str, Attack], only: Sequence[str]) -> dict[str, Attack]:
+    """Attacks of a suite that are named in `only`, in the suite's order; all where none is. UserError for others."""
+    for name in only:
+        if name not in suite:
+            close = difflib.get_close_matches(name, suite, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"--only: the suite has no attack {name!r}{hint} (it has {', '.join(suite)})")
+    return {name: attack for name, attack in suite.items() if not only or name in only}
 
 
 def check_settings(settings: Namespace) -> None:

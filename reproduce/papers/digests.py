@@ -1,0 +1,131 @@
+"""Digests of what a recorded number depends on: the settings as they were asked for, and the code that computed it."""
+
+import ast
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adversarial_lightning.checkpoints.spec import PACKAGE
+
+ROOMS = ("attacks", "callbacks", "datamodules", "defenses", "detectors", "lightning_modules", "networks")
+# What judges every outcome, whatever the attack.
+JUDGES = ("evaluation.outcomes.outcome", "evaluation.campaign.sample_status", "attacks.core.base")
+
+
+def settings(*parts: Any) -> str:
+    """Digest of settings in plain types."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def written(path: Path) -> Any:
+    """Content of a YAML file, with the content of the YAML files that its values name."""
+    return _followed(yaml.safe_load(path.read_text(encoding="utf-8")), path.parent)
+
+
+def _followed(value: Any, folder: Path) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _followed(entry, folder) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_followed(entry, folder) for entry in value]
+    if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (folder / value).is_file():
+        return written((folder / value).resolve())
+    return value
+
+
+def code(content: Any) -> str:
+    """Digest of the code of all classes that `content` names by class_path, of what they import, and of the judges.
+
+    Comments, docstrings and the order of the text's lines on the page do not count; installed packages do not either.
+    """
+    roots = {module for path in _class_paths(content) if (module := _module_of(path))}
+    digest = hashlib.sha256()
+    for module in sorted(_reached(roots | {f"{PACKAGE}.{name}" for name in JUDGES})):
+        digest.update(f"{module} {_text(module)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _class_paths(content: Any) -> Iterator[str]:
+    if isinstance(content, Mapping):
+        if isinstance(path := content.get("class_path"), str):
+            yield path
+        for value in content.values():
+            yield from _class_paths(value)
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from _class_paths(value)
+    elif isinstance(content, str) and content.isidentifier() and content[0].isupper():
+        yield content  # network: SmallCNN
+
+
+def _module_of(path: str) -> str | None:
+    """Module of ours that defines a class, named with or without its room; None of what is not ours."""
+    name = path.rpartition(".")[2]
+    for room in ROOMS:
+        found = getattr(import_module(f"{PACKAGE}.{room}"), name, None)
+        if inspect.isclass(found) and found.__module__.startswith(PACKAGE):
+            return found.__module__
+    return None
+
+
+def _reached(roots: Iterable[str]) -> set[str]:
+    """Modules of ours that these import, directly or not; of a room's catalogue only what defines the name asked for."""
+    seen: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting += _imported(module)
+    return seen
+
+
+@functools.cache
+def _imported(module: str) -> tuple[str, ...]:
+    found = []
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
+            for alias in node.names:
+                found.append(_defining(str(node.module), alias.name))
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.startswith(f"{PACKAGE}.")]
+    return tuple(found)
+
+
+def _defining(module: str, name: str) -> str:
+    try:
+        if find_spec(f"{module}.{name}"):
+            return f"{module}.{name}"
+    except ModuleNotFoundError:  # `module` is a file, not a folder
+        pass
+    owner = getattr(getattr(import_module(module), name, None), "__module__", module)
+    return owner if str(owner).startswith(PACKAGE) else module
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module:
+    spec = find_spec(module)
+    tree = ast.parse(Path(str(spec and spec.origin)).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            body[0] = ast.Pass()
+    return tree
+
+
+@functools.cache
+def _text(module: str) -> str:
+    return ast.dump(_tree(module))
