@@ -30,9 +30,7 @@ def options() -> ArgumentParser:
     add("paper", nargs="?", type=str | None, help="name, or a file of your own")
     add("--table", type=list[str], default=[], help="only these tables or figures: --table 2, or '[2, 3]'")
     add("--only", type=list[str], default=[], help="only these rows: --only ATENT, or '[ATENT, PGD-AT]'")
-    add(
-        "--scale", type=Literal["paper", "cores"], default="cores", help="the paper's settings, or a recipe for 2 cores"
-    )
+    add("--scale", type=Literal["paper", "cores"], default="cores", help="the paper's, or recipes for 2 cores")
     add("--dry-run", type=bool, nargs="?", const=True, default=False, help="only say what is missing and what it costs")
     add("--jobs", type=int, default=1, help="fits and evaluations at once")
     add("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
@@ -70,12 +68,16 @@ def paper(argv: list[str], tell: Callable[[str], None] = print) -> int:
 
 def told(plan: Plan) -> list[str]:
     """What there is, what is missing, and what that costs, in lines."""
-    fits, evaluations = plan.fits, plan.evaluations
+    evaluations = plan.evaluations
     done = sum(e.state == "done" for e in evaluations)
     lines = [f"{len(plan.cells)} cells at scale {plan.scale}: {done} of {len(evaluations)} evaluations are recorded"]
-    lines += [f"  {t.state:6} {t.minutes:7,.0f} min  {t.title}" for t in [*fits, *evaluations] if t.state != "done"]
-    lines += ["forecast: " + (f"{plan.missing:,.0f} CPU-minutes on one core" if plan.missing else "nothing to do")]
+    lines += [f"  {t.state:6} {_minutes(t.minutes):>7} min  {t.title}" for t in plan.tasks if t.state != "done"]
+    lines += ["forecast: " + (f"{_minutes(plan.missing)} CPU-minutes on one core" if plan.missing else "nothing to do")]
     return lines
+
+
+def _minutes(minutes: float) -> str:
+    return f"{minutes:,.0f}" if minutes >= 10 else f"{minutes:.1f}"
 
 
 def _listed(word: str, option: str) -> str:

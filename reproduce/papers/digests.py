@@ -77,7 +77,7 @@ def _module_of(path: str) -> str | None:
 
 
 def _reached(roots: Iterable[str]) -> set[str]:
-    """Modules of ours that these import, directly or not; of a room's catalogue only what defines the name asked for."""
+    """Modules of ours that these import, directly or not; of a catalogue only what defines the name asked for."""
     seen: set[str] = set()
     waiting = list(roots)
     while waiting:

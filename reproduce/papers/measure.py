@@ -1,9 +1,9 @@
 """Calls a measure of a paper in a process of its own, and writes down its numbers.
 
-A measure is a function ``measure(*, checkpoint, data, n, output, **arguments)`` below `reproduce`: `checkpoint` the file
-of a training run (None where the measure needs none), `data` the folder of the data (None: as recorded), `n` the number
-of test images (None: all), `output` a folder for pictures. It returns ``{"numbers": {key: {"value", "interval"}},
-"samples": {"chosen", "seed", "n", "of"}}``.
+A measure is a function ``measure(*, checkpoint, data, n, output, **arguments)`` below `reproduce`: `checkpoint` is the
+file of a training run (None where the measure needs none), `data` the folder of the data (None: as recorded), `n` the
+number of test images (None: all), `output` a folder for pictures. It returns ``{"numbers": {key: {"value",
+"interval"}}, "samples": {"chosen", "seed", "n", "of"}}``.
 """
 
 import json

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from adversarial_lightning.evaluation.report.formatting import table as markdown_table
 from adversarial_lightning.reproduce.papers import numbers, verdict
@@ -12,12 +13,12 @@ from adversarial_lightning.reproduce.papers.plan import Cell, Places, Plan
 from adversarial_lightning.reproduce.papers.verdict import Verdict
 
 _RULE = (
-    "Verdicts follow a rule. *Confirmed*: the printed number lies in our 95 % interval, half of which is at most 3 points "
-    "(of a length, 3 %), and neither the attack nor what was reduced flatters our number. *Contradicted*: it lies outside, "
-    "and nothing that was reduced explains on which side. Else *not decided at this scale*, or *not tried*. An order of "
-    "two rows is tested in pairs on the same images (McNemar, 5 %, corrected by Holm over the table); none is stated "
-    "that the test does not show. Intervals are over images; where n is all test images, it is what another test set of "
-    "that size would give."
+    "Verdicts follow a rule. *Confirmed*: the printed number lies in our 95 % interval, half of which is at most 3 "
+    "points (of a length, 3 %), and neither the attack nor what was reduced flatters our number. *Contradicted*: it "
+    "lies outside, and nothing that was reduced explains on which side. Else *not decided at this scale*, or *not "
+    "tried*. An order of two rows is tested in pairs on the same images (McNemar, 5 %, corrected by Holm over the "
+    "table); none is stated that the test does not show. Intervals are over images; where n is all test images, it is "
+    "what another test set of that size would give."
 )
 
 
@@ -123,9 +124,8 @@ def claims(paper: Paper, places: Places, key: str) -> list[TestedClaim]:
             if why := _unpaired(one, other):
                 found.append(TestedClaim(claim, scale, Verdict(verdict.UNDECIDED, why)))
     tried = [t.claim for t in found]
-    return found + [
-        TestedClaim(c, "cores", Verdict("not tried", "a row is missing")) for c in table.claims if c not in tried
-    ]
+    missing = Verdict("not tried", "a row is missing")
+    return found + [TestedClaim(claim, "cores", missing) for claim in table.claims if claim not in tried]
 
 
 def _flags(number: Number) -> numbers.Flags:
@@ -144,16 +144,18 @@ def _unpaired(one: Number, other: Number) -> str:
     return "" if one.code == other.code else "the rows were made by different versions of the code"
 
 
+def count(paper: Paper, places: Places) -> Counter[str]:
+    """How many printed numbers and claims of a paper have which verdict."""
+    printed = [line for key in paper.tables for line in lines(paper, places, key) if line.printed is not None]
+    tested = [tested for key in paper.tables for tested in claims(paper, places, key)]
+    return Counter([line.verdict.word for line in printed] + [claim.verdict.word for claim in tested])
+
+
 def text(paper: Paper, places: Places) -> str:
     """The page in markdown. Raises UserError where a record does not hold what a column asks for."""
     body = [part for key in paper.tables for part in _table(paper, places, key)]
-    counts = Counter(
-        line.verdict.word for key in paper.tables for line in lines(paper, places, key) if line.printed is not None
-    )
-    counts += Counter(tested.verdict.word for key in paper.tables for tested in claims(paper, places, key))
-    words = ", ".join(
-        f"{counts[word]} {word}" for word in ("confirmed", "contradicted", verdict.UNDECIDED, "not tried")
-    )
+    counts = count(paper, places)
+    words = ", ".join(f"{counts[word]} {word}" for word in get_args(verdict.Word))
     code = f" Authors' code: {paper.code}." if paper.code else ""
     head = [
         f"# {paper.title}",

@@ -26,8 +26,8 @@ class Training:
     """A training, shared by all rows that name it; it fills a run folder of the same name.
 
     `experiment` is a packaged one, `arguments` are further words of ``lightning fit``, `minutes` the CPU-minutes on one
-    core. `weights`: the best or the last checkpoint. `leaves_out` says what is reduced against the paper, and `explains`
-    what that reduction can explain: numbers that are worse than the paper's, better, both, or nothing.
+    core. `weights`: the best or the last checkpoint. `leaves_out` says what is reduced against the paper, `explains`
+    what that can explain: numbers that are worse than the paper's, better, both, or nothing.
     `needs` names trainings whose checkpoints stand in `arguments` as ``{NAME}``. `model` are words of ``lightning
     evaluate`` that name a model from elsewhere, instead of `experiment`: nothing is trained then.
     """
@@ -47,10 +47,11 @@ class Training:
 class Column:
     """A column: the `entry` of a `suite` (``clean``, an attack, ``worst``), or the `key` of what `measure` returns.
 
-    `value` is what is read of a suite's entry: accuracy, error, success, or a key of ``attacks`` in results.json such as
-    relative_norm. Shares are shown in percent (`percent`). `n` test images; `better`: higher or lower numbers are better
-    for the defender. `attack` compares it with the paper's: same, stronger, weaker, other. `minutes` of evaluation on
-    one core, a row, for all columns of the same suite and n together the largest of theirs. `audit` is the level.
+    `value` is what is read of a suite's entry: accuracy, error, or a key of ``attacks`` in results.json, such as
+    success_rate and relative_norm. Shares are shown in percent (`percent`). `n` test images; `better`: higher or lower
+    numbers are better for the defender. `attack` compares it with the paper's: same, stronger, weaker, other.
+    `minutes` of evaluation on one core, a row; of all columns of one suite and n the largest counts, once. `audit` is
+    the level.
     `options` are further words of ``lightning evaluate``.
     """
 
@@ -249,11 +250,11 @@ def _check(table: Table, where: str, trained: Mapping[str, Training]) -> None:
             if (training := row.training(scale)) and training not in trained:
                 raise UserError(f"{where}, row {name}: there is no training {training!r}{known(training, trained)}")
     for claim in table.claims:
-        for row in (claim.better, claim.than):
-            if row not in table.rows:
-                raise UserError(f"{where}: a claim is on row {row!r}, which there is not{known(row, table.rows)}")
+        for named in (claim.better, claim.than):
+            if named not in table.rows:
+                raise UserError(f"{where}: a claim is on row {named!r}, which there is not{known(named, table.rows)}")
         if claim.column not in table.columns:
             raise UserError(f"{where}: a claim is on column {claim.column!r}{known(claim.column, table.columns)}")
-    for name, column in table.columns.items():
-        if bool(column.suite) == bool(column.measure):
+    for name, spec in table.columns.items():
+        if bool(spec.suite) == bool(spec.measure):
             raise UserError(f"{where}, column {name}: it has either a suite (with an entry) or a measure (with a key)")

@@ -1,4 +1,4 @@
-"""Plan of a paper: the fits and evaluations behind the cells of its tables, what of them is done, and what they cost."""
+"""Plan of a paper: fits and evaluations behind the cells of its tables, what of them is done, and what they cost."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +96,7 @@ class Fit:
         return [Fit(name, known_ones[name], 0, self.places) for name in self.training.needs]
 
     def filled(self, word: str) -> str:
-        """`word` with ``{NAME}`` replaced by the checkpoint of a training that this one needs, ``{data}`` by the data."""
+        """`word` with ``{NAME}`` replaced by the checkpoint of a training that it needs, ``{data}`` by the data."""
         for fit in self.before:
             word = word.replace("{" + fit.name + "}", str(fit.checkpoint))
         return word.replace("{data}", str(self.places.data or "data"))
@@ -268,8 +268,12 @@ class Plan:
     @property
     def missing(self) -> float:
         """CPU-minutes of what is missing."""
-        tasks = [*self.fits, *self.evaluations]
-        return sum(task.minutes for task in tasks if task.state != "done")
+        return sum(task.minutes for task in self.tasks if task.state != "done")
+
+    @property
+    def tasks(self) -> list[Fit | Evaluation]:
+        """Fits and evaluations."""
+        return [*self.fits, *self.evaluations]
 
 
 def _group(column: Column) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Works through a plan: fits what is not fitted and evaluates, beside any number of other processes that do the same."""
+"""Works through a plan: fits what is not fitted and evaluates, beside other processes that do the same."""
 
 import json
 import os
@@ -72,7 +72,7 @@ class Work:
 
     def _work(self) -> None:
         while not self.stopped and (task := self._next()):
-            self.tell(f"begin {task.title} (about {task.minutes:.0f} CPU-minutes)")
+            self.tell(f"begin {task.title} (about {task.minutes:.1f} CPU-minutes)")
             try:
                 minutes = self._do(task)
             except Timeout:
@@ -87,8 +87,7 @@ class Work:
     def _next(self) -> Task | None:
         """The first task whose fits are there, and that nobody has taken."""
         with self.claiming:
-            tasks: list[Task] = [*self.plan.fits, *self.plan.evaluations]
-            order = sorted(tasks, key=lambda task: isinstance(task, Fit))  # evaluate what is fitted first
+            order = sorted(self.plan.tasks, key=lambda task: isinstance(task, Fit))  # evaluate what is fitted first
             for task in order:
                 needs = task.before if isinstance(task, Fit) else [task.fit]
                 ready = all(fit.state == "done" for fit in needs)
@@ -128,7 +127,7 @@ class Work:
         return minutes
 
     def _command(self, words: Sequence[str], folder: Path) -> None:
-        """Run a module of ours with its words and its share of the cores; its output and CPU time go into the folder."""
+        """Run a module of ours with its share of the cores; its output and CPU time go into the folder."""
         threads = str(max(1, cores() // self.jobs))
         environ = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
         log = folder / "log.txt"
