@@ -22,12 +22,13 @@ ROOMS = (
     "networks",
     "reproduce",
 )
+FACES = ("zoo",)
 
-__all__ = ["ROOMS", *ROOMS, "__version__"]
+__all__ = ["ROOMS", *ROOMS, *FACES, "__version__"]
 
 
 def __getattr__(name: str) -> ModuleType | str:
-    if name in ROOMS:
+    if name in (*ROOMS, *FACES):
         return import_module(f"{__name__}.{name}")
     if name == "__version__":
         return metadata.version("adversarial-lightning")
@@ -35,4 +36,4 @@ def __getattr__(name: str) -> ModuleType | str:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *ROOMS])
+    return sorted([*globals(), *ROOMS, *FACES])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from adversarial_lightning import networks
+from adversarial_lightning.checkpoints import zoo
 from adversarial_lightning.checkpoints.files import digest_file, digest_weights
 from adversarial_lightning.checkpoints.spec import Spec, brief, build, catalogue
 from adversarial_lightning.errors import UserError
@@ -20,13 +21,15 @@ EITHER = "give either --checkpoint, of a training run here, or --weights, from e
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load the content of a checkpoint: tensors and plain values only.
+    """Load the content of a checkpoint, or of ``zoo:NAME``: tensors and plain values only.
 
     Raises FileNotFoundError if there is no such file, ValueError if it is damaged or holds anything else, such as code.
     """
-    path = Path(path)
+    path = Path(str(zoo.located(str(path))))
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}: give --checkpoint the .ckpt file of a training run")
+    if path.suffix == ".safetensors":
+        return zoo.read(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)  # explicit: wins over environment and default
     except Exception as error:  # torch raises half a dozen kinds; all mean that this file cannot be used

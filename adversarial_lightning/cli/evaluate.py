@@ -19,6 +19,7 @@ from adversarial_lightning import datamodules, defenses
 from adversarial_lightning.attacks import Attack, expanded
 from adversarial_lightning.checkpoints.load import check_own_weights
 from adversarial_lightning.checkpoints.provenance import provenance
+from adversarial_lightning.checkpoints.zoo import located
 from adversarial_lightning.cli.class_names import prefer_ours
 from adversarial_lightning.cli.configs import resolved
 from adversarial_lightning.cli.messages import exits
@@ -59,7 +60,7 @@ def options() -> ArgumentParser:
     prefer_ours()
     parser = ArgumentParser(prog="lightning evaluate", description=_ABOUT, exit_on_error=False)
     add = parser.add_argument
-    add("--checkpoint", type=str | None, help="the .ckpt file of a training run")
+    add("--checkpoint", type=str | None, help="the .ckpt file of a training run, or zoo:NAME")
     add("--weights", type=str | None, help="instead: a state dict from elsewhere (.pt, .safetensors), with --network")
     add("--weights_key", type=str | None, help="which entry of the file --weights, such as state_dict_ema")
     add("--weights_prefix", type=str | None, help="what the names in it begin with, such as module.model")
@@ -133,6 +134,7 @@ def evaluate(argv: list[str], rank: Rank) -> int:
         raise UserError("--data.… changes a data file: name it before, for example --data digits")
     settings = parser.parse_args(resolved(argv))
     check_settings(settings)
+    settings.checkpoint = located(settings.checkpoint)
     where = device(settings.accelerator, rank)
     objects = parser.instantiate(settings)
     if settings.network and not (settings.checkpoint or settings.weights):
