@@ -13,7 +13,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -34,11 +34,12 @@ from adversarial_lightning.attacks.core.gradient import ce, input_gradient
 from adversarial_lightning.attacks.core.norms import NORMS
 from adversarial_lightning.checkpoints.load import load_network
 from adversarial_lightning.checkpoints.spec import build, catalogue
-from adversarial_lightning.evaluation.outcomes.statistics import bootstrap, mean, sampling_interval
+from adversarial_lightning.evaluation.outcomes.statistics import bootstrap, mean, sampling_interval, wilson
 from adversarial_lightning.evaluation.outcomes.subset import Samples, random_images
 from adversarial_lightning.evaluation.report.grids import CONFIDENCES, confidence_grid, target_grid
 from adversarial_lightning.networks import Whiten
 from adversarial_lightning.networks.eval_mode import frozen_eval
+from adversarial_lightning.reproduce.papers.measure import measured
 
 
 def metrics(
@@ -61,7 +62,9 @@ def metrics(
                 predicted = network(x_).argmax(1)
             step = eps * input_gradient(network, x_, y_, ce)[0].sign()
             r, found = attack.displacement(network, x_, y_)
-            away, _ = attack.displacement(network, x_, predicted)
+            away, wrong = r.clone(), predicted != y_  # where the prediction is right, it is the same attack
+            if wrong.any():
+                away[wrong] = attack.displacement(network, x_[wrong], predicted[wrong])[0]
             with torch.no_grad():
                 free, clipped = (network(z).argmax(1) != y_ for z in (x_ + step, (x_ + step).clamp(0, 1)))
             parts.append((predicted == y_, free, clipped, r, found, away))
@@ -73,7 +76,7 @@ def metrics(
         return values
 
     shares = {"error": ~correct, "fgsm_error_unclipped": free, "fgsm_error_clipped": clipped}
-    found_shares = {name: float(wrong.float().mean()) for name, wrong in shares.items()}
+    found_shares = {name: float(wrong.double().mean()) for name, wrong in shares.items()}
     each = {
         "rho_correct": ratios(r, lit & correct),
         "rho_all": ratios(r * correct.view(-1, 1, 1, 1), lit),
@@ -82,11 +85,44 @@ def metrics(
     return {
         **{"n": len(x), "correct": int(correct.sum()), **found_shares},
         **{name: mean(values) for name, values in each.items()},
-        **{"found": float(found[correct].float().mean()), "failed": int((correct & ~found).sum())},
+        **{"found": float(found[correct].double().mean()), "failed": int((correct & ~found).sum())},
         "interval": {name: sampling_interval(share, samples) for name, share in found_shares.items()}
         | {name: bootstrap(values, samples) for name, values in each.items()},
         "each": each["rho_correct"],
     }
+
+
+def measure(
+    *, checkpoint: Path, data: str | None, n: int | None, output: Path, eps: float = 0.2, space: str = "input"
+) -> dict[str, Any]:
+    """Chapter 3's numbers of a checkpoint for a paper's table: `metrics` on `n` random test images (none: all).
+
+    With `space` "preprocessed" attacks are made on whitened images, as Table 3.2 may have. Intervals of all test images
+    are for another test set of that size. "failed" is a number of images, and has none.
+    """
+    network, images = loaded(checkpoint, data)
+    x, y, _ = random_images(images, n or len(images))
+    if space == "preprocessed":
+        network, x = whitened(network, x)
+    found = metrics(network, x, y, eps, of=None if len(x) == len(images) else len(images))
+    keys = ("error", "fgsm_error_unclipped", "fgsm_error_clipped", "rho_correct", "rho_all", "rho_predicted")
+    numbers = {key: (found[key], found["interval"][key]) for key in keys}
+    numbers |= {"found": (found["found"], wilson(found["found"], found["correct"])), "failed": (found["failed"], None)}
+    chosen: Literal["all", "random"] = "all" if len(x) == len(images) else "random"
+    return measured(Samples(chosen, 0 if chosen == "random" else None, len(x), len(images)), numbers)
+
+
+def loaded(checkpoint: Path, data: str | None, split: str = "test") -> tuple[nn.Module, Any]:
+    """Network of a checkpoint, and the images of a split of its data, which lie in the folder `data` (none: as trained).
+
+    Raises UserError where the checkpoint does not say which data it was trained on.
+    """
+    network, spec = load_network(checkpoint)
+    if spec is None:
+        raise UserError(f"{checkpoint} does not say which data it was trained on")
+    if data:
+        spec["init_args"]["root"] = data
+    return network, build(spec, catalogue(datamodules)).dataset(split)
 
 
 def cell(row: Mapping[str, Any], key: str) -> str:

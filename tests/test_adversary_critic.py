@@ -720,8 +720,11 @@ def test_metrics_of_the_thesis_on_a_linear_network(monkeypatch: pytest.MonkeyPat
     for name in ("error", "fgsm_error_clipped", "rho_correct", "rho_all", "rho_predicted"):
         low, high = found["interval"][name]
         assert low < found[name] < high
-    short = x * 0.1, torch.zeros(12, dtype=torch.bool)  # a failure keeps its length and stays in the mean
-    monkeypatch.setattr(DeepFool, "displacement", lambda *_: short)
+
+    def short(_: DeepFool, __: nn.Module, z: torch.Tensor, ___: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return z * 0.1, torch.zeros(len(z), dtype=torch.bool)  # a failure keeps its length and stays in the mean
+
+    monkeypatch.setattr(DeepFool, "displacement", short)
     stopped = metrics(net, x, y, eps=0.05, of=12)
     assert stopped["failed"] == len(stopped["each"]) == 11 and stopped["rho_correct"] == pytest.approx(0.1)
     assert set(stopped["interval"].values()) == {None}  # all images
