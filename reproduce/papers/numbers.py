@@ -1,7 +1,7 @@
 """The number of a cell, read from the records of its evaluations."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -46,7 +46,8 @@ def of_cell(cell: Cell, column: Column) -> Number | None:
     made = [record for record in found if record is not None]
     if len(made) < len(found) or not made:
         return None
-    return of_records(made, column)
+    key = column.key.replace("{row}", cell.evaluations[0].row.key or cell.row)
+    return of_records(made, replace(column, key=key))
 
 
 def of_records(made: Sequence[Record], column: Column) -> Number:

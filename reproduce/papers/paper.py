@@ -77,7 +77,8 @@ class Row:
     """A row: the trainings of its scales, what stands in front of the classifier, and the printed numbers by column.
 
     `only` are the columns that this row has besides those with a printed number. `reason` says why it cannot be made.
-    `times` is how much more an evaluation costs than the column's `minutes` say.
+    `times` is how much more an evaluation costs than the column's `minutes` say. `key` is what ``{row}`` in the key of
+    a measure stands for, so that several rows read one evaluation.
     """
 
     paper: str | None = None
@@ -90,6 +91,7 @@ class Row:
     reason: str = ""
     note: str = ""
     times: float = 1.0
+    key: str = ""
 
     def training(self, scale: Scale) -> str | None:
         """Name of the training at a scale; None where there is none."""
