@@ -64,6 +64,8 @@ def _class_paths(content: Any) -> Iterator[str]:
             yield from _class_paths(value)
     elif isinstance(content, str) and content.isidentifier() and content[0].isupper():
         yield content  # network: SmallCNN
+    elif isinstance(content, str) and content.startswith(("[", "{")) and "class_path" in content:
+        yield from _class_paths(yaml.safe_load(content))  # a word of the command line
 
 
 def _module_of(path: str) -> str | None:

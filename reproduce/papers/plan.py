@@ -56,7 +56,9 @@ class Fit:
 
     @property
     def state(self) -> State:
-        if self.training.model or (self.folder / "done").exists():
+        if self.training.model:  # nothing is trained; it is there when what it needs is
+            return "done" if all(fit.state == "done" for fit in self.before) else "to do"
+        if (self.folder / "done").exists():
             return "done"
         return "begun" if (self.folder / "checkpoints" / "last.ckpt").exists() else "to do"
 
@@ -70,9 +72,11 @@ class Fit:
 
     @cached_property
     def content(self) -> Any:
-        """The experiment as written, with the words that change it."""
+        """The experiment as written, with the words that change it, and what it needs."""
         words = [*self.training.arguments, *self.training.model]
-        return {"experiment": digests.written(self.experiment) if self.experiment else None, "words": words}
+        experiment = digests.written(self.experiment) if self.experiment else None
+        needed = {"needs": [fit.content for fit in self.before]} if self.before else {}
+        return {"experiment": experiment, "words": words, **needed}
 
     @cached_property
     def settings(self) -> str:
