@@ -43,9 +43,11 @@ def save(path: Path, checkpoint: Mapping[str, Any], about: Mapping[str, Any]) ->
     """
     tensors = {name: t.contiguous() for name, t in checkpoint["state_dict"].items() if name.startswith("network.")}
     content = {name: checkpoint.get(name) for name in _CONTENT}
-    if data := (content["catalogue"] or {}).get("data"):  # where the data lay belongs to the machine
-        settings = {name: value for name, value in data["init_args"].items() if name != "root"}
-        content["catalogue"] = {**content["catalogue"], "data": {**data, "init_args": settings}}
+    known = dict(checkpoint["catalogue"])
+    if known.get("data"):  # where the data lay belongs to the machine
+        settings = {name: value for name, value in known["data"]["init_args"].items() if name != "root"}
+        known["data"] = {**known["data"], "init_args": settings}
+    content["catalogue"] = known
     text = json.dumps({**content, "about": dict(about)}, default=str, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {_KEY: text})

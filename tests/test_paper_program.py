@@ -17,7 +17,7 @@ import yaml
 from adversarial_lightning import cli
 from adversarial_lightning.cli.paper import paper as command
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.reproduce.papers import digests, numbers, page, records, verdict
+from adversarial_lightning.reproduce.papers import digests, judged, numbers, page, records, verdict
 from adversarial_lightning.reproduce.papers.paper import Column, load, trainings
 from adversarial_lightning.reproduce.papers.plan import Places, Plan
 from adversarial_lightning.reproduce.papers.work import Work
@@ -199,6 +199,9 @@ def test_a_paper_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "the two were not reduced alike" in by_cell["long better than short", "clean"][4]
     assert "2 confirmed, 1 contradicted, 2 not decided at this scale, 1 not tried" in made
     assert "Not made here: its data are not public" in made
+    html = (tmp_path / "out" / "digits.html").read_text()
+    assert html.count('<span class="badge passed">confirmed</span>') == 2
+    assert html.count('<span class="badge failed">contradicted</span>') == 1
 
     told.clear()
     assert command([str(DIGITS), *places], told.append) == 0
@@ -215,7 +218,7 @@ def test_a_paper_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     # Other settings: the record no longer counts, the page says the cell is not tried.
     other = changed(tmp_path, {"tables/1/columns/FGSM/n": 50, "tables/1/columns/clean/n": 50})
     found = load(str(other))
-    assert all(line.verdict.word == "not tried" for line in page.lines(found, places_at(tmp_path, other), "1"))
+    assert all(line.verdict.word == "not tried" for line in judged.lines(found, places_at(tmp_path, other), "1"))
 
 
 def places_at(tmp_path: Path, file: Path) -> Places:
@@ -240,7 +243,7 @@ def record(places: Places, row: str, seed: int, **content: Any) -> None:
 def test_a_collapsed_fit_has_no_number(tmp_path: Path) -> None:
     places = places_of(tmp_path)
     record(places, "long", 0, clean={"accuracy": 0.11, "interval": [0.05, 0.2], "bitmap": None})
-    line = page.lines(load(str(DIGITS)), places, "1")[0]
+    line = judged.lines(load(str(DIGITS)), places, "1")[0]
     assert (line.verdict.word, line.verdict.reason) == (UNDECIDED, "the fit collapsed: no number")
     assert "11.0" not in page.text(load(str(DIGITS)), places)
 
@@ -254,10 +257,10 @@ def test_rows_of_other_code_are_marked_and_not_paired(tmp_path: Path) -> None:
     record(places, "short", 0, clean=clean, code="other code")
     text = page.text(load(str(DIGITS)), places)
     assert "Made by an earlier version of the code" in text
-    (claim,) = page.claims(load(str(DIGITS)), places, "1")
+    (claim,) = judged.claims(load(str(DIGITS)), places, "1")
     assert claim.verdict.reason == "the rows were made by different versions of the code"
     record(places, "short", 0, clean=clean)
-    (claim,) = page.claims(load(str(DIGITS)), places, "1")
+    (claim,) = judged.claims(load(str(DIGITS)), places, "1")
     assert "no order is shown" in claim.verdict.reason
 
 

@@ -59,10 +59,10 @@ def paper(argv: list[str], tell: Callable[[str], None] = print) -> int:
     if given.dry_run:
         return 0
     failures = Work(plan, given.jobs, tell).run()
-    path = output / f"{found.name}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page.text(found, places))
-    tell(f"page: {os.path.relpath(path)}")
+    output.mkdir(parents=True, exist_ok=True)
+    for ending, made in (("md", page.text), ("html", page.html)):
+        write_whole(output / f"{found.name}.{ending}", made(found, places))
+    tell(f"page: {os.path.relpath(output / found.name)}.md, .html")
     return 1 if failures else 0
 
 

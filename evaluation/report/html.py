@@ -55,7 +55,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _page(template: str, **values: Any) -> str:
+def page(template: str, **values: Any) -> str:
+    """A page of ours from one of its templates, with the style of all."""
     style = Markup((_PAGES / "style.css").read_text(encoding="utf-8"))
     return _environment().get_template(template).render(style=style, **values)
 
@@ -91,7 +92,7 @@ def report_page(
         "cost": "cost",
         "repeat": "how to repeat it",
     }
-    return _page(
+    return page(
         "report.html",
         r=results,
         command=command,
@@ -124,7 +125,7 @@ def report_page(
 
 def compare_page(comparison: Comparison) -> str:
     """Comparison of several evaluations as HTML."""
-    return _page("compare.html", c=comparison, best=BEST, lesser=LESSER, title="Comparison of robustness")
+    return page("compare.html", c=comparison, best=BEST, lesser=LESSER, title="Comparison of robustness")
 
 
 def cards(results: Results) -> dict[str, list[Results]]:

@@ -27,7 +27,8 @@ class Training:
 
     `experiment` is a packaged one, `arguments` are further words of ``lightning fit``, `minutes` the CPU-minutes on one
     core. `weights`: the best or the last checkpoint. `leaves_out` says what is reduced against the paper, `explains`
-    what that can explain: numbers that are worse than the paper's, better, both, or nothing.
+    what that can explain: numbers that are worse than the paper's, better, both, or nothing; by column where it differs
+    (``other`` for those that are not named).
     `needs` names trainings whose checkpoints stand in `arguments` as ``{NAME}``. `model` are words of ``lightning
     evaluate`` that name a model from elsewhere, instead of `experiment`: nothing is trained then.
     """
@@ -37,10 +38,16 @@ class Training:
     minutes: float = 0.0
     weights: Literal["best", "last"] = "best"
     leaves_out: str = ""
-    explains: Direction = "nothing"
+    explains: Direction | Mapping[str, Direction] = "nothing"
     seeds: Sequence[int] = (0,)
     needs: Sequence[str] = ()
     model: Sequence[str] = ()
+
+    def can_explain(self, column: str) -> Direction:
+        """What the reduction can explain in a column."""
+        if isinstance(self.explains, str):
+            return self.explains
+        return self.explains.get(column, self.explains.get("other", "nothing"))
 
 
 @dataclass(frozen=True, kw_only=True)
