@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
 from jsonargparse import ArgumentParser
 
 from adversarial_lightning.checkpoints.files import write_whole
@@ -59,9 +60,10 @@ def paper(argv: list[str], tell: Callable[[str], None] = print) -> int:
     if given.dry_run:
         return 0
     failures = Work(plan, given.jobs, tell).run()
-    output.mkdir(parents=True, exist_ok=True)
-    for ending, made in (("md", page.text), ("html", page.html)):
-        write_whole(output / f"{found.name}.{ending}", made(found, places))
+    (output / "records").mkdir(parents=True, exist_ok=True)
+    with FileLock(output / "records" / f"{found.name}.lock"):  # of several processes the last one sees all records
+        for ending, made in (("md", page.text), ("html", page.html)):
+            write_whole(output / f"{found.name}.{ending}", made(found, places))
     tell(f"page: {os.path.relpath(output / found.name)}.md, .html")
     return 1 if failures else 0
 

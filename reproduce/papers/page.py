@@ -14,9 +14,9 @@ from adversarial_lightning.reproduce.papers.plan import Places
 RULE = (
     "Confirmed: the printed number lies in our 95 % interval, half of which is at most 3 points (of a length, 3 %), "
     "and neither the attack nor what was reduced flatters our number. Contradicted: it lies outside, and nothing that "
-    "was reduced explains on which side. Else not decided at this scale, or not tried. An order of two rows is tested in "
-    "pairs on the same images (McNemar, 5 %, corrected by Holm over the table); none is stated that the test does not "
-    "show. Intervals are over images; where n is all test images, the interval is what other images would give."
+    "was reduced explains on which side. Else not decided at this scale, or not tried. An order of two rows is tested "
+    "in pairs on the same images (McNemar, 5 %, corrected by Holm over the table); none is stated that the test does "
+    "not show. Intervals are over images; where n is all test images, the interval is what other images would give."
 )
 HEADS = ("row", "column", "printed", "ours", "95 % interval", "n", "seeds", "scale", "audit", "verdict")
 CLAIM_HEADS = ("claim", "under", "scale", "verdict", "test")

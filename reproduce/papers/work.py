@@ -1,5 +1,6 @@
 """Works through a plan: fits what is not fitted and evaluates, beside other processes that do the same."""
 
+import ctypes
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from adversarial_lightning.reproduce.papers import digests, records
 from adversarial_lightning.reproduce.papers.plan import Evaluation, Fit, Plan
 
 Task = Fit | Evaluation
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before any process is forked
 _CLI, _MEASURE = "adversarial_lightning.cli", "adversarial_lightning.reproduce.papers.measure"
 
 
@@ -146,6 +148,12 @@ class Work:
         if process.returncode not in (0, 3):  # 3: the clean accuracy is not the published one
             last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
             raise Failed(f"{' '.join(last)} (status {process.returncode}, {log})")
+
+
+def _end_with_parent() -> None:
+    """Let this new process get SIGTERM when its parent is killed: nobody holds the claim of its folder then (Linux)."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def spent(folder: Path) -> float:
