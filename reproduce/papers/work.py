@@ -134,8 +134,9 @@ class Work:
         environ = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
         log = folder / "log.txt"
         with log.open("ab") as output:
+            command = [sys.executable, "-m", *words]
             process = subprocess.Popen(
-                [sys.executable, "-m", *words], stdout=output, stderr=subprocess.STDOUT, env=environ
+                command, stdout=output, stderr=subprocess.STDOUT, env=environ, preexec_fn=_end_with_parent
             )
             self.running.add(process)
             if self.stopped:
