@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean, stdev
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pytorch_lightning import Callback
 from torch import nn
 
 from adversarial_lightning import (
+    zoo,
     attacks,
     callbacks,
     datamodules,
@@ -32,10 +33,17 @@ from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.evaluation.outcomes.statistics import wilson
 from adversarial_lightning.evaluation.report.comparison import read_results
 from adversarial_lightning.evaluation.report.formatting import interval, percent, table, threat
+from adversarial_lightning.reproduce.papers import leaderboard
+from adversarial_lightning.reproduce.papers.judged import count
+from adversarial_lightning.reproduce.papers.page import text
+from adversarial_lightning.reproduce.papers.paper import load as load_paper
+from adversarial_lightning.reproduce.papers.paper import names as paper_names
+from adversarial_lightning.reproduce.papers.plan import Places
+from adversarial_lightning.reproduce.papers.verdict import Word
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiments"
-UNDEFENDED = ("standard", "cnn")  # rows of results/ that were trained without a defense and have none in front
+PLACES = Places(ROOT / "runs", RESULTS / "papers")
 # A full stop, then a capital letter or a quotation; not after the abbreviations of citations.
 ABBREVIATIONS = ("al", "app", "ch", "Eq", "Eqs", "Fig", "Figs", "sec", "vs")
 SENTENCE = re.compile("".join(rf"(?<!\b{word})" for word in ABBREVIATIONS) + r"\.\s+(?=[A-Z`'\"(\[])")
@@ -212,58 +220,29 @@ def results() -> list[str]:
     return lines
 
 
-def audit(r: dict[str, Any]) -> str:
-    """What the audit found, in a few words."""
-    if not r.get("audit"):
-        return "not audited"
-    failed = dict.fromkeys(check["id"] for check in r["audit"]["checks"] if check["verdict"] in ("fail", "failed"))
-    state = r["audit"].get("state", "passed")  # an audit of version 0.1 knew only passed and failed
-    return f"failed: {', '.join(failed)}" if failed else f"{state} ({r['audit']['level']})"
+def papers() -> list[str]:
+    """One row for each paper: how many of its printed numbers and claims have which verdict."""
+    rows = []
+    for name in paper_names():
+        paper, counts = load_paper(name), count(load_paper(name), PLACES)
+        numbers = [str(counts[word]) for word in get_args(Word)]
+        rows.append([f"[{paper.title}](results/papers/{name}.md)", f"{paper.authors}, {paper.year}", *numbers])
+    return table(["paper", "authors", *get_args(Word)], rows)
 
 
-def says_something(r: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any] | None:
-    """The threat model at which a recorded row says most: the largest radius at which it beats the undefended row.
-
-    The suite did what the defense demands, the audit passed, and it is more than chance that it beats `plain`, the
-    undefended network of the same table, under the same threat model: Wilson's 95 % intervals at the number of images
-    do not overlap. None where there is no such radius.
-    """
-    if not audit(r).startswith("passed"):
-        return None
-    bounds = {(c["norm"], c["eps"]): wilson(c["robust_accuracy"], plain["n"])[1] for c in plain["worst_case"]}
-    cases = [c for c in r["worst_case"] if not c.get("refused")]
-    cases = [c for c in cases if wilson(c["robust_accuracy"], r["n"])[0] > bounds.get((c["norm"], c["eps"]), 1.0)]
-    return max(cases, key=lambda c: float(c["eps"]), default=None)
-
-
-def best_rows(most: int = 5) -> list[str]:
-    """The recorded rows that say most: largest number of images first, then robust accuracy."""
-    found = []
-    for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
-        rows = {p.parent.name: read_results(p.parent) for p in folder.glob("*/results.json")}
-        plain = next((rows.pop(name) for name in UNDEFENDED if name in rows), None)
-        for name, r in rows.items() if plain else ():
-            if case := says_something(r, plain):
-                found.append((r["n"], case["robust_accuracy"], f"{folder.name}/{name}", r, case))
-    found.sort(key=lambda row: (-row[0], -row[1], row[2]))
-    cells = [
-        [
-            f"[{where}](results/README.md#{where.partition('/')[0]})",
-            threat(case["norm"], case["eps"]),
-            percent(r["clean_accuracy"], n),
-            f"{percent(accuracy, n)} {interval(case['interval'], n)}".strip(),
-            chosen(r),
-            str(len(case["attacks"])),
-            audit(r),
-        ]
-        for n, accuracy, where, r, case in found[:most]
-    ]
-    return table(["row", "threat model", "clean", "robust, worst case", "n", "attacks", "audit"], cells)
+def board() -> list[str]:
+    """The leaderboard: one table for each threat model."""
+    networks = {zoo.about(name)["training"]: name for name in zoo.names()}
+    lines: list[str] = []
+    for title, rows in leaderboard.rows(PLACES.output / "records", networks).items():
+        lines += [f"**{title}**", "", *table(leaderboard.HEADS, rows), ""]
+    return lines or ["Nothing is recorded yet."]
 
 
 Tables = dict[str, Callable[[], list[str]]]
 DOCUMENTS: dict[Path, Tables] = {
-    ROOT / "README.md": {"methods": methods, "best rows": best_rows},
+    ROOT / "README.md": {"methods": methods, "papers": papers},
+    RESULTS / "papers" / "README.md": {"leaderboard": board},
     ROOT / "docs" / "catalogue.md": {
         "attacks": attack_table,
         "defenses": defense_table,
@@ -288,7 +267,17 @@ def filled(document: Path, text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
+def pages() -> dict[Path, str]:
+    """The papers' pages, each as its file should be."""
+    return {PLACES.output / f"{name}.md": text(load_paper(name), PLACES) for name in paper_names()}
+
+
 if __name__ == "__main__":
+    for path, page in pages().items():
+        if "--check" not in sys.argv:
+            path.write_text(page)
+        elif not path.exists() or path.read_text() != page:
+            sys.exit(f"{path.relative_to(ROOT)} is out of date: run make readme")
     for document in DOCUMENTS:
         text = document.read_text()
         if "--check" not in sys.argv:

@@ -1,6 +1,7 @@
 """The paper program: verdicts by rule, what a plan asks for, records and digests, and a paper of digits end to end."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import yaml
 from adversarial_lightning import cli
 from adversarial_lightning.cli.paper import paper as command
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.reproduce.papers import digests, judged, numbers, page, records, verdict
+from adversarial_lightning.evaluation.campaign.launch import find_rank
+from adversarial_lightning.reproduce.papers import digests, judged, leaderboard, numbers, page, records, verdict
 from adversarial_lightning.reproduce.papers.paper import Column, load, trainings
 from adversarial_lightning.reproduce.papers.plan import Places, Plan
-from adversarial_lightning.reproduce.papers.work import Work
+from adversarial_lightning.reproduce.papers.work import Work, alone
 
 FIXTURES = Path(__file__).parent / "fixtures" / "papers"
 DIGITS = FIXTURES / "digits.yaml"
@@ -349,6 +351,49 @@ def test_a_killed_paper_goes_on_in_two_processes_to_the_same_page(
     pages = [(tmp_path / folder / "digits.md").read_text() for folder in ("killed", "whole")]
     assert pages[0] == pages[1]
     assert "not tried: it needs GPUs" in pages[0] and pages[0].count("**confirmed**") == 2
+
+
+def test_a_launchers_ranks_are_not_passed_on() -> None:
+    """An evaluation below torchrun or srun would else do one rank's share only."""
+    launched = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "SLURM_PROCID": "3", "MASTER_ADDR": "x", "HOME": "/"}
+    assert alone(launched) == {"HOME": "/"}
+    assert find_rank(alone({**os.environ, **launched})).world == 1
+
+
+def test_the_leaderboard_ranks_what_may_be_called_robust_accuracy(tmp_path: Path) -> None:
+    """Highest first; the lowest of several evaluations; without what the audit broke; no weak suite, no small n."""
+
+    def plant(name: str, n: int, **case: Any) -> None:
+        worst = {
+            "norm": "linf",
+            "eps": 0.3,
+            "robust_accuracy": 0.8,
+            "interval": [0.76, 0.84],
+            "claim": "robust accuracy",
+        }
+        attack = {"norm": "linf", "eps": 0.3}
+        content = {
+            **{"worst_case": [{**worst, **case}], "samples": {"n": n}, "audit": {"state": "passed", "level": "quick"}},
+            **{"clean": {"accuracy": 0.99}, "attacks": {"aa": attack, "l2": {"norm": "l2", "eps": 2}}},
+        }
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+
+    plant("a/one.json", 500)
+    plant("a/two.json", 500, robust_accuracy=0.7, at_most=0.65, interval=[0.6, 0.7])
+    plant("b/one.json", 500)
+    plant("c/weak.json", 500, claim="accuracy under PGD")
+    plant("d/small.json", 100)
+    plant("e/refused.json", 500, refused="owes EOT")
+    (tmp_path / "a" / "fit.json").write_text("{}")
+    found = leaderboard.rows(tmp_path, {"b": "net"})
+    assert list(found) == ["linf 0.3"]
+    assert [row[:4] for row in found["linf 0.3"]] == [
+        ["b", "99.0", "80.0", "[76.0, 84.0]"],
+        ["a", "99.0", "65.0", "[60.0, 70.0]"],
+    ]
+    assert found["linf 0.3"][0][4:] == ["500", "aa", "passed (quick)", "zoo:net"]
 
 
 def test_trainings_know_what_they_need(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def test_generated_tables_are_up_to_date() -> None:
     for document in documents.DOCUMENTS:
         text = document.read_text()
         assert documents.filled(document, text) == text, "run make readme"
+    for path, page in documents.pages().items():
+        assert path.read_text() == page, "run make readme"
 
 
 @pytest.mark.long
@@ -101,37 +103,6 @@ def test_a_sentence_does_not_end_at_an_abbreviation() -> None:
 def test_retired_words_are_gone(document: str) -> None:
     text = re.sub(r"<!-- names on disk -->.*?<!-- end -->", "", (ROOT / document).read_text(), flags=re.S)
     assert not re.findall(rf"\b(?:{RETIRED})\b", text, re.I)
-
-
-def test_the_best_rows_can_say_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Largest n first; no failed audit, no refused case, no Wilson interval that touches the undefended one's."""
-    documents = generator()
-    monkeypatch.setattr(documents, "RESULTS", tmp_path)
-    passed = {"level": "quick", "checks": [{"id": "C1", "verdict": "pass"}]}
-    failed = {"level": "quick", "checks": [{"id": "C5", "verdict": "fail"}]}
-
-    def row(name: str, n: int, audit: Any, **cases: tuple[float, float, float]) -> None:
-        worst = [
-            {"norm": "linf", "eps": float(eps[1:]) / 10, "robust_accuracy": robust, "interval": [low, high]}
-            | {"attacks": ["pgd"], **({"refused": "why"} if eps[0] == "r" else {})}
-            for eps, (low, robust, high) in cases.items()
-        ]
-        content = {"schema": 3, "n": n, "clean_accuracy": 1.0, "audit": audit, "worst_case": worst}
-        content["samples"] = {"chosen": "random", "seed": 0, "n": n, "of": 1000}
-        (tmp_path / "table" / name).mkdir(parents=True)
-        (tmp_path / "table" / name / "results.json").write_text(json.dumps(content))
-
-    row("standard", 100, None, e1=(0.4, 0.5, 0.6), e2=(0.0, 0.0, 0.1))
-    row("at", 100, passed, e1=(0.8, 0.9, 1.0), e2=(0.2, 0.3, 0.4))
-    row("more", 200, passed, e1=(0.7, 0.8, 0.9), e2=(0.05, 0.05, 0.3))
-    row("refused", 900, passed, r1=(0.8, 0.9, 1.0))
-    row("failed", 900, failed, e1=(0.8, 0.9, 1.0))
-    row("alone", 900, passed, e3=(0.8, 0.9, 1.0))
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in documents.best_rows()[2:]]
-    assert [(c[0].split("]")[0][1:], c[1], c[3], c[4]) for c in cells] == [
-        ("table/more", "linf 0.1", "80 % [70, 90]", "200 random of 1000"),
-        ("table/at", "linf 0.2", "30 % [20, 40]", "100 random of 1000"),
-    ]
 
 
 def test_every_experiment_is_listed_with_its_method_and_data() -> None:

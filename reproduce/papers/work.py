@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -131,7 +131,7 @@ class Work:
     def _command(self, words: Sequence[str], folder: Path) -> None:
         """Run a module of ours with its share of the cores; its output and CPU time go into the folder."""
         threads = str(max(1, cores() // self.jobs))
-        environ = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
+        environ = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **alone(os.environ)}
         log = folder / "log.txt"
         with log.open("ab") as output:
             command = [sys.executable, "-m", *words]
@@ -149,6 +149,13 @@ class Work:
         if process.returncode not in (0, 3):  # 3: the clean accuracy is not the published one
             last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
             raise Failed(f"{' '.join(last)} (status {process.returncode}, {log})")
+
+
+def alone(environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment without what a launcher says of its ranks: each command here works alone, on a task of its own."""
+    launchers = ("SLURM_", "TORCHELASTIC_", "MASTER_", "OMPI_", "PMI_")
+    ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "ROLE_RANK")
+    return {name: value for name, value in environ.items() if name not in ranks and not name.startswith(launchers)}
 
 
 def _end_with_parent() -> None:
