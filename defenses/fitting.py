@@ -29,13 +29,17 @@ class FitSettings:
     learning_rate: float
     weight_decay: float
     amsgrad: bool
+    unet: bool = False
 
     def __post_init__(self) -> None:
         channels, dropped = self.channels, self.dropout_after
         if len(channels) < 2 or min(channels) < 1 or channels[0] != channels[-1]:
             raise UserError(f"channels must begin and end with those of the image, not {list(channels)}")
-        if not set(dropped) <= set(range(1, len(channels) - 1)):
-            raise UserError(f"dropout_after names hidden layers, 1 to {len(channels) - 2}, not {list(dropped)}")
+        if self.unet and len(channels) < 3:
+            raise UserError(f"a U-Net has at least one hidden width between those of the image, not {list(channels)}")
+        hidden = len(self.convolutions) - 1
+        if not set(dropped) <= set(range(1, hidden + 1)):
+            raise UserError(f"dropout_after names hidden layers, 1 to {hidden}, not {list(dropped)}")
         if self.noisy_copies < 1:
             raise UserError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
         for name, share in {"dropout": self.dropout, "mask_ratio": self.mask_ratio}.items():
@@ -47,13 +51,34 @@ class FitSettings:
                 f"({self.learning_rate}) above 0"
             )
 
+    @property
+    def convolutions(self) -> list[tuple[int, int]]:
+        """Input and output channels of each layer: of a chain, or of a U-Net down, up (with the skipped maps) and out."""
+        if not self.unet:
+            return list(pairwise(self.channels))
+        down = self.channels[:-1]
+        up = [(low + high, high) for high, low in reversed(list(pairwise(down[1:])))]
+        return [*pairwise(down), *up, (down[1], self.channels[-1])]
+
+    @property
+    def levels(self) -> int:
+        """Resolutions of the network; 1 for a chain."""
+        return len(self.channels) - 2 if self.unet else 1
+
+    def scales(self) -> list[int]:
+        """How often the images of each layer are halved."""
+        if not self.unet:
+            return [0] * len(self.convolutions)
+        return [*range(self.levels), *reversed(range(self.levels - 1)), 0]
+
     def parameters(self) -> int:
         """Number of parameters of one network."""
-        return sum(9 * a * b + b for a, b in pairwise(self.channels))
+        return sum(9 * a * b + b for a, b in self.convolutions)
 
     def multiplications(self, height: int, width: int) -> int:
         """Multiply-adds of one forward pass of one network for one image."""
-        return height * width * sum(9 * a * b for a, b in pairwise(self.channels))
+        layers = zip(self.convolutions, self.scales(), strict=True)
+        return sum(-(-height // 2**k) * -(-width // 2**k) * 9 * a * b for (a, b), k in layers)
 
     def bytes_per_image(self, height: int, width: int, itemsize: int) -> int:
         """Estimate of the peak memory of one step for one image, in bytes.
@@ -61,12 +86,15 @@ class FitSettings:
         It counts five copies of the weights (weights, gradients, two moments of Adam, amsgrad's maximum) and, for each
         noisy copy and pixel, the values that autograd keeps and the random integers.
         """
-        hidden = self.channels[1:-1]
-        dropped = sum(self.channels[layer] for layer in self.dropout_after) if self.dropout else 0
+        outputs = [b for _, b in self.convolutions]
+        hidden = outputs[:-1]
+        if self.unet:  # what is put together on the way up; all as if it were not halved
+            hidden += [a for a, _ in self.convolutions[self.levels : -1]]
+        dropped = sum(outputs[layer - 1] for layer in self.dropout_after) if self.dropout else 0
         # Hidden outputs; for layers with dropout also the mask, twice (as drawn, and in the order of `_beside`); the
         # working memory of one convolution, forwards and backwards (4 of the widest); input, target, mask, error and
         # their gradients (8 images).
-        maps = sum(hidden) + 2 * dropped + 4 * max(self.channels) + 8 * self.channels[0]
+        maps = sum(hidden) + 2 * dropped + 4 * max(outputs) + 8 * self.channels[0]
         # Working memory of the random draws, before they are floats of `itemsize`: up to 8 bytes for each value with
         # dropout, and 4 x 8 for each value of the image (words, radius and angle of `Noise.normal`).
         words = 8 * (dropped + 4 * self.channels[0]) // itemsize
@@ -76,7 +104,8 @@ class FitSettings:
 class PerImageFit:
     """B networks h(.; w_i), one for each image, with their Adam state; draws are keyed by the image.
 
-    A network is a chain of 3x3 convolutions with bias, zero padding and ReLU between them. B of them run as one grouped
+    A network is a chain of 3x3 convolutions with bias, zero padding and ReLU between them, or a U-Net of such ones with
+    one convolution a resolution and way, largest values of 2 x 2 pixels on the way down, nearest ones up. B of them run as one grouped
     convolution, images (B, C, H, W) beside each other as channels (noisy_copies, B * C, H, W). The loss is the sum over
     images of each image's own, and Adam works element by element, so every network takes the steps that it would take
     alone.
@@ -93,7 +122,7 @@ class PerImageFit:
         self.settings, self.noise = settings, noise
         weights, biases = noise.fork("weights"), noise.fork("biases")
         self.parameters: list[Tensor] = []  # per layer (B, out, in, 3, 3) and (B, out)
-        for a, b in pairwise(settings.channels):
+        for a, b in settings.convolutions:
             xavier, usual = math.sqrt(6 / (9 * a + 9 * b)), 1 / math.sqrt(9 * a)
             weight = weights.uniform(like.new_empty(len(like), b, a, 3, 3)).mul_(2).sub_(1).mul_(xavier)
             bias = biases.uniform(like.new_empty(len(like), b)).mul_(2).sub_(1).mul_(usual)
@@ -157,6 +186,18 @@ class PerImageFit:
         mean: Tensor = self._apply(self._input(copies, noise), None).unflatten(1, x.shape[:2]).mean(0)
         return mean
 
+    @torch.no_grad()
+    def risk(self, target: Tensor, copies: int, at: int) -> Tensor:
+        """Mean squared error (B,) of h(z; w) to `target` over `copies` draws of z, without dropout and mask.
+
+        Eq. 7 but for the variance of noisy targets, which is a constant. `at` names the draws.
+        """
+        noise, total = self.noise.fork(f"risk {at}"), target.new_zeros(len(target))
+        for _ in range(copies):
+            h = self._apply(self._input(target[:, None], noise), None).unflatten(1, target.shape[:2])[0]
+            total += (h - target).square().flatten(1).mean(1)
+        return total / copies
+
     def finite(self) -> Tensor:
         """Mask (B,) of the networks with finite weights."""
         return torch.stack([p.detach().flatten(1).isfinite().all(1) for p in self.parameters]).all(0)
@@ -180,9 +221,15 @@ class PerImageFit:
     def _apply(self, h: Tensor, noise: Noise | None) -> Tensor:
         """Apply the networks, h(z; w); with dropout where `noise` is given."""
         images, layers = len(self.noise), len(self.parameters) // 2
-        share = 1 - self.settings.dropout
+        share, levels = 1 - self.settings.dropout, self.settings.levels
+        skipped: list[Tensor] = []
         for layer in range(1, layers + 1):
             weight, bias = self.parameters[2 * layer - 2 : 2 * layer]
+            if 1 < layer <= levels:
+                skipped.append(h)
+                h = F.max_pool2d(h, 2, ceil_mode=True)
+            elif skipped:
+                h = _put_together(F.interpolate(h, size=skipped[-1].shape[2:]), skipped.pop(), images)
             if layer == layers:
                 h = _to_few_channels(h, weight, bias)
                 return h.sigmoid() if self.settings.sigmoid else h
@@ -204,6 +251,11 @@ def _to_few_channels(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     products = taps @ h.unflatten(1, (images, -1)).flatten(3)  # (noisy_copies, B, out * 9, H * W)
     sums = F.fold(products.flatten(0, 1), h.shape[2:], 3, padding=1)
     return sums.view(len(h), images * few, *h.shape[2:]) + bias.flatten()[:, None, None]
+
+
+def _put_together(a: Tensor, b: Tensor, images: int) -> Tensor:
+    """Channels of `a` and `b` (noisy_copies, B * C, H, W) beside each other, image by image."""
+    return torch.cat([h.unflatten(1, (images, -1)) for h in (a, b)], 2).flatten(1, 2)
 
 
 def _beside(x: Tensor) -> Tensor:

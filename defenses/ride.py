@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from adversarial_lightning.attacks.core.checks import check_arguments
 from adversarial_lightning.attacks.core.noise import Noise
 from adversarial_lightning.defenses.base import Purifier
 from adversarial_lightning.defenses.fitting import FitSettings, PerImageFit
@@ -77,7 +78,7 @@ class RIDE(Purifier):
 
     Args:
         channels: of the image, the hidden layers and the image again; 3-32-32-32-32-32-32-32-3 is ImageNet's network,
-            1-16-16-16-1 MNIST's, 3-32-32-32-32-3 that of CIFAR-10.
+            1-16-16-16-1 MNIST's, 3-32-32-32-32-3 that of CIFAR-10. Of a U-Net: the widths on the way down.
         dropout_after: layers, from 1, whose outputs are dropped out: 4, 5, 6; MNIST and CIFAR-10: 2, 3.
         dropout: share of values that are dropped.
         steps: K, Adam steps of a stage.
@@ -93,6 +94,8 @@ class RIDE(Purifier):
         learning_rate: of Adam.
         weight_decay: of Adam, coupled (added to the gradient).
         amsgrad: of Adam.
+        architecture: a chain of convolutions (fcn), or a U-Net, of which the paper gives no details: about 8 points lower
+            there. Its layers count on the way down, up and out.
         loss: mean squared error, or (release) the norm of the whole image's error times the share of kept pixels.
         space: pixels of [0, 1] and a sigmoid behind the network, or normalised images and a linear output.
         mean: for normalised, per channel.
@@ -133,8 +136,10 @@ class RIDE(Purifier):
         gain: float = 0.01,
         max_images_per_pass: int | Literal["auto"] = "auto",
         memory: float | None = None,
+        architecture: Literal["fcn", "unet"] = "fcn",
     ) -> None:
         super().__init__()
+        check_arguments(RIDE, architecture=architecture)
         least = {"steps": (steps, 1), "stages": (stages, 1), "estimates": (estimates, 0)}
         least |= {"patience": (1 if patience is None else patience, 1)}
         least |= {"max_images_per_pass": (1 if max_images_per_pass == "auto" else max_images_per_pass, 1)}
@@ -161,6 +166,7 @@ class RIDE(Purifier):
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             amsgrad=amsgrad,
+            unet=architecture == "unet",
         )
         self.steps, self.stages, self.alpha, self.suppression = steps, stages, alpha, suppression
         self.estimates, self.patience, self.gain = estimates, patience, gain

@@ -15,6 +15,7 @@ import argparse
 import csv
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.configs import FOLDER
 from adversarial_lightning.defenses import RIDE, Median, Purified, Purifier, TVBregman, TVChambolle
 from adversarial_lightning.evaluation.outcomes.outcome import defender_noise, predict
-from adversarial_lightning.evaluation.outcomes.subset import random_images
+from adversarial_lightning.evaluation.outcomes.statistics import wilson
+from adversarial_lightning.evaluation.outcomes.subset import Samples, random_images
+from adversarial_lightning.reproduce.malade_noise import mean_with_interval
+from adversarial_lightning.reproduce.papers.measure import measured
 from adversarial_lightning.reproduce.record import record_benchmark
 from adversarial_lightning.reproduce.ride_pictures import draw
 
@@ -196,6 +200,92 @@ def measure(options: argparse.Namespace) -> None:
     answers = {f"{name} class": confidences(network, v[:10]).argmax(1).cpu().numpy() for name, v in grid.items()}
     arrays: dict[str, Any] = {"label": y[:10].cpu().numpy(), **pixels, **answers}
     np.savez_compressed(options.output / "grid.npz", **arrays)
+
+
+QUICK: dict[str, Any] = {  # of the measures: 2,000 iterations at ten times the paper's learning rate
+    "channels": (1, 16, 16, 16, 1),
+    "dropout_after": (2, 3),
+    "steps": 400,
+    "stages": 5,
+    "learning_rate": 1e-3,
+}
+
+
+@dataclass(frozen=True)
+class GrayBoxes:
+    """Test images of a run (x, y, index), their adversarial versions `z` by PGD-40 on its network, and which they are."""
+
+    network: nn.Module
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    z: Tensor
+    samples: Samples
+
+    @classmethod
+    def of(cls, checkpoint: Path, n: int | None, eps: float) -> "GrayBoxes":
+        network, spec = load_network(checkpoint)
+        images = build(spec, catalogue(datamodules)).dataset("test")
+        x, y, index = random_images(images, n or len(images))
+        z = gray_box(network, x, y, index, [eps])[f"pgd_{eps:g}"]
+        chosen = Samples("all" if len(x) == len(images) else "random", 0, len(x), len(images))
+        return cls(network, x, y, index, z, chosen)
+
+    @property
+    def defender(self) -> Noise:
+        return Noise.keyed(0, self.index).fork("defender")
+
+
+def panel(
+    *, checkpoint: Path, data: str | None, n: int | None, output: Path, panel: str, dropout: bool = True, eps: float = 0.2
+) -> dict[str, Any]:
+    """Curves of a panel of Figs. 4, 5, 8 or 9 after 100, 400 and 2,000 of 2,000 iterations, with 95 % intervals.
+
+    Accuracies, and the mean distance to the fitted image in grey levels. `dropout`: only the curves with it, or without.
+    """
+    about, found = GrayBoxes.of(checkpoint, n, eps), dict[str, tuple[float | None, list[float] | None]]()
+    for name, change in panels(QUICK)[panel].items():
+        if (change.get("dropout") == 0.0) == dropout:
+            continue
+        for row in follow(about.network, RIDE(**QUICK | change), about.z, about.x, about.defender, 100):
+            if (at := row["iteration"]) in (100, 400, 2000):
+                accuracy = float((row["confidences"].argmax(1) == about.y).double().mean())
+                found[f"{name}, accuracy at {at}"] = accuracy, list(wilson(accuracy, about.samples.n))
+                found[f"{name}, dist2adv at {at}"] = mean_with_interval(row["dist2adv"].double())
+    return measured(about.samples, found)
+
+
+def last_target(*, checkpoint: Path, data: str | None, n: int | None, output: Path, eps: float = 0.2) -> dict[str, Any]:
+    """Footnote 1: accuracy with x_est^(T), with x^(T), and the difference in pairs, with 95 % intervals."""
+    about = GrayBoxes.of(checkpoint, n, eps)
+    ride, hits = RIDE(**QUICK), {"x_est": [], "x^(T)": []}  # type: ignore[var-annotated]
+    for rows in torch.arange(len(about.z)).split(ride.images_per_pass(about.z)):
+        *_, last = ride.run(about.z[rows], about.defender[rows])
+        for name, image in (("x_est", last.estimate), ("x^(T)", last.target)):
+            hits[name].append(confidences(about.network, image).argmax(1) == about.y[rows])
+    right = {name: torch.cat(parts).double() for name, parts in hits.items()}
+    found: dict[str, tuple[float | None, list[float] | None]] = {"difference": mean_with_interval(right["x_est"] - right["x^(T)"])}
+    for name, each in right.items():
+        found[name] = float(each.mean()), list(wilson(float(each.mean()), len(each)))
+    return measured(about.samples, found)
+
+
+def white_boxes(*, checkpoint: Path, data: str | None, n: int | None, output: Path, eps: float = 0.1) -> dict[str, Any]:
+    """Fig. 7 after PGD-10 with BPDA: accuracies of adversarial and defended images, and mean distances in grey levels.
+
+    Behind RIDE in 200 steps, a median filter of 3 and total variation; "defended" is the first of the defender's draws.
+    """
+    about, found = GrayBoxes.of(checkpoint, n, eps), dict[str, tuple[float | None, list[float] | None]]()
+    quick = RIDE(**QUICK | {"steps": 100, "stages": 2})
+    defenses: dict[str, Purifier] = {"median": Median(3), "bregman": TVBregman(10), "RIDE": quick}
+    pgd = PGD(eps=eps, steps=10, step_size=eps / 5, random_start=False)
+    for name, purifier in defenses.items():
+        seen = white_box(Purified(about.network, purifier), about.x, about.y, about.index, pgd, 1)
+        for view in ("adversarial", "defended"):
+            found[f"{name}, {view}"] = seen[view][-1], list(wilson(seen[view][-1], about.samples.n))
+        for view, values in seen["distances"].items():
+            found[f"{name}, {view}"] = mean_with_interval(torch.tensor(values).double())
+    return measured(about.samples, found)
 
 
 def write_trace(rows: list[dict[str, Any]], y: Tensor, path: Path) -> None:

@@ -95,7 +95,7 @@ def metrics(
 def measure(
     *, checkpoint: Path, data: str | None, n: int | None, output: Path, eps: float = 0.2, space: str = "input"
 ) -> dict[str, Any]:
-    """Chapter 3's numbers of a checkpoint for a paper's table: `metrics` on `n` random test images (none: all).
+    """Chapter 3's numbers of a checkpoint for a paper's table: `metrics` on `n` random test images, or all.
 
     With `space` "preprocessed" attacks are made on whitened images, as Table 3.2 may have. Intervals of all test images
     are for another test set of that size. "failed" is a number of images, and has none.

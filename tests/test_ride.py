@@ -226,6 +226,58 @@ def test_networks(channels: tuple[int, ...], dropped: tuple[int, ...], count: in
     assert fit.output.shape == x.shape and asked == [35 * channels[layer] for layer in dropped] + [35]
 
 
+UNET: dict[str, Any] = {"architecture": "unet", "channels": (1, 4, 6, 8, 1), "dropout_after": ()}
+
+
+def unet_by_hand(parameters: list[Tensor], x: Tensor, sigmoid: bool) -> Tensor:
+    """U-Net of three resolutions on one image (1, C, H, W), from the weights of one network."""
+    layers = list(zip(parameters[::2], parameters[1::2], strict=True))
+
+    def layer(i: int, z: Tensor) -> Tensor:
+        return nn.functional.conv2d(z, *layers[i], padding=1)
+
+    def up(z: Tensor, like: Tensor) -> Tensor:
+        return torch.cat([nn.functional.interpolate(z, size=like.shape[2:], mode="nearest"), like], 1)
+
+    half = nn.MaxPool2d(2, ceil_mode=True)
+    first = layer(0, x).relu()
+    second = layer(1, half(first)).relu()
+    third = layer(2, half(second)).relu()
+    out = layer(5, layer(4, up(layer(3, up(third, second)).relu(), first)).relu())
+    return out.sigmoid() if sigmoid else out
+
+
+def test_a_unet_is_a_unet() -> None:
+    ride, x = RIDE(**{**SMALL, **UNET, "sigma": 0.0}), images(3)
+    fit = PerImageFit(ride.fit_settings, Noise.keyed(0, torch.arange(3)), x)
+    assert ride.fit_settings.convolutions == [(1, 4), (4, 6), (6, 8), (14, 6), (10, 4), (4, 1)]
+    assert ride.fit_settings.parameters() == sum(p[0].numel() for p in fit.parameters)
+    assert ride.fit_settings.multiplications(8, 8) == 9 * (64 * (4 + 40 + 4) + 16 * (24 + 84) + 4 * 48)
+    found = fit.estimate(x, 1, 0)
+    for i in range(3):
+        expected = unet_by_hand([p[i].detach() for p in fit.parameters], x[i : i + 1], True)
+        assert torch.allclose(found[i : i + 1], expected, rtol=1e-10, atol=0)
+
+
+def test_a_unet_learns_its_image_as_it_would_alone() -> None:
+    settings = {**SMALL, **UNET, "dropout_after": (2, 4), "learning_rate": 1e-2}
+    ride, x = RIDE(**settings), images(3)
+    whole = purified(ride, x)
+    assert torch.allclose(purified(ride, x[1:2], [1]), whole[1:2], rtol=1e-8, atol=0)
+    start = PerImageFit(ride.fit_settings, Noise.keyed(0, torch.arange(3)), x)
+    end = ride.fits[0]
+    assert bool((end.risk(x, 4, 0) < start.risk(x, 4, 0)).all())
+    ride.unrolled(x.requires_grad_(), 2).sum().backward()
+    assert x.grad is not None and bool(x.grad.isfinite().all()) and float(x.grad.abs().sum()) > 0
+
+
+def test_risk_is_the_mean_squared_error_without_dropout_and_mask() -> None:
+    ride, x = RIDE(**{**SMALL, "sigma": 0.0}), images(3)
+    fit = PerImageFit(ride.fit_settings, Noise.keyed(0, torch.arange(3)), x)
+    expected = (fit.estimate(x, 1, 0) - x).square().flatten(1).mean(1)
+    assert torch.allclose(fit.risk(x, 3, 0), expected, rtol=1e-12)
+
+
 def test_arithmetic_of_the_paper() -> None:
     assert 2 * RIDE().fit_settings.multiplications(224, 224) == pytest.approx(5.72e9, rel=1e-3)
 
@@ -382,6 +434,8 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"channels": (1,)}, "channels must begin and end"),
     ({"dropout_after": (3,)}, "hidden layers, 1 to 2"),
     ({"space": "normalized"}, "mean and std need 1 values"),
+    ({"architecture": "vnet"}, "architecture"),
+    ({"architecture": "unet", "channels": (1, 1), "dropout_after": ()}, "at least one hidden width"),
 ]
 
 
