@@ -19,7 +19,6 @@ from pytorch_lightning import Callback
 from torch import nn
 
 from adversarial_lightning import (
-    zoo,
     attacks,
     callbacks,
     datamodules,
@@ -27,12 +26,12 @@ from adversarial_lightning import (
     detectors,
     lightning_modules,
     networks,
+    zoo,
 )
 from adversarial_lightning.attacks import Attack
 from adversarial_lightning.checkpoints.spec import catalogue
-from adversarial_lightning.evaluation.outcomes.statistics import wilson
 from adversarial_lightning.evaluation.report.comparison import read_results
-from adversarial_lightning.evaluation.report.formatting import interval, percent, table, threat
+from adversarial_lightning.evaluation.report.formatting import interval, table
 from adversarial_lightning.reproduce.papers import leaderboard
 from adversarial_lightning.reproduce.papers.judged import count
 from adversarial_lightning.reproduce.papers.page import text
