@@ -3,9 +3,9 @@
 python -m adversarial_lightning.reproduce.detector_tables --er CKPT [--er-minus CKPT] [--undefended CKPT]
     --output FILE.json [...]
 
-KD and LID use the undefended network, ER1 and ER2 the ER-Classifier, ER1-minus and ER2-minus ER-minus. A detector is
+KD and LID use the undefended network, ER1 and ER2 the ER-Classifier, ER1-minus and ER2-minus E-CLA. A detector is
 fitted on a fifth of the test images (set I) under one attack and tested on the others (set II) under every attack:
-familiar where both are the same (Table 5; 14 with ER-minus), cross elsewhere (6-8), and C&W at confidence kappa
+familiar where both are the same (Table 5; 14 with E-CLA), cross elsewhere (6-8), and C&W at confidence kappa
 (11-13). Rates are at the detector's own threshold and, as Table 4 defines them, over all attacked images: an image on
 which C&W found nothing is attacked too, and stays as it is; `found` counts the others, of which AUROC is. acc_nadv is
 over clean and noisy images together, acc_nadv_clean and acc_nadv_noisy over each. `of` says how many images a rate is
@@ -16,6 +16,7 @@ with 5 % false positives on set I.
 import argparse
 import json
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -255,13 +256,20 @@ def words(area: float | None) -> str:
 
 
 COLUMNS = ("acc_nadv", "acc_com", "acc_adv", "acc_cla")
+Detectors = Mapping[str, Callable[[Any], FittedDetector]]
+DETECTORS: dict[str, Detectors] = {
+    "undefended": {"KD": KernelDensity, "LID": LID},
+    "er": {"ER1": ERDetector, "ER2": lambda net: ERDetector(net, code="combined")},
+    "er_minus": {"ER1-minus": ERDetector, "ER2-minus": lambda net: ERDetector(net, code="combined")},
+}
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
+    """Parser of the command line, whose defaults are those of the measures, too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--er", type=Path, help="checkpoint of an ER-Classifier: ER1, ER2")
-    add("--er-minus", type=Path, help="of an ER-Classifier without adversarial training: ER1-minus, ER2-minus")
+    add("--er-minus", type=Path, help="of its network without regularization (E-CLA): ER1-minus, ER2-minus")
     add("--undefended", type=Path, help="of a plain network: KD, LID")
     add("--output", type=Path, required=True)
     add("--root", help="folder of the data, where it is not the checkpoint's")
@@ -284,41 +292,45 @@ def main() -> None:
     add("--joint-trained-on", default="pgd")
     add("--weights", type=float, nargs="+", default=[0.1, 1, 10, 100], help="of the detector in the joint attack")
     add("--note", default="")
-    options = parser.parse_args()
-    files = {"undefended": options.undefended, "er": options.er, "er_minus": options.er_minus}
-    detectors: dict[str, dict[str, Any]] = {
-        "undefended": {"KD": KernelDensity, "LID": LID},
-        "er": {"ER1": ERDetector, "ER2": lambda net: ERDetector(net, code="combined")},
-        "er_minus": {"ER1-minus": ERDetector, "ER2-minus": lambda net: ERDetector(net, code="combined")},
-    }
-    figures: dict[str, Any] = {}
-    for place, path in files.items():
-        if path is None:
-            continue
-        network, spec = load_network(path)
-        assert spec is not None
-        moved = {"root": options.root} if options.root else {}
-        limits = {"train_limit": options.train_limit, "test_limit": options.test_limit}
-        data = build({**spec, "init_args": {**spec["init_args"], **moved, **limits}}, catalogue(datamodules))
-        one = calibration_split(data.dataset("test"), SEED)
-        two = test_split(data.dataset("test"), frozenset(one.indices.tolist()))
-        chosen: dict[str, dict[str, Versions]] = {"one": {}, "two": {}}
-        for name, attack in attacks_of(options).items():
+    return parser
+
+
+def protocol(
+    checkpoint: Path, detectors: Detectors, options: argparse.Namespace, attacks: Sequence[str] | None = None
+) -> tuple[dict[str, Any], Samples]:
+    """Rows of each of `detectors` of a checkpoint's network, under `attacks` (all), its attacked images, and set II."""
+    network, spec = load_network(checkpoint)
+    assert spec is not None
+    moved = {"root": options.root} if options.root else {}
+    limits = {"train_limit": options.train_limit, "test_limit": options.test_limit}
+    data = build({**spec, "init_args": {**spec["init_args"], **moved, **limits}}, catalogue(datamodules))
+    one = calibration_split(data.dataset("test"), SEED)
+    two = test_split(data.dataset("test"), frozenset(one.indices.tolist()))
+    chosen: dict[str, dict[str, Versions]] = {"one": {}, "two": {}}
+    for name, attack in attacks_of(options).items():
+        if attacks is None or name in attacks:
             few = two.select(random_subset(two.indices, options.confident, SEED)) if name == "cw_confident" else two
             chosen["two"][name] = versions(network, few, attack)
             if name != "cw_confident":
                 chosen["one"][name] = versions(network, one, attack)
-        made = {
-            k: {"l2": v["l2"], "noise_std": v["noise_std"], "n": len(v["right"]), "found": int(v["found"].sum())}
-            for k, v in chosen["two"].items()
-        }
-        print(f"{place}: {json.dumps(made)}", flush=True)
-        figures[place] = {"adversarial": made}
-        for title, make in detectors[place].items():
-            figures[place][title] = table(title, make(network), network, data, (two, chosen), options)
-    settings = {k: v for k, v in vars(options).items() if k not in (*files, "output", "root", "note")} | {"seed": SEED}
+    made = {
+        k: {"l2": v["l2"], "noise_std": v["noise_std"], "n": len(v["right"]), "found": int(v["found"].sum())}
+        for k, v in chosen["two"].items()
+    }
+    print(f"{checkpoint}: {json.dumps(made)}", flush=True)
+    figures: dict[str, Any] = {"adversarial": made}
+    for title, make in detectors.items():
+        figures[title] = table(title, make(network), network, data, (two, chosen), options)
+    return figures, Samples("random", SEED, len(two), two.drawn_from or len(two))
+
+
+def main() -> None:
+    options = settings().parse_args()
+    files = {"undefended": options.undefended, "er": options.er, "er_minus": options.er_minus}
     checkpoints = {name: path for name, path in files.items() if path is not None}
-    record_benchmark(options.output, checkpoints, settings, figures, options.note)
+    figures = {place: protocol(path, DETECTORS[place], options)[0] for place, path in checkpoints.items()}
+    kept = {k: v for k, v in vars(options).items() if k not in (*files, "output", "root", "note")} | {"seed": SEED}
+    record_benchmark(options.output, checkpoints, kept, figures, options.note)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,25 @@
 """Intrinsic dimension of a data set from distances to nearest neighbours (Levina and Bickel 2005).
 
-python -m adversarial_lightning.reproduce.intrinsic_dimension --data configs/data/mnist.yaml [--images 1000]
-    [--estimator mackay] [--seed 0]
-
-Table 10 of the ER-Classifier paper has MNIST 13, CIFAR10 17, STL10 20, Tiny ImageNet 19: the `levina` form.
+Table 10 of the ER-Classifier paper has MNIST 13, CIFAR10 17, STL10 20, Tiny ImageNet 19: the `levina` form, on a sample
+of 1,000 images.
 """
 
-import argparse
-import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from statistics import mean, stdev
+from typing import Any, Literal
 
 import torch
 import yaml
+from scipy.stats import t as student
 from torch import Tensor
 
 from adversarial_lightning import datamodules
-from adversarial_lightning.checkpoints.spec import build, catalogue
 from adversarial_lightning.errors import UserError
+from adversarial_lightning.evaluation.outcomes.subset import Samples, random_images
+from adversarial_lightning.reproduce.papers.measure import measured
+from adversarial_lightning.reproduce.papers.plan import packaged
 
 
 def intrinsic_dimension(
@@ -42,27 +44,43 @@ def intrinsic_dimension(
     return sum(found.values()) / len(found), found, duplicates
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--data", type=Path, required=True, help="YAML file of a data set")
-    add("--root", help="folder of the data, where it is not the file's")
-    add("--images", type=int, default=1000, help="random training images")
-    add("--k1", type=int, default=10)
-    add("--k2", type=int, default=20)
-    add("--estimator", choices=["levina", "mackay"], default="levina")
-    add("--seed", type=int, default=0)
-    options = parser.parse_args()
-    spec = yaml.safe_load(options.data.read_text())
-    moved = {"root": options.root} if options.root else {}
-    images = build({**spec, "init_args": {**spec.get("init_args", {}), **moved}}, catalogue(datamodules)).dataset(
-        "train"
-    )
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))[: options.images]
-    x, _, _ = images.__getitems__(chosen.tolist())
-    value, by_k, duplicates = intrinsic_dimension(x, options.k1, options.k2, options.estimator)
-    print(json.dumps({"dimension": round(value, 3), "by_k": by_k, "images": len(x), "duplicates": duplicates}))
+def over_samples(values: Sequence[float]) -> list[float] | None:
+    """Student's 95 % interval of the mean of estimates from several samples; None for one."""
+    if len(values) < 2:
+        return None
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return [round(mean(values) - half, 3), round(mean(values) + half, 3)]
 
 
-if __name__ == "__main__":
-    main()
+def measure(
+    *,
+    checkpoint: Path | None = None,
+    data: str | None,
+    n: int | None,
+    output: Path | None = None,
+    data_set: str,
+    seeds: Sequence[int] = tuple(range(10)),
+) -> dict[str, Any]:
+    """Intrinsic dimension of the training images of a packaged `data_set`: key ``dimension``, and ``mackay``.
+
+    The mean over samples of `n` random images (None: 1,000), one for each of `seeds`, with its interval; one sample, as
+    a paper has, may lie outside of it. `data` is the folder of the data; `checkpoint` and `output` are not used.
+    Raises UserError for an unknown data set, and for data that are not there.
+    """
+    spec = yaml.safe_load(packaged("data", data_set).read_text(encoding="utf-8"))
+    settings = dict(spec.get("init_args", {}))
+    if data is not None:
+        parts = Path(settings.get("root", "data")).parts[1:]  # data/FILE: the file lies in the folder of the data
+        settings["root"] = str(Path(data, *parts))
+    try:
+        images = getattr(datamodules, spec["class_path"])(**settings).dataset("train")
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from error
+    count = min(n or 1000, len(images))
+    numbers: dict[str, tuple[float | None, list[float] | None]] = {}
+    samples = [random_images(images, count, seed)[0] for seed in seeds]
+    for key, estimator in (("dimension", "levina"), ("mackay", "mackay")):
+        values = [intrinsic_dimension(x, estimator=estimator)[0] for x in samples]  # type: ignore[arg-type]
+        numbers[key] = (round(mean(values), 3), over_samples(values))
+        print(f"{data_set}, {estimator}: {', '.join(f'{value:.3f}' for value in values)}")
+    return measured(Samples("random", seeds[0], count, len(images)), numbers)

@@ -237,7 +237,14 @@ class GrayBoxes:
 
 
 def panel(
-    *, checkpoint: Path, data: str | None, n: int | None, output: Path, panel: str, dropout: bool = True, eps: float = 0.2
+    *,
+    checkpoint: Path,
+    data: str | None,
+    n: int | None,
+    output: Path,
+    panel: str,
+    dropout: bool = True,
+    eps: float = 0.2,
 ) -> dict[str, Any]:
     """Curves of a panel of Figs. 4, 5, 8 or 9 after 100, 400 and 2,000 of 2,000 iterations, with 95 % intervals.
 
@@ -264,7 +271,9 @@ def last_target(*, checkpoint: Path, data: str | None, n: int | None, output: Pa
         for name, image in (("x_est", last.estimate), ("x^(T)", last.target)):
             hits[name].append(confidences(about.network, image).argmax(1) == about.y[rows])
     right = {name: torch.cat(parts).double() for name, parts in hits.items()}
-    found: dict[str, tuple[float | None, list[float] | None]] = {"difference": mean_with_interval(right["x_est"] - right["x^(T)"])}
+    found: dict[str, tuple[float | None, list[float] | None]] = {
+        "difference": mean_with_interval(right["x_est"] - right["x^(T)"])
+    }
     for name, each in right.items():
         found[name] = float(each.mean()), list(wilson(float(each.mean()), len(each)))
     return measured(about.samples, found)

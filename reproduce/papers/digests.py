@@ -41,12 +41,15 @@ def _followed(value: Any, folder: Path) -> Any:
     return value
 
 
-def code(content: Any) -> str:
+def code(content: Any, measure: str | None = None) -> str:
     """Digest of the code of all classes that `content` names by class_path, of what they import, and of the judges.
+
+    `measure` is the import path below reproduce of a function that counts too.
 
     Comments, docstrings and the order of the text's lines on the page do not count; installed packages do not either.
     """
     roots = {module for path in _class_paths(content) if (module := _module_of(path))}
+    roots |= {f"{PACKAGE}.reproduce.{measure.rpartition('.')[0]}"} if measure else set()
     digest = hashlib.sha256()
     for module in sorted(_reached(roots | {f"{PACKAGE}.{name}" for name in JUDGES})):
         digest.update(f"{module} {_text(module)}".encode())

@@ -73,6 +73,8 @@ def _line(cell: Cell, column: Column, printed: float | str | None, places: Place
         said = Verdict(verdict.UNDECIDED, "the fit collapsed: no number")
     elif printed is None:
         said = Verdict(verdict.UNDECIDED, "not printed in the paper")
+    elif number.value is None:
+        said = Verdict(verdict.UNDECIDED, "there is nothing to measure: no image of that kind")
     elif number.interval is None:
         said = Verdict(verdict.UNDECIDED, "there is no interval")
     else:

@@ -19,13 +19,15 @@ _COLLAPSED = 1.5  # a clean accuracy up to so many times chance is a fit that co
 class Number:
     """A cell's number in the column's unit, a share in [0, 1]: the mean over `seeds`, their standard deviation.
 
+    `value` is None where there is nothing to measure, such as the length of perturbations where none was found.
+
     `interval` is 95 %, over images: the hull of the seeds' ones. Where all test images were used it says what another
     test set of that size would give (Wilson), because the printed number is of another training too. `audit` holds what
     the audit said, "" where there was none. `flags` say which samples are robust (of the first seed; None of what is no
     share of samples), and `test` which samples they are and by which code they were judged.
     """
 
-    value: float
+    value: float | None
     interval: tuple[float, float] | None
     n: int
     of: int
@@ -54,17 +56,17 @@ def of_records(made: Sequence[Record], column: Column) -> Number:
     """The number of a column in the records of one row, one a seed."""
     read = [_read(record.content, column, record) for record in made]
     first = made[0].content
-    values = [value for value, _ in read]
+    values = [value for value, _ in read if value is not None]
     bounds = [interval for _, interval in read if interval is not None]
     samples = first["samples"]
     clean, classes = first.get("clean"), first.get("classes") or 0
     bitmap = _entry(first, column).get("bitmap") if column.suite else None
     return Number(
-        value=mean(values),
+        value=mean(values) if len(values) == len(read) else None,
         interval=(min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None,
         n=samples["n"],
         of=samples["of"],
-        seeds=len(values),
+        seeds=len(read),
         spread=stdev(values) if len(values) > 1 else None,
         audit=_audit(first.get("audit")),
         epoch=first.get("epoch"),
@@ -95,7 +97,9 @@ def _entry(content: Mapping[str, Any], column: Column) -> Mapping[str, Any]:
     return content["attacks"][column.entry]  # type: ignore[no-any-return]
 
 
-def _read(content: Mapping[str, Any], column: Column, record: Record) -> tuple[float, tuple[float, float] | None]:
+def _read(
+    content: Mapping[str, Any], column: Column, record: Record
+) -> tuple[float | None, tuple[float, float] | None]:
     n = content["samples"]["n"]
     if column.measure:
         if column.key not in content["numbers"]:
@@ -116,7 +120,7 @@ def _read(content: Mapping[str, Any], column: Column, record: Record) -> tuple[f
         if column.value == "success_rate":
             share, n = True, entry["attacked"]
     if value is None:
-        raise UserError(f"{record.path}: {column.entry or column.key} has no {column.value}")
+        return None, None
     if interval is None and share:
         interval = wilson(float(value), n)
     if column.value == "error":

@@ -132,7 +132,7 @@ def _claim_cells(tested: TestedClaim) -> list[str]:
 def _cells(line: Line) -> list[str]:
     said = line.verdict.word + (f": {line.verdict.reason}" if line.verdict.reason else "")
     printed = "" if line.printed is None else str(line.printed)
-    if line.number is None or line.number.collapsed:
+    if line.number is None or line.number.collapsed or line.number.value is None:
         return [line.row, line.column, printed, "", "", "", "", line.scale or "", "", said]
     number, unit = line.number, 100 if line.share else 1
     digits = 2 if line.share and number.n >= 5000 else 1 if line.share else 4

@@ -175,7 +175,7 @@ class Evaluation:
     @cached_property
     def code(self) -> str:
         """Digest of the code that would compute it now."""
-        return digests.code([self.fit.content, self.content])
+        return digests.code([self.fit.content, self.content], self.column.measure)
 
     @property
     def recorded(self) -> records.Record | None:
