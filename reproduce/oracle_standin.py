@@ -19,11 +19,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
@@ -39,6 +40,7 @@ from adversarial_lightning.evaluation.outcomes.subset import Samples, random_ima
 from adversarial_lightning.evaluation.report.formatting import lengths
 from adversarial_lightning.networks import MLP, LeNet5, SmallCNN
 from adversarial_lightning.networks.eval_mode import frozen_eval
+from adversarial_lightning.reproduce.papers.measure import measured
 
 SEED = 20_001  # nothing that is evaluated has it
 UNKNOWN = -1
@@ -140,19 +142,47 @@ def judge(oracle: Oracle, network: nn.Module, x: Tensor, y: Tensor, pool: tuple[
     }
 
 
-def trained(options: argparse.Namespace, x: Tensor, y: Tensor) -> list[nn.Module]:
-    """Trained networks of the oracle, from `--oracle` where that file exists."""
+def trained(file: Path, epochs: int, x: Tensor, y: Tensor) -> list[nn.Module]:
+    """Trained networks of the oracle, from `file` where it exists; else trained on `x`, `y` and kept there."""
     torch.manual_seed(SEED)
     networks: list[nn.Module] = [SmallCNN(), LeNet5(dropout=0.3), MLP(hidden=[800, 800], dropout=0.2)]
-    file = options.oracle or options.output / "oracle.pt"
     if file.exists():
         states = torch.load(file, weights_only=True)
         for network, state in zip(networks, states, strict=True):
             network.load_state_dict(state)
         return [network.eval() for network in networks]
-    networks = [fit(network, x, y, options.epochs) for network in networks]
+    networks = [fit(network, x, y, epochs) for network in networks]
     torch.save([network.state_dict() for network in networks], file)
     return networks
+
+
+def measure(*, checkpoint: Path, data: str | None, n: int | None, output: Path, epochs: int = 12) -> dict[str, Any]:
+    """Row of Table 4.2 of a checkpoint with its controls, on `n` random test images (none: all), as shares.
+
+    The oracle is trained once for all models, and kept beside their run folders, which `output` (RUNS/NAME/evaluations/
+    RECORD) lies in. "noise" and "clean" are the shares that noise of the same length and no change at all leave,
+    "real_target" the share of real images of the target that are labelled so.
+    """
+    mnist = MNIST(root=data or "data", val_size=10_000)
+    train, val, test = (mnist.dataset(split) for split in ("train", "val", "test"))
+    x, y, _ = train.__getitems__(list(range(len(train))))
+    pool_x, pool_y, _ = val.__getitems__(list(range(len(val))))
+    images, labels, index = random_images(test, n or len(test))
+    file = output.resolve().parents[2] / f"oracle_standin_{epochs}.pt"
+    with FileLock(file.with_suffix(".lock")):
+        oracle = Oracle(trained(file, epochs, x, y), x, y)
+    row = judge(oracle, load_network(checkpoint)[0], images, labels, (pool_x, pool_y))
+    clean = shares(oracle.label(images, index), torch.full_like(labels, -2), labels)
+    kept = ((row["attacked"], "change"), (row["attacked"], "no_change"), (row["noise"], "no_change"))
+    kept += ((row["real_target"], "change"), (clean, "no_change"))  # type: ignore[assignment]
+    names = ("change", "no_change", "noise", "real_target", "clean")
+    numbers: dict[str, tuple[float | None, list[float] | None]] = {
+        name: (found[key] / 100, [end / 100 for end in found[f"{key}_interval"]])
+        for name, (found, key) in zip(names, kept, strict=True)
+    }
+    numbers["succeeded"] = (row["succeeded"], wilson(row["succeeded"], row["attacked"]["n"] + row["failed"]))
+    chosen: Literal["all", "random"] = "all" if len(images) == len(test) else "random"
+    return measured(Samples(chosen, 0 if chosen == "random" else None, len(images), len(test)), numbers)
 
 
 def main() -> None:
@@ -171,7 +201,7 @@ def main() -> None:
     x, y, _ = train.__getitems__(list(range(len(train))))
     pool_x, pool_y, _ = val.__getitems__(list(range(len(val))))
     images, labels, index = random_images(test, options.images)
-    oracle = Oracle(trained(options, x, y), x, y)
+    oracle = Oracle(trained(options.oracle or options.output / "oracle.pt", options.epochs, x, y), x, y)
     clean = shares(oracle.label(images, index), torch.full_like(labels, -2), labels)
     rows = {}
     for model in options.models:

@@ -110,7 +110,8 @@ class Fit:
         words = ["fit", "--config", str(self.experiment), *(self.filled(word) for word in self.training.arguments)]
         words += ["--seed_everything", str(self.seed), "--trainer.default_root_dir", str(self.folder)]
         words += ["--trainer.enable_progress_bar", "false"]
-        if self.places.data is not None and has_root(digests.written(self.experiment or Path())["data"]):
+        own = {"--data", "--data.init_args.root"} & set(self.training.arguments)  # {data} stands in them
+        if self.places.data is not None and not own and has_root(digests.written(self.experiment or Path())["data"]):
             words += ["--data.init_args.root", str(self.places.data)]
         if self.state == "begun":
             words += ["--ckpt_path", str(self.folder / "checkpoints" / "last.ckpt")]
@@ -162,7 +163,7 @@ class Evaluation:
         """All that was asked for, files followed."""
         column, row = self.column, self.row
         parts = {
-            "suites": column.suite, "defenses": row.defenses, "detectors": row.detector,
+            "suites": column.suite or column.arguments.get("suite"), "defenses": row.defenses, "detectors": row.detector,
         }  # fmt: skip
         files = {room: digests.written(packaged(room, name)) if name else None for room, name in parts.items()}
         rest = [column.n, column.mode, column.audit, [*column.options, *row.options], list(self.entries)]
