@@ -15,7 +15,9 @@ from adversarial_lightning.evaluation.outcomes.subset import Samples, random_ima
 from adversarial_lightning.reproduce.papers.measure import measured
 
 
-def lengths(*, checkpoint: Path, data: str | None, n: int | None, output: Path, density: float = 0.25) -> dict[str, Any]:
+def lengths(
+    *, checkpoint: Path, data: str | None, n: int | None, output: Path, density: float = 0.25
+) -> dict[str, Any]:
     """Means over `n` test images (none: all) of the noise's lengths in l1, l2 and linf, with 95 % intervals.
 
     The network of `checkpoint` does not take part: its run says where the images are.
