@@ -53,7 +53,7 @@ class FitSettings:
 
     @property
     def convolutions(self) -> list[tuple[int, int]]:
-        """Input and output channels of each layer: of a chain, or of a U-Net down, up (with the skipped maps) and out."""
+        """Input and output channels of each layer; of a U-Net on the way down, up (with the skipped maps) and out."""
         if not self.unet:
             return list(pairwise(self.channels))
         down = self.channels[:-1]
@@ -104,11 +104,11 @@ class FitSettings:
 class PerImageFit:
     """B networks h(.; w_i), one for each image, with their Adam state; draws are keyed by the image.
 
-    A network is a chain of 3x3 convolutions with bias, zero padding and ReLU between them, or a U-Net of such ones with
-    one convolution a resolution and way, largest values of 2 x 2 pixels on the way down, nearest ones up. B of them run as one grouped
-    convolution, images (B, C, H, W) beside each other as channels (noisy_copies, B * C, H, W). The loss is the sum over
-    images of each image's own, and Adam works element by element, so every network takes the steps that it would take
-    alone.
+    A network is a chain of 3x3 convolutions with bias, zero padding and ReLU between them; or a U-Net of them, one a
+    resolution and way, with maxima of 2 x 2 pixels on the way down and nearest pixels on the way up. B of them run as
+    one grouped convolution, images (B, C, H, W) beside each other as channels (noisy_copies, B * C, H, W). The loss is
+    the sum over images of each image's own, and Adam works element by element, so every network takes the steps that it
+    would take alone.
 
     Args:
         settings: of all networks.
@@ -187,12 +187,12 @@ class PerImageFit:
         return mean
 
     @torch.no_grad()
-    def risk(self, target: Tensor, copies: int, at: int) -> Tensor:
+    def risk(self, target: Tensor, copies: int) -> Tensor:
         """Mean squared error (B,) of h(z; w) to `target` over `copies` draws of z, without dropout and mask.
 
-        Eq. 7 but for the variance of noisy targets, which is a constant. `at` names the draws.
+        Eq. 7 but for the variance of noisy targets, which is a constant. Every call has the same draws.
         """
-        noise, total = self.noise.fork(f"risk {at}"), target.new_zeros(len(target))
+        noise, total = self.noise.fork("risk"), target.new_zeros(len(target))
         for _ in range(copies):
             h = self._apply(self._input(target[:, None], noise), None).unflatten(1, target.shape[:2])[0]
             total += (h - target).square().flatten(1).mean(1)

@@ -94,8 +94,8 @@ class RIDE(Purifier):
         learning_rate: of Adam.
         weight_decay: of Adam, coupled (added to the gradient).
         amsgrad: of Adam.
-        architecture: a chain of convolutions (fcn), or a U-Net, of which the paper gives no details: about 8 points lower
-            there. Its layers count on the way down, up and out.
+        architecture: a chain of convolutions (fcn) or a U-Net, whose layers count down, up and out; the paper gives no
+            details of its own, which is about 8 points lower.
         loss: mean squared error, or (release) the norm of the whole image's error times the share of kept pixels.
         space: pixels of [0, 1] and a sigmoid behind the network, or normalised images and a linear output.
         mean: for normalised, per channel.

@@ -209,11 +209,12 @@ QUICK: dict[str, Any] = {  # of the measures: 2,000 iterations at ten times the 
     "stages": 5,
     "learning_rate": 1e-3,
 }
+LOOKS = (100, 400, 2000)  # iterations at which `panel` reads its curves
 
 
 @dataclass(frozen=True)
 class GrayBoxes:
-    """Test images of a run (x, y, index), their adversarial versions `z` by PGD-40 on its network, and which they are."""
+    """Test images of a run (x, y, index), `z` of them by PGD-40 on its network alone, and which images they are."""
 
     network: nn.Module
     x: Tensor
@@ -248,14 +249,14 @@ def panel(
 ) -> dict[str, Any]:
     """Curves of a panel of Figs. 4, 5, 8 or 9 after 100, 400 and 2,000 of 2,000 iterations, with 95 % intervals.
 
-    Accuracies, and the mean distance to the fitted image in grey levels. `dropout`: only the curves with it, or without.
+    Accuracies, and the mean distance to the fitted image in grey levels. `dropout`: only curves with it, or without.
     """
     about, found = GrayBoxes.of(checkpoint, n, eps), dict[str, tuple[float | None, list[float] | None]]()
     for name, change in panels(QUICK)[panel].items():
         if (change.get("dropout") == 0.0) == dropout:
             continue
-        for row in follow(about.network, RIDE(**QUICK | change), about.z, about.x, about.defender, 100):
-            if (at := row["iteration"]) in (100, 400, 2000):
+        for row in follow(about.network, RIDE(**QUICK | change), about.z, about.x, about.defender, LOOKS[0]):
+            if (at := row["iteration"]) in LOOKS:
                 accuracy = float((row["confidences"].argmax(1) == about.y).double().mean())
                 found[f"{name}, accuracy at {at}"] = accuracy, list(wilson(accuracy, about.samples.n))
                 found[f"{name}, dist2adv at {at}"] = mean_with_interval(row["dist2adv"].double())

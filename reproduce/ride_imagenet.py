@@ -63,7 +63,7 @@ def _judged(
     eps: float,
     steps: int,
 ) -> dict[str, Any]:
-    """Accuracies of `judge` behind `filters` on clean images, and on those that FGSM and PGD make of them on `maker`."""
+    """Accuracies of `judge` behind `filters`, on clean images and on those that FGSM and PGD make on `maker`."""
     images = ImageNet(root=str(Path(data or "data") / FILES[0]), workers=0).dataset("test")
     x, y, index = random_images(images, n or len(images))
     attacks: dict[str, Attack] = {"fgsm": FGSM(eps=eps), "pgd": PGD(eps=eps, steps=steps)}

@@ -20,27 +20,26 @@ DRAWS = 32
 
 
 def inequalities(ride: RIDE, x: Tensor, noise: Noise) -> dict[str, Tensor]:
-    """Masks (T, B) or (T - 1, B): where the assumption of Theorem 1, Eqs. 11 to 13 and its conclusion hold, by stage.
+    """Where the assumption of Theorem 1, Eqs. 11 to 13 and its conclusion hold, by stage: masks (T, B) or (T - 1, B).
 
-    The network must work on pixels. `conclusion`: L(x^(t), w^(t+1)) <= L(x^(t-1), w^(t)), at the ends of the two stages.
+    The network must work on pixels. `conclusion` is L(x^(t), w^(t+1)) <= L(x^(t-1), w^(t)).
     """
     first = PerImageFit(ride.fit_settings, Noise(noise.key), x)
     weight, before = ride.alpha / (1 - ride.alpha), x
-    fresh = first.risk(x, DRAWS, 1)  # L(x^(t-1), w^(t-1))
+    fresh = first.risk(x, DRAWS)  # L(x^(t-1), w^(t-1))
     found: dict[str, list[Tensor]] = {name: [] for name in ("assumption", "eq11", "eq12", "eq13", "conclusion")}
     last: Tensor | None = None
     for state in ride.run(x, noise):
-        at = state.stage
-        fitted = state.fit.risk(before, DRAWS, at)  # L(x^(t-1), w^(t))
+        fitted = state.fit.risk(before, DRAWS)  # L(x^(t-1), w^(t))
         found["assumption"].append(fitted <= fresh)
         if last is not None:  # of the stage before: L(x^(t), w^(t)), now fresh, and L(x^(t), w^(t+1)), now fitted
             found["eq13"].append(fitted <= fresh)
             found["conclusion"].append(fitted <= last)
         moved = weight * (state.target - before).square().flatten(1).mean(1)
-        mixed = state.fit.risk(state.target, DRAWS, at)  # L(x^(t), w^(t)), by the draws of `fitted`
+        mixed = state.fit.risk(state.target, DRAWS)  # L(x^(t), w^(t))
         found["eq11"].append(mixed + moved <= fitted)
         found["eq12"].append(mixed <= mixed + moved)
-        before, last, fresh = state.target, fitted, state.fit.risk(state.target, DRAWS, at + 1)
+        before, last, fresh = state.target, fitted, mixed
     return {name: torch.stack(masks) for name, masks in found.items()}
 
 

@@ -91,3 +91,62 @@ def test_the_sweeps_and_the_grid(run: tuple[Path, dict[str, Any]]) -> None:
     assert np.mean(grid["adversarial class"] == grid["label"]) == pytest.approx(found["bare"]["pgd_0.2"])
     pictures = {path.stem for path in folder.glob("*.png")}
     assert pictures == {"trace", "fig5a", "fig5b", "fig5c", "fig5d", "fig9", "fig7", "sweep", "grid"}
+
+
+QUICK = {**SMALL, "channels": (1, 4, 4, 1), "dropout_after": (2,)}
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Arguments of a measure, and RIDE in two stages of two steps."""
+    from adversarial_lightning.reproduce import ride_figures, ride_theorem
+
+    monkeypatch.setattr(ride_figures, "QUICK", QUICK)
+    monkeypatch.setattr(ride_theorem, "QUICK", QUICK)
+    return {"checkpoint": save(tmp_path / "net.ckpt"), "data": None, "n": 6, "output": tmp_path}
+
+
+def test_the_last_target_is_beside_the_last_estimate(quick: dict[str, Any]) -> None:
+    from adversarial_lightning.reproduce.ride_figures import last_target
+
+    found = last_target(**quick)
+    numbers = {name: entry["value"] for name, entry in found["numbers"].items()}
+    assert numbers["difference"] == pytest.approx(numbers["x_est"] - numbers["x^(T)"])
+    assert found["samples"]["n"] == 6 and found["samples"]["chosen"] == "random"
+
+
+def test_a_panel_has_the_curves_that_are_asked_for(quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from adversarial_lightning.reproduce import ride_figures
+
+    monkeypatch.setattr(ride_figures, "LOOKS", (2, 4))
+    found = ride_figures.panel(**quick, panel="5a", dropout=False)["numbers"]
+    curves = {name.rpartition(", ")[0] for name in found}
+    assert curves == {f"{kind}, no dropout" for kind in ("DIP", "I-DIP", "DAE", "RIDE")}
+    assert found["RIDE, no dropout, dist2adv at 2"]["value"] != found["RIDE, no dropout, dist2adv at 4"]["value"]
+
+
+def test_a_white_box_says_how_far_images_are(quick: dict[str, Any]) -> None:
+    from adversarial_lightning.reproduce.ride_figures import white_boxes
+
+    found = white_boxes(**quick, eps=0.1)["numbers"]
+    for name in ("RIDE", "median", "bregman"):
+        assert 0 < found[f"{name}, adv2gt"]["value"] <= 25.5 and 0 <= found[f"{name}, defended"]["value"] <= 1
+
+
+def test_the_inequalities_of_the_theorem_follow_from_one_another() -> None:
+    """Eq. 12 always holds; with 11 and 13 in a stage, the conclusion does."""
+    from adversarial_lightning.attacks import Noise
+    from adversarial_lightning.defenses import RIDE
+    from adversarial_lightning.reproduce.ride_theorem import inequalities
+
+    ride = RIDE(**{**QUICK, "steps": 30, "stages": 4, "suppression": False})
+    x = Noise.keyed(5, torch.arange(8)).uniform(torch.empty(8, 1, 8, 8))
+    found = inequalities(ride, x, Noise.keyed(0, torch.arange(8)))
+    assert {name: tuple(mask.shape) for name, mask in found.items()} == {
+        **dict.fromkeys(("assumption", "eq11", "eq12"), (4, 8)),
+        **dict.fromkeys(("eq13", "conclusion"), (3, 8)),
+    }
+    assert bool(found["eq12"].all()) and bool(found["assumption"][0].all())
+    proved = found["eq11"][:-1] & found["eq13"]
+    assert bool(proved.any()) and bool(found["conclusion"][proved].all())
+    assert torch.equal(found["eq13"], found["assumption"][1:])
