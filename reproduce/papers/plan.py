@@ -162,9 +162,8 @@ class Evaluation:
     def content(self) -> Any:
         """All that was asked for, files followed."""
         column, row = self.column, self.row
-        parts = {
-            "suites": column.suite or column.arguments.get("suite"), "defenses": row.defenses, "detectors": row.detector,
-        }  # fmt: skip
+        suite = column.suite or column.arguments.get("suite")
+        parts = {"suites": suite, "defenses": row.defenses, "detectors": row.detector}
         files = {room: digests.written(packaged(room, name)) if name else None for room, name in parts.items()}
         rest = [column.n, column.mode, column.audit, [*column.options, *row.options], list(self.entries)]
         return {**files, "measure": column.measure, "arguments": dict(column.arguments), "rest": rest}
