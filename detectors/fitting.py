@@ -104,8 +104,8 @@ def versions_of(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
     """Clean, noisy and adversarial images; mask of those found; sample numbers; standard deviation of the noise.
 
-    A minimum-norm attack has found an image where it changed it and, where it has a radius, stayed inside the ball (`outside_ball`).
-    The length of the noise is that of the images found.
+    A minimum-norm attack has found an image where it changed it and, where it has a radius, stayed inside the ball
+    (`outside_ball`). The length of the noise is that of the images found.
     """
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     clean, adversarial, numbers = [], [], []

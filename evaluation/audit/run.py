@@ -37,6 +37,7 @@ from adversarial_lightning.evaluation.audit.untouched import Forgetful, Untouche
 from adversarial_lightning.evaluation.campaign.ledger import run_costs
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, AttackRun, SampleStatus, robust_share
+from adversarial_lightning.evaluation.outcomes.model_error import raised_by
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
 from adversarial_lightning.evaluation.outcomes.subset import random_numbers
 from adversarial_lightning.networks.eval_mode import device_of
@@ -419,16 +420,6 @@ class AuditRun:
         )
         of = len(table["index"]) / campaign.n
         return rows["adversarial"].tolist(), [o.adversarial for o in again], of
-
-
-def raised_by(model: nn.Module, error: BaseException) -> bool:
-    """Whether the error came out of a forward of the model or of a part of it."""
-    parts, trace = {id(m) for m in model.modules()}, error.__traceback__
-    while trace is not None:
-        if id(trace.tb_frame.f_locals.get("self")) in parts:
-            return True
-        trace = trace.tb_next
-    return False
 
 
 def _radius(threat_model: ThreatModel, x: Tensor) -> float:

@@ -1,6 +1,7 @@
 """Merge of the ledgers of a finished campaign: robust accuracies, worst cases per sample, costs."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -10,7 +11,7 @@ from adversarial_lightning.attacks import Attack, members, threat
 from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.identity import code, suite_part
-from adversarial_lightning.evaluation.campaign.ledger import run_costs
+from adversarial_lightning.evaluation.campaign.ledger import raised, run_costs
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import (
     CLEAN,
@@ -65,6 +66,11 @@ def merge(campaign: Campaign) -> Results:
     results: Results = {"schema": 3, "mode": campaign.mode, "n": campaign.n, "samples": asdict(samples)}
     results["seed"] = campaign.seed
     settings = suite_part(campaign.suite)
+    errors = raised(campaign.folder, identity=campaign.identity)
+    results["raised"] = [
+        {"attack": name, "n": count, "error": error}
+        for (name, error), count in Counter((name, error) for name, _, error in errors).items()
+    ]
     for name in (CLEAN, *campaign.suite):
         before, entry, rows = status.bits_before(name), AttackTotals(len(status.samples)), {}
         for run in campaign.runs(name):
@@ -72,6 +78,13 @@ def merge(campaign: Campaign) -> Results:
             _complete(run, status.samples[status.needs(run)], rows)
             status.record(run, rows)
             entry.take(status, run, rows)
+        silent = {number for attack, number, _ in errors if attack == name}
+        entry.invalid &= ~np.isin(status.samples, list(silent))
+        notes += [
+            f"{name}: the model raised an error on {each['n']} samples, which count as wrong: {each['error']}"
+            for each in results["raised"]
+            if each["attack"] == name
+        ]
         if entry.invalid.any():
             count = int(entry.invalid.sum())
             notes.append(f"{name}: {count} samples count as wrong because logits were not finite")
@@ -100,7 +113,7 @@ def merge(campaign: Campaign) -> Results:
                 **accuracy("", after, campaign.draws, samples),
                 **{"n": campaign.n, "attacked": int((before != 0).sum()), "succeeded": number(math.fsum(broken))},
                 "success_rate": number(math.fsum(broken) / math.fsum(attacked)) if attacked.any() else None,
-                **{"invalid": int(entry.invalid.sum()), "errors": int(entry.failed.sum())},
+                **{"invalid": int(entry.invalid.sum()), "errors": int(entry.failed.sum()), "raised": len(silent)},
                 **{"restarts": len(campaign.runs(name)), **entry.costs()},
             }
         )
@@ -124,7 +137,8 @@ def merge(campaign: Campaign) -> Results:
         results["detection"] = _detection(campaign, attacks, worst)
         for name in (CLEAN, *campaign.suite):
             tables = [campaign.table(run)["score"] for run in campaign.runs(name)]
-            if count := sum(int((~np.isfinite(scores)).sum()) for scores in tables):
+            # -infinite is the score of samples on which the model raised an error.
+            if count := sum(int((np.isnan(scores) | (scores == np.inf)).sum()) for scores in tables):
                 notes.append(f"{name}: {count} scores of the detector were not finite and count as flagged")
     spent = run_costs(campaign.folder, identity=campaign.identity)
     drawn = {name for e in spent for name in e.global_draws.splitlines()}
