@@ -152,7 +152,7 @@ def test_attacks_in_a_smaller_ball_do_not_speak_for_the_whole(tmp_path: Path) ->
     suite: dict[str, Attack] = {"aa": AutoAttack(eps=0.05), "fgsm": FGSM(eps=0.1), "near": DeepFool(norm="linf")}
     assert list(in_whole_ball(suite, list(suite), 0.1)) == ["fgsm", "near"]
     averaged: dict[str, Attack] = {"small": PGD(eps=0.05, eot_samples=10), "large": PGD(eps=0.1)}
-    assert list(reasons_for_no_headline(averaged, {"eot": True})) == [("linf", 0.1)]
+    assert list(reasons_for_no_headline(averaged, {"eot": True})) == [(("linf", 0.1),)]
 
 
 # --- every norm, and lengths ------------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ class Worker:
     def answers(self) -> bool:
         """Whether the model answers on images on which it has answered before, in whatever process."""
         known = self.campaign.table(AttackRun(CLEAN, 0, None))
-        numbers = known["index"][known["adversarial"] >= 0][: self.batch_size]
+        numbers = known["index"][known["adversarial"] >= 0][: self.batch_size].tolist()
         x, y, index = self.campaign.batch(numbers, self.device)
         try:
             predict(self.model, x, y, defender_noise(self.campaign.seed, index, 1))

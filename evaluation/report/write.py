@@ -9,7 +9,7 @@ from torch import nn
 
 from adversarial_lightning.checkpoints.files import write_whole
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.evaluation.campaign.merge import reasons_for_no_headline
+from adversarial_lightning.evaluation.campaign.merge import balls_of, reasons_for_no_headline
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.outcomes.statistics import Results
 from adversarial_lightning.evaluation.report import formatting
@@ -55,10 +55,11 @@ def write_report(
     refused = reasons_for_no_headline(campaign.suite, required_adaptations)
     for case in (precision or {}).get("cases", []):
         if not case["passed"]:
-            refused[case["norm"], case["eps"]] = formatting.too_weak(case)
+            weak = {balls for balls in map(balls_of, merged["worst_case"]) if (case["norm"], case["eps"]) in balls}
+            refused |= dict.fromkeys(weak, formatting.too_weak(case))
     merged["warnings"] = list(merged["warnings"])
     for case in merged["worst_case"]:
-        if reason := refused.get((case["norm"], case["eps"])):
+        if reason := refused.get(balls_of(case)):
             case["refused"] = reason
             merged["warnings"].append(f"no headline for {formatting.threat(case['norm'], case['eps'])}: {reason}")
     for case in merged["worst_case"]:
