@@ -30,8 +30,8 @@ from adversarial_lightning import (
 from adversarial_lightning.attacks import Attack
 from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.evaluation.outcomes.statistics import wilson
-from adversarial_lightning.evaluation.report.comparison import read_results
 from adversarial_lightning.evaluation.report.formatting import interval, percent, table, threat
+from adversarial_lightning.evaluation.report.stored_results import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiments"

@@ -41,7 +41,7 @@ from adversarial_lightning.evaluation.campaign.merge import merge, reasons_for_n
 from adversarial_lightning.evaluation.campaign.sample_status import in_whole_ball
 from adversarial_lightning.evaluation.outcomes.claims import ROBUST, claim
 from adversarial_lightning.evaluation.report import write_report
-from adversarial_lightning.evaluation.report.formatting import audit_state, audit_words, headline_share
+from adversarial_lightning.evaluation.report.after_audit import audit_state, audit_words, headline_share
 
 # broken, examined, share of all samples that these represent, limit, what the level excludes -> verdict
 VERDICTS: dict[tuple[int, int, float, float, float], str] = {

@@ -28,7 +28,8 @@ from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import AttackRun
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
 from adversarial_lightning.evaluation.outcomes.statistics import bitmap_of, flags_of
-from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
+from adversarial_lightning.evaluation.report.comparison import compare
+from adversarial_lightning.evaluation.report.comparison_text import side_by_side
 from adversarial_lightning.evaluation.report.figures import DARK, ReportFigure, confusion, curves
 from adversarial_lightning.evaluation.report.formatting import (
     duration,
@@ -41,6 +42,7 @@ from adversarial_lightning.evaluation.report.formatting import (
 from adversarial_lightning.evaluation.report.html import report_page
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
 from adversarial_lightning.evaluation.report.pictures import EACH, galleries, pick
+from adversarial_lightning.evaluation.report.stored_results import upgraded
 from adversarial_lightning.evaluation.report.subject import PIXELS
 from adversarial_lightning.evaluation.report.successes import Successes, gather
 
