@@ -30,8 +30,9 @@ from adversarial_lightning import (
 )
 from adversarial_lightning.attacks import Attack
 from adversarial_lightning.checkpoints.spec import catalogue
-from adversarial_lightning.evaluation.report.comparison import read_results
-from adversarial_lightning.evaluation.report.formatting import interval, table
+from adversarial_lightning.evaluation.report.after_audit import share, worthless
+from adversarial_lightning.evaluation.report.formatting import interval, table, where
+from adversarial_lightning.evaluation.report.stored_results import read_results
 from adversarial_lightning.reproduce.papers import leaderboard
 from adversarial_lightning.reproduce.papers.judged import count
 from adversarial_lightning.reproduce.papers.page import text
@@ -43,6 +44,7 @@ from adversarial_lightning.reproduce.papers.verdict import Word
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiments"
 PLACES = Places(ROOT / "runs", RESULTS / "papers")
+FAILED = "✗ audit failed"
 # A full stop, then a capital letter or a quotation; not after the abbreviations of citations.
 ABBREVIATIONS = ("al", "app", "ch", "Eq", "Eqs", "Fig", "Figs", "sec", "vs")
 SENTENCE = re.compile("".join(rf"(?<!\b{word})" for word in ABBREVIATIONS) + r"\.\s+(?=[A-Z`'\"(\[])")
@@ -151,22 +153,27 @@ Figures = dict[str, tuple[float, int, str]]  # row of a table -> value, as many 
 
 
 def figures(r: dict[str, Any]) -> tuple[Figures, Figures, Figures]:
-    """What results.json says: accuracies in percent, rho and how often the attack failed, worst cases in percent."""
+    """What results.json says: accuracies in percent, rho and how often the attack failed, worst cases in percent.
+
+    Worst cases are as the audit left them: at most, without the samples that it broke, or marked as saying nothing.
+    """
     n = r["n"]
     digits = max(0, len(str(n)) - 3)
     accuracy: Figures = {"clean": (100 * r["clean_accuracy"], digits, "")}
     rho: Figures = {}
     for a in r["attacks"]:
         radius = "at any length" if a["eps"] is None else f"{a['eps']:g}"
-        size = f" ({a['norm']} {radius}, {a['restarts']} x)" if a["norm"] else ""
+        at = where(a) if a.get("members") else f"{a['norm']} {radius}"
+        size = f" ({at}, {a['restarts']} x)" if a["norm"] else ""
         accuracy[a["name"] + size] = (100 * a["robust_accuracy"], digits, "")
         if a.get("relative_norm") is not None:
             failed = f"{a['failed']} not found" if a["failed"] else ""
             rho[f"rho under {a['name']}"] = (a["relative_norm"], 2 if n < 1000 else 3, failed)
-    worst = {
-        f"**worst case** ({c['norm']} {c['eps']:g})": (100 * c["robust_accuracy"], digits, interval(c["interval"], n))
-        for c in r["worst_case"]
-    }
+    worst: Figures = {}
+    for c in r["worst_case"]:
+        remark = "at most" if c.get("broken_by_audit") else interval(c["interval"], n)
+        at = where(c) if c.get("members") else f"{c['norm']} {c['eps']:g}"
+        worst[f"**worst case** ({at})"] = (100 * share(c), digits, FAILED if worthless(r, c) else remark)
     return accuracy, rho, worst
 
 
@@ -174,7 +181,8 @@ def cell(found: list[tuple[float, int, str]]) -> str:
     """A figure with its remark, or mean and standard deviation of the same figure over seeds of training."""
     values, digits, remark = [value for value, _, _ in found], found[0][1], found[0][2]
     if len(values) > 1:
-        return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+        remarks = dict.fromkeys(remark for *_, remark in found if remark.startswith(("at most", FAILED)))
+        return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}" + "".join(f" ({remark})" for remark in remarks)
     return f"{values[0]:.{digits}f}" + (f" ({remark})" if remark else "")
 
 

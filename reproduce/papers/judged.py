@@ -71,6 +71,8 @@ def _line(cell: Cell, column: Column, printed: float | str | None, places: Place
     training = trainings(places.papers)[cell.evaluations[0].fit.name]
     if number.collapsed:
         said = Verdict(verdict.UNDECIDED, "the fit collapsed: no number")
+    elif number.void:
+        said = Verdict(verdict.UNDECIDED, f"the number says nothing about the model: {number.void}")
     elif printed is None:
         said = Verdict(verdict.UNDECIDED, "not printed in the paper")
     elif number.value is None:

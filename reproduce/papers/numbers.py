@@ -23,8 +23,8 @@ class Number:
 
     `interval` is 95 %, over images: the hull of the seeds' ones. Where all test images were used it says what another
     test set of that size would give (Wilson), because the printed number is of another training too. `audit` holds what
-    the audit said, "" where there was none. `flags` say which samples are robust (of the first seed; None of what is no
-    share of samples), and `test` which samples they are and by which code they were judged.
+    the audit said, "" where there was none, `void` why nothing is left of the number. `flags` say which samples are
+    robust (of the first seed; None of what is no share of samples), `test` which samples they are.
     """
 
     value: float | None
@@ -36,6 +36,7 @@ class Number:
     audit: str
     epoch: int | None
     collapsed: bool
+    void: str
     flags: Flags | None
     test: tuple[Any, ...]
     code: str
@@ -70,6 +71,7 @@ def of_records(made: Sequence[Record], column: Column) -> Number:
         spread=stdev(values) if len(values) > 1 else None,
         audit=_audit(first.get("audit")),
         epoch=first.get("epoch"),
+        void=_void(first, column) if column.suite else "",
         collapsed=bool(clean and classes > 1 and clean["accuracy"] <= _COLLAPSED / classes),
         flags=flags_of(bitmap, samples["n"]) if bitmap else None,
         test=(str(first.get("data")), str(samples), column.suite, column.entry),
@@ -80,6 +82,17 @@ def of_records(made: Sequence[Record], column: Column) -> Number:
 
 def _audit(audit: Mapping[str, Any] | None) -> str:
     return f"{audit['state']} ({audit['level']})" if audit else ""
+
+
+def _void(content: Mapping[str, Any], column: Column) -> str:
+    """Why the audit or a missing adaptation leaves nothing of a number; empty where it stands."""
+    entry = _entry(content, column)
+    same = [c for c in content["worst_case"] if column.entry != "clean" and _ball(c) == _ball(entry)]
+    return next((str(why) for c in same if (why := c.get("says_nothing") or c.get("refused"))), "")
+
+
+def _ball(entry: Mapping[str, Any]) -> tuple[Any, Any]:
+    return entry.get("norm"), entry.get("eps")
 
 
 def _entry(content: Mapping[str, Any], column: Column) -> Mapping[str, Any]:

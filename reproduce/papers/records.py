@@ -18,6 +18,11 @@ _KEPT = (
     *("median_norm", "relative_norm", "relative_norm_interval", "relative_norm_with_failures"),
 )
 
+_KEPT_OF_CASE = (
+    *("norm", "eps", "members", "robust_accuracy", "interval", "bitmap", "at_most", "broken_by_audit"),
+    *("says_nothing", "claim", "refused"),
+)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -80,14 +85,7 @@ def of_evaluation(results: Mapping[str, Any]) -> dict[str, Any]:
         "epoch": (results["model"] or {}).get("epoch"),
         "clean": {key: results[f"clean_{key}"] for key in ("accuracy", "interval", "bitmap")},
         "attacks": {a["name"]: {key: a[key] for key in _KEPT if key in a} for a in results["attacks"]},
-        "worst_case": [
-            {
-                key: case[key]
-                for key in ("norm", "eps", "robust_accuracy", "interval", "bitmap", "at_most", "claim", "refused")
-                if key in case
-            }
-            for case in results["worst_case"]
-        ],
+        "worst_case": [{key: case[key] for key in _KEPT_OF_CASE if key in case} for case in results["worst_case"]],
         "audit": kept_audit,
         "warnings": list(results["warnings"]),
     }
