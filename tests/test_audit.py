@@ -36,7 +36,7 @@ from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.defenses import MeanFilter, Purified, Purifier, RandomQuantizer, required_adaptations
 from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.audit import Check, audit, cached_audit, failed
-from adversarial_lightning.evaluation.audit.check import lower_confidence_bound
+from adversarial_lightning.evaluation.audit.check import Said, lower_confidence_bound
 from adversarial_lightning.evaluation.audit.levels import LEVELS
 from adversarial_lightning.evaluation.audit.run import AuditRun
 from adversarial_lightning.evaluation.audit.stored_rows import declared
@@ -480,5 +480,8 @@ def test_evaluate_prints_the_audit_beside_the_headline(
 def test_attacks_that_hide_from_a_detector_are_known_as_such(aware: Attack) -> None:
     for attack, verdict in ((aware, "passed"), (Joint([PGD()]), "failed")):
         eps = threat(attack)[1]  # none for parts that differ
-        threat_model: Any = SimpleNamespace(title="linf", eps=eps, attacks={"pgd": PGD(), "aware": attack})
-        assert declared(threat_model, {}, True).verdict == verdict
+        threat_model = SimpleNamespace(title="linf", eps=eps, attacks={"pgd": PGD(), "aware": attack})
+        audit_run = SimpleNamespace(required_adaptations={}, campaign=SimpleNamespace(scored=True))
+        task: Any = SimpleNamespace(audit=audit_run, threat_model=threat_model)
+        answer = declared(task)
+        assert isinstance(answer, Said) and answer.verdict == verdict

@@ -9,8 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from adversarial_lightning.attacks import Attack, threat
+from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.evaluation.audit.own_attacks import widest
-from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus, robust_share, threat_models
+from adversarial_lightning.evaluation.campaign.sample_status import (
+    CLEAN,
+    SampleStatus,
+    outside,
+    robust_share,
+    threat_models,
+)
 from adversarial_lightning.evaluation.outcomes.claims import leaves, objective
 
 _LONGEST = 200  # most gradient steps of an attack that the audit repeats with twice the steps
@@ -129,3 +136,17 @@ def _claim(
     attacks = {name: suite[name] for name in names}
     robust = status.samples[shares >= 0.5]
     return ThreatModel(norm, eps, attacks, float(shares.mean()), robust, accuracies, quantile)
+
+
+def held(tables: Mapping[tuple[str, int], Any], threat_model: ThreatModel, theta: float) -> NDArray[np.int64]:
+    """Numbers of the samples that are right and accepted without an attack, and that no attack got past both."""
+    clean = tables[CLEAN, 0]
+    lost = [clean["index"][(clean["adversarial"] != clean["label"]) | flagged(clean["score"], theta)]]
+    for (name, _), rows in tables.items():
+        if name in threat_model.attacks:
+            norm, eps = threat(threat_model.attacks[name])
+            far = outside(rows, norm, threat_model.eps if eps is None else eps, threat_model.attacks[name].kind)
+            past = (rows["adversarial"] != rows["label"]) & ~flagged(rows["score"], theta) & ~far
+            lost.append(rows["index"][past])
+    kept: NDArray[np.int64] = np.setdiff1d(clean["index"], np.concatenate(lost))
+    return kept
