@@ -27,7 +27,7 @@ import pytest
 import torch
 from fixtures.exact import Undecided, holds, proved_accuracy
 from fixtures.false_defenses import EPS, SUITE
-from fixtures.false_families import FALSE_CASES, HONEST_CASES, Case, forget
+from fixtures.false_families import FALSE_CASES, HONEST_CASES, Case, examined, forget
 from fixtures.proved_families import PROVED_FALSE, PROVED_HONEST
 from torch import nn
 
@@ -180,11 +180,22 @@ def test_the_exact_distance_is_found_from_both_sides(
 ) -> None:
     x = torch.tensor(point).view(1, 1, 2)
     assert holds(network, x, 0, norm, 0.99 * distance) and not holds(network, x, 0, norm, 1.01 * distance)
-    with pytest.raises(Undecided):
-        holds(network, x, 0, norm, distance)
     right = torch.zeros(1, dtype=torch.bool)
     assert proved_accuracy(network, x[None], torch.tensor([0]), norm, 0.99 * distance, right) == 1.0
     assert proved_accuracy(network, x[None], torch.tensor([0]), norm, 0.99 * distance, ~right) == 0.0
+
+
+def test_what_rounding_would_decide_is_not_proved() -> None:
+    """The solver finds a point with equal logits, which float32 gives to class 0."""
+    same = linear(([[1.0, 0.0], [1.0, 0.0]], [0.0, 0.0]))
+    with pytest.raises(Undecided):
+        holds(same, torch.tensor([[[0.5, 0.5]]]), 0, "linf", 0.1)
+
+
+def test_truths_are_of_the_samples_that_are_evaluated(tmp_path: Path) -> None:
+    campaign = Campaign(SUITE, Digits(size=8).dataset("test"), 64, 0, tmp_path, "")
+    x, y, _ = campaign.batch(campaign.samples)
+    assert torch.equal(examined(64)[0], x) and torch.equal(examined(64)[1], y)
 
 
 def test_the_table_is_large_enough() -> None:
