@@ -13,8 +13,9 @@ class Budget:
     `points` are random points of the ball; gradients are averaged over `averaged` draws of a stochastic model.
     The substitute learns from `imitated` images, in `imitation` steps. `repeated` outcomes are computed again.
     `excludes`: a check passes where surely no larger share of all samples is affected; 0 of `samples` is just enough.
-    For the forecast of the cost: `passes` are the forward and backward passes a sample (brief and quick: measured, full:
-    reckoned from its settings), besides those of the suite's strongest gradient attack, which runs as often as `repeats` says (C5 with twice the steps, M3, I3).
+    For the forecast of the cost: `passes` are the forward and backward passes a sample (brief and quick: measured,
+    full: reckoned from its settings) besides those of the suite's strongest gradient attack, which runs as often as
+    `repeats` says: twice the steps and another start in C5, and once in M3 and in I3.
     """
 
     samples: int
