@@ -35,7 +35,7 @@ from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.defenses import MeanFilter, Purified, Purifier, RandomQuantizer, required_adaptations
 from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.audit import Check, audit, cached_audit, failed
-from adversarial_lightning.evaluation.audit.check import lower_confidence_bound
+from adversarial_lightning.evaluation.audit.check import Said, lower_confidence_bound
 from adversarial_lightning.evaluation.audit.gradient_masking import stable_gradients
 from adversarial_lightning.evaluation.audit.levels import LEVELS
 from adversarial_lightning.evaluation.audit.run import AuditRun
@@ -483,8 +483,11 @@ def test_evaluate_prints_the_audit_beside_the_headline(
 def test_attacks_that_hide_from_a_detector_are_known_as_such(aware: Attack) -> None:
     for attack, verdict in ((aware, "passed"), (Joint([PGD()]), "failed")):
         eps = threat_of(attack)[1]  # of parts that differ the largest
-        threat_model: Any = SimpleNamespace(title="linf", eps=eps, attacks={"pgd": PGD(), "aware": attack})
-        assert declared(threat_model, {}, True).verdict == verdict
+        threat_model = SimpleNamespace(title="linf", eps=eps, attacks={"pgd": PGD(), "aware": attack})
+        audit_run = SimpleNamespace(required_adaptations={}, campaign=SimpleNamespace(scored=True))
+        task: Any = SimpleNamespace(audit=audit_run, threat_model=threat_model)
+        answer = declared(task)
+        assert isinstance(answer, Said) and answer.verdict == verdict
 
 
 class NaNBeside(nn.Module):
@@ -501,13 +504,13 @@ class NaNBeside(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize(("beside", "verdict"), [(True, "failed"), (False, "passed")])
-def test_a_direction_that_is_no_number_is_no_stable_gradient(beside: bool, verdict: str) -> None:
+@pytest.mark.parametrize(("beside", "unstable"), [(True, 64), (False, 0)])
+def test_a_direction_that_is_no_number_is_no_stable_gradient(beside: bool, unstable: int) -> None:
     """I2: comparisons with NaN are false, so a cosine that is none must not count as large."""
     x, y, index = Digits(size=8).dataset("test").__getitems__(list(range(64)))
     samples = AuditSamples(NaNBeside(x, beside).eval(), x, y, index, 0, rows=64)
     threat_model = ThreatModel("linf", 0.02, {"pgd": PGD(eps=0.02)}, 1.0, index.numpy(), {"pgd": 1.0})
+    task: Any = SimpleNamespace(samples=samples, threat_model=threat_model)
     with undisturbed(torch.device("cpu")):
-        check = stable_gradients(samples, threat_model, False)
-    assert check.id == "I2" and check.verdict == verdict
-    assert (f"below 0.2 for {64 if beside else 0} of 64" in check.sentence) and check.figure == float(beside)
+        answer = stable_gradients(task)
+    assert answer.k == unstable and f"below 0.2 for {unstable} of 64" in answer.sentence

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +12,8 @@ from fixtures.false_families import FALSE_DETECTORS, HONEST_DETECTORS, Says, haz
 
 from adversarial_lightning.attacks import PGD
 from adversarial_lightning.detectors import Detector, DetectorGuardedModel
-from adversarial_lightning.evaluation.audit import detector
-from adversarial_lightning.evaluation.audit.gradient_masking import true_gradients
 from adversarial_lightning.evaluation.audit.levels import LEVELS
+from adversarial_lightning.evaluation.audit.questions import DETECTOR, MODEL
 from adversarial_lightning.evaluation.audit.samples import AuditSamples, undisturbed
 from adversarial_lightning.evaluation.audit.threat_models import ThreatModel
 from adversarial_lightning.evaluation.audit.untouched import Forgetful, Untouched
@@ -31,6 +32,11 @@ CASES: dict[str, tuple[Callable[[], Detector], set[str]]] = {
 }
 
 
+def kept(values: dict[Any, Any]) -> Callable[..., Any]:
+    """What `Inputs.once` does."""
+    return lambda key, compute: values[key] if key in values else values.setdefault(key, compute())
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_detectors(case: str) -> None:
@@ -45,8 +51,11 @@ def test_detectors(case: str) -> None:
         model, x[right], y[right], torch.arange(64)[right], 0, rows=64, untouched=Forgetful(Untouched(model))
     )
     claim = ThreatModel("linf", EPS, {"pgd": PGD(eps=EPS)}, 0.0, samples.index.numpy(), {"pgd": 0.0})
+    audit_run: Any = SimpleNamespace(
+        model=model, budget=FEW, required_adaptations={}, forgetful=None, group=lambda *_: samples, once=kept({})
+    )
+    questions = [q for q in (*MODEL, *DETECTOR) if q.key in ("C10 predicted", "D1", "D2")]
     with undisturbed(torch.device("cpu")):
-        past, evasion = detector.got_past(samples, claim, model.detector.theta, FEW)
-        checks = [true_gradients(samples, False), detector.slopes(evasion, claim), past]
+        checks = [question.check(audit_run, claim) for question in questions]
     found = {check.id for check in checks if check.verdict == "failed"}
     assert found - ({"D2"} if case.startswith("honest") else set()) == expected, [check.sentence for check in checks]

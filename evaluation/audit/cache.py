@@ -16,8 +16,9 @@ from torch import nn
 from adversarial_lightning.checkpoints.files import write_whole, writing
 from adversarial_lightning.evaluation.audit.check import Check, from_record
 from adversarial_lightning.evaluation.audit.headline import summary
-from adversarial_lightning.evaluation.audit.levels import LEVELS, Level
+from adversarial_lightning.evaluation.audit.levels import Level
 from adversarial_lightning.evaluation.audit.run import AuditRun
+from adversarial_lightning.evaluation.audit.threat_models import setting
 from adversarial_lightning.evaluation.audit.untouched import Untouched
 from adversarial_lightning.evaluation.campaign.identity import code
 from adversarial_lightning.evaluation.campaign.plan import Campaign
@@ -65,18 +66,26 @@ def cached_audit(
 
 def forecast(audit_run: AuditRun) -> str:
     """What the audit will cost: samples, passes and, at the speed of the attacks so far, time."""
-    budget, claims = LEVELS[audit_run.level], audit_run.audited_threat_models
-    most = budget.samples // (4 if audit_run.stochastic else 1)
-    samples = sum(min(most, len(claim.samples)) for claim in claims)
-    forwards, backwards = (count * (budget.averaged if audit_run.stochastic else 1) for count in budget.passes)
-    attacks = audit_run.results["attacks"]
+    budget, claims, attacks = audit_run.budget, audit_run.audited_threat_models, audit_run.results["attacks"]
+    averaged, forwards, backwards, samples = budget.averaged if audit_run.stochastic else 1, 0, 0, 0
+    for claim in claims:
+        own, n = claim.gradient_attacks(), min(audit_run.most, len(claim.samples))
+        again = budget.repeats * (setting(own[0], "steps") if own else budget.steps)
+        samples += n
+        forwards += n * averaged * (budget.passes[0] + again)
+        backwards += n * averaged * (budget.passes[1] + again)
     spent = sum(a["forwards"] + a["backwards"] for a in attacks)
-    seconds = sum(a["seconds"] for a in attacks) / spent * samples * (forwards + backwards) if spent else 0.0
-    time = _minutes(seconds)
+    seconds = sum(a["seconds"] for a in attacks) / spent * (forwards + backwards) if spent else 0.0
+    each = [_rounded(count / max(1, samples)) for count in (forwards, backwards)]
     return (
-        f"audit ({audit_run.level}): up to {forwards:,} forward and {backwards:,} backward passes for each of "
-        f"{samples} robust samples of {len(claims)} claims, at most about {time} at the speed of the attacks"
+        f"audit ({audit_run.level}): about {each[0]} forward and {each[1]} backward passes for each of {samples} "
+        f"robust samples of {len(claims)} claims, about {_minutes(seconds)} at the speed of the attacks"
     )
+
+
+def _rounded(passes: float) -> str:
+    """A number of passes to two digits."""
+    return f"{int(float(f'{passes:.1e}')):,}"
 
 
 def _minutes(seconds: float) -> str:

@@ -79,14 +79,51 @@ def state(checks: Iterable[Check]) -> State:
     return "not shown" if any(check.verdict == "not shown" for check in decisive) else "passed"
 
 
-def not_applicable(*, id: str, name: str, limit: float | None = None, why: str) -> Check:
-    """A check that does not apply to this model or evaluation, and why."""
-    return Check(id=id, name=name, verdict="not applicable", limit=limit, sentence=why)
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """An answer without samples: its verdict and sentence, and what was measured."""
+
+    verdict: Verdict
+    sentence: str
+    figure: float | None = None
+    bound: float | None = None
 
 
-def counted(*, id: str, name: str, k: int, sentence: str) -> Check:
-    """A check that looks at everything there is, so that nothing is estimated: it fails where `k` is not 0."""
-    return Check(id=id, name=name, verdict="failed" if k else "passed", figure=k, limit=0, sentence=sentence)
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """An answer of samples, which `share_check` judges: `k` of `n` are affected, of all that were examined if None.
+
+    `limit` and `excludes`, where they are given, stand in place of the question's and of the level's.
+    """
+
+    k: int
+    sentence: str
+    bad: str = ""
+    n: int | None = None
+    of: float = 1.0
+    limit: float | None = None
+    excludes: float | None = None
+    what: Literal["points", "samples"] = "samples"
+    broken: tuple[int, ...] = ()
+
+
+Answer = Share | Said | str  # a text: why the question does not apply
+
+
+def counted(k: int, sentence: str) -> Said:
+    """An answer that looks at everything there is, so that nothing is estimated: it fails where `k` is not 0."""
+    return Said(verdict="failed" if k else "passed", figure=k, sentence=sentence)
+
+
+def judged(answer: Answer, *, id: str, name: str, limit: float | None, n: int, excludes: float) -> Check:
+    """The check that an answer is: `n` samples were examined, and the level excludes what it says."""
+    if isinstance(answer, str):
+        return Check(id=id, name=name, verdict="not applicable", limit=limit, sentence=answer)
+    if isinstance(answer, Said):
+        limit = None if answer.figure is None else limit
+        return Check(id=id, name=name, limit=limit, **vars(answer))
+    own = {field: value for field, value in vars(answer).items() if value is not None}
+    return share_check(id=id, name=name, **{"limit": limit, "n": n, "excludes": excludes, **own})
 
 
 def share_check(
@@ -110,7 +147,7 @@ def share_check(
     sentence goes on with `bad`, or with the bound, in points of accuracy or in samples. Not applicable without samples.
     """
     if n == 0:
-        return not_applicable(id=id, name=name, limit=limit, why=NO_SAMPLES)
+        return Check(id=id, name=name, verdict="not applicable", limit=limit, sentence=NO_SAMPLES)
     verdict = _verdict(k, n, of, limit, excludes)
     bound = of * upper_confidence_bound(k, n)
     shown = f"{100 * bound:.1f} {'points' if what == 'points' else '% of the samples'}"

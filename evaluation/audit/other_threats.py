@@ -7,15 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adversarial_lightning.attacks import Attack, GaussianNoise, SaltAndPepper
-from adversarial_lightning.evaluation.audit.check import Check, not_applicable
-from adversarial_lightning.evaluation.audit.samples import AuditSamples
+from adversarial_lightning.evaluation.audit.check import Said
+from adversarial_lightning.evaluation.audit.inputs import Task
 
 
-def broader_threats(samples: AuditSamples) -> Check:
+def broader_threats(task: Task) -> Said:
     """C17: accuracy under corruptions, rotations and shifts; informative, it never fails."""
-    name = "other threats"
-    if not len(samples):
-        return not_applicable(id="C17", name=name, why="No sample is right without an attack.")
+    samples = task.samples
     corruptions: dict[str, Attack] = {
         "gaussian noise 0.1": GaussianNoise(0.1),
         "salt and pepper 0.1": SaltAndPepper(0.1),
@@ -26,9 +24,7 @@ def broader_threats(samples: AuditSamples) -> Check:
         wrong[label] = torch.stack([samples.wrong(moved(samples.x, s * angle, s * shift)) for s in (-1, 1)]).any(0)
     shares = {label: 1 - float(rows.float().mean()) for label, rows in wrong.items()}
     said = ", ".join(f"{100 * share:.0f} % {label}" for label, share in shares.items())
-    return Check(
-        id="C17",
-        name=name,
+    return Said(
         verdict="for information",
         figure=min(shares.values()),
         sentence=f"Of the samples that are right without an attack these stay right: {said}.",

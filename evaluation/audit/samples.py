@@ -129,6 +129,32 @@ class AuditSamples:
         return near
 
 
+def resolution(outputs: Tensor) -> float:
+    """Relative rounding of `outputs`: of float32 or, where all of them are such numbers, of half types."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if bool((outputs.to(dtype).to(outputs.dtype) == outputs).all()):
+            return float(torch.finfo(dtype).eps)
+    return float(torch.finfo(torch.float32).eps)
+
+
+def allowed(logits: Tensor) -> float:
+    """Share of their length by which `logits` may differ because of rounding."""
+    return max(1e-3, 4 * resolution(logits))
+
+
+def apart(one: Tensor, other: Tensor) -> Tensor:
+    """Share of their length by which rows of logits (B, K) differ; infinite where they are no numbers."""
+    size = one.norm(dim=1)
+    shares: Tensor = torch.where(size > 0, (other - one).norm(dim=1) / size, (other != one).any(1).float())
+    return shares.nan_to_num(torch.inf)
+
+
+def differs(one: Tensor, other: Tensor) -> Tensor:
+    """Mask (B,) of rows whose logits (B, K) differ by more than rounding."""
+    mask: Tensor = apart(one, other) > allowed(one)
+    return mask
+
+
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
     """Context that computes like `evaluate_batch`, in exact float32, and restores torch's global generators."""

@@ -1,82 +1,72 @@
-"""Checks with a known outcome: attacks that must succeed, and outcomes that must be reproduced."""
+"""Checks with a known outcome: attacks that must succeed."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import APGD, PGD, Langevin, Noise
-from adversarial_lightning.evaluation.audit.check import Check, lower_confidence_bound, not_applicable, share_check
-from adversarial_lightning.evaluation.audit.levels import Budget
+from adversarial_lightning.evaluation.audit.check import Share, lower_confidence_bound
+from adversarial_lightning.evaluation.audit.inputs import Task
 from adversarial_lightning.evaluation.audit.own_attacks import SparseAscent, ascent, random_point, widest
 from adversarial_lightning.evaluation.audit.samples import AuditSamples, Connected
-from adversarial_lightning.evaluation.audit.stronger_attacks import strongest_gradient_attack
 from adversarial_lightning.evaluation.audit.threat_models import ThreatModel
 from adversarial_lightning.evaluation.outcomes.outcome import defender_noise, predict
 
 
-def unmoved(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) -> Tensor:
+def unmoved(task: Task, samples: AuditSamples) -> Tensor:
     """Mask (B,) of samples that are robust even where the suite's objectives may change the whole image."""
+    norm, steps, losses = task.threat_model.norm, task.budget.steps, task.threat_model.losses()
     robust = ~samples.wrong(samples.x)
     for share in (0.5, 1.0):
-        radius = share * widest(threat_model.norm, samples.x)
-        for loss in threat_model.losses():
-            settings = {} if threat_model.norm == "l0" else {"step_size": 2.5 * radius / budget.steps}
-            attack = ascent(
-                threat_model.norm, radius, budget.steps, loss=loss, eot_samples=samples.eot_samples, **settings
-            )
+        radius = share * widest(norm, samples.x)
+        settings = {} if norm == "l0" else {"step_size": 2.5 * radius / steps}
+        for loss in losses:
+            attack = ascent(norm, radius, steps, loss=loss, eot_samples=samples.eot_samples, **settings)
             robust &= ~samples.broken_by(attack, f"C4 {loss} {share}")
     return robust
 
 
-def unbounded(samples: AuditSamples, threat_model: ThreatModel, budget: Budget, classes: int) -> Check:
+def unbounded(task: Task) -> Share:
     """C4, unconstrained failure: where any image is allowed, the suite's gradients must reach chance.
 
     Chance is the share of all samples that a model has right which always says the same.
     """
-    k = int(unmoved(samples, threat_model, budget).sum())
-    chance = 1 / max(1, classes)
-    return share_check(
-        id="C4",
-        name=f"unbounded attacks reach chance, {threat_model.title}",
+    k, chance = int(unmoved(task, task.samples).sum()), 1 / max(1, task.audit.classes)
+    return Share(
         k=k,
-        n=len(samples),
         limit=chance,
-        excludes=samples.excludes,
-        sentence=f"{k} of {len(samples)} samples are robust where gradients of {' and '.join(threat_model.losses())} "
-        f"may change the whole image (chance: {100 * chance:.0f} % of all samples)",
-        of=threat_model.of,
+        sentence=f"{k} of {len(task.samples)} samples are robust where gradients of "
+        f"{' and '.join(task.threat_model.losses())} may change the whole image (chance: {100 * chance:.0f} % of all "
+        "samples)",
+        of=task.threat_model.of,
         bad="gradients do not lead to adversarial examples, which certainly exist",
     )
 
 
-def undefended(
-    samples: AuditSamples, threat_model: ThreatModel, budget: Budget, bare: nn.Module, classes: int
-) -> Check:
+def no_purifier(task: Task) -> str:
+    """Why nothing is asked about the model without its purifiers."""
+    return "" if task.audit.purifiers else "The model has no purifier that gradients could leave out."
+
+
+def undefended(task: Task) -> Share:
     """C13: without the defense, the suite's strongest attack breaks every sample, or an unbounded one does.
 
     The second applies to classifiers that are robust by themselves.
     """
-    alone = replace(samples, model=bare, untouched=None, draws=1, eot_samples=1)
+    alone = replace(task.samples, model=task.audit.bare, untouched=None, draws=1, eot_samples=1)
     alone = alone[~alone.wrong(alone.x)]
     plain = (PGD, APGD, Langevin, SparseAscent)  # other attacks may be made for the defense
-    attack = strongest_gradient_attack(alone, threat_model, budget, among=plain)
+    attack = replace(task, samples=alone).strongest(among=plain)
     k, m = int((~alone.broken_by(attack, "C13")).sum()), len(alone)
-    name = f"the attack works without the defense, {threat_model.title}"
-    sentence, of = f"Without the defense {k} of {m} samples are robust", samples.of * m / max(1, len(samples))
+    sentence = f"Without the defense {k} of {m} samples are robust"
     if lower_confidence_bound(k, m) <= 0.01:
-        return share_check(
-            id="C13", name=name, k=k, n=m, limit=0.01, excludes=samples.excludes, of=of, sentence=sentence, bad=""
-        )
-    k = int(unmoved(alone, threat_model, budget).sum())
-    return share_check(
-        id="C13",
-        name=name,
+        return Share(k=k, n=m, of=task.samples.of * m / max(1, len(task.samples)), sentence=sentence)
+    k = int(unmoved(task, alone).sum())
+    return Share(
         k=k,
         n=m,
-        limit=1 / max(1, classes),
-        excludes=samples.excludes,
+        limit=1 / max(1, task.audit.classes),
         sentence=f"{sentence}, and {k} where gradients may change the whole image",
         bad="the attack is broken, or too weak for the undefended network too",
     )
@@ -94,33 +84,32 @@ class Readout(nn.Module):
         return torch.stack([-s, s], 1)
 
 
-def active(samples: AuditSamples, threat_model: ThreatModel, budget: Budget) -> Check:
+def draws_at_random(task: Task) -> str:
+    """Why no points are planted."""
+    return "Not applicable to a stochastic model." if task.audit.stochastic else ""
+
+
+def active(task: Task) -> Share:
     """C13, binarisation test (Zimmermann et al. 2022): the attack must find a planted adversarial point.
 
     For each sample a linear readout of the logits (`readouts`) gives the image and 30 random points near it class 0,
     and one random point of the ball class 1, so that an adversarial point is known to exist. Samples whose logits do
     not separate that point are left out.
     """
-    name = f"points planted in the ball are found, {threat_model.title}"
-    if samples.draws > 1:
-        return not_applicable(id="C13", name=name, limit=0.05, why="Not applicable to a stochastic model.")
-    loss = "ce" if threat_model.losses()[0] == "ce" else "margin"
-    attack = ascent(threat_model.norm, threat_model.eps, budget.steps, loss=loss)
+    attack = task.ascent(task.budget.steps, loss="ce" if task.threat_model.losses()[0] == "ce" else "margin")
     found = planted = 0
-    for part in samples.parts():
-        readout, separable = readouts(part, threat_model)
+    for part in task.samples.parts():
+        readout, separable = readouts(part, task.threat_model)
         zeros = torch.zeros_like(part.y)
         z = attack(readout, part.x, zeros, part.noise("C13 active"))
         predicted, _ = predict(readout, z, zeros, defender_noise(part.seed, part.index, 1))
         found, planted = found + int((predicted.eq(1) & separable).sum()), planted + int(separable.sum())
-    return share_check(
-        id="C13",
-        name=name,
+    return Share(
         k=planted - found,
         n=planted,
-        limit=0.05,
-        excludes=max(0.15, samples.excludes),
-        sentence=f"Ascent missed {planted - found} of {planted} adversarial points planted at {threat_model.title}",
+        excludes=max(0.15, task.samples.excludes),
+        sentence=f"Ascent missed {planted - found} of {planted} adversarial points planted at "
+        f"{task.threat_model.title}",
         bad="it may miss other adversarial points of this model too",
     )
 
@@ -159,19 +148,3 @@ def readouts(samples: AuditSamples, threat_model: ThreatModel) -> tuple[Readout,
     separable = (gap > 1e-3 * goal.abs()) & scale[:, 0].isfinite()
     dtype = samples.x.dtype
     return Readout(samples.model, (w * scale).to(dtype), ((top + goal) / 2 * scale[:, 0]).to(dtype)), separable
-
-
-def repeated(stored: Sequence[int], again: Sequence[int], name: str, of: float, excludes: float) -> Check:
-    """C16: recorded predictions are reproduced where the same samples are attacked again."""
-    k = sum(a != b for a, b in zip(stored, again, strict=True))
-    return share_check(
-        id="C16",
-        name="outcomes are reproduced",
-        k=k,
-        n=len(stored),
-        limit=0.01,
-        excludes=excludes,
-        of=of,
-        sentence=f"{k} of {len(stored)} predictions under {name} differed when it was run again",
-        bad="the recorded outcomes cannot be repeated",
-    )

@@ -13,27 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adversarial_lightning.evaluation.audit.check import NO_SAMPLES, Check, not_applicable, share_check
-from adversarial_lightning.evaluation.audit.memory import differs
-from adversarial_lightning.evaluation.audit.samples import AuditSamples
-from adversarial_lightning.evaluation.audit.threat_models import ThreatModel
+from adversarial_lightning.evaluation.audit.check import Share
+from adversarial_lightning.evaluation.audit.inputs import Task
+from adversarial_lightning.evaluation.audit.samples import differs
 from adversarial_lightning.evaluation.audit.untouched import Namespace, namespaces
 
 _YEAR = 365.25 * 86400
 _CLOCKS = "time", "monotonic", "perf_counter", "process_time", "thread_time"
 
 
-def same_elsewhere(samples: AuditSamples, threat_model: ThreatModel) -> Check:
+def same_elsewhere(task: Task) -> Share:
     """M4: answers are the same at another time, by a clock that stands, in another folder and as another process.
 
     Asked are the images and points of the ball, of the model and of a copy that was never asked. A defense that reads
     its clock or its surroundings in another way than Python's is not found.
     """
-    name = "answers do not depend on clock, files, process or environment"
-    if not len(samples):
-        return not_applicable(id="M4", name=name, limit=0.0, why=NO_SAMPLES)
+    samples, claim = task.samples, task.threat_model
     few = samples[slice(0, samples.rows)]
-    near = few.moved(threat_model.norm, threat_model.eps, few.noise("M4")).x
+    near = few.moved(claim.norm, claim.eps, few.noise("M4")).x
     asked = [replace(few, model=model) for model in (samples.model, samples.judge)]
 
     def answers() -> list[Tensor]:
@@ -46,13 +43,9 @@ def same_elsewhere(samples: AuditSamples, threat_model: ThreatModel) -> Check:
         odd[place] = torch.stack([differs(a, b) for a, b in zip(before, now, strict=True)]).any(0)
     k = int(torch.stack(list(odd.values())).any(0).sum())
     said = ", ".join(place for place, rows in odd.items() if bool(rows.any())) or "at other times and places"
-    return share_check(
-        id="M4",
-        name=name,
+    return Share(
         k=k,
         n=len(few),
-        limit=0.0,
-        excludes=samples.excludes,
         of=samples.of,
         sentence=f"The answers for {k} of {len(few)} samples were others {said}",
         bad="what was printed holds only there",

@@ -9,10 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from adversarial_lightning.attacks import Attack, threat
+from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.evaluation.audit.own_attacks import widest
 from adversarial_lightning.evaluation.campaign.sample_status import (
     CLEAN,
     SampleStatus,
+    does_not_count,
     in_balls,
     robust_share,
     threat_models,
@@ -151,3 +153,16 @@ def _claim(
     attacks = {name: suite[name] for name in names}
     robust = status.samples[shares >= 0.5]
     return ThreatModel(norm, eps, attacks, float(shares.mean()), robust, accuracies, quantile, bits is not None)
+
+
+def held(tables: Mapping[tuple[str, int], Any], threat_model: ThreatModel, theta: float) -> NDArray[np.int64]:
+    """Numbers of the samples that are right and accepted without an attack, and that no attack got past both."""
+    clean = tables[CLEAN, 0]
+    lost = [clean["index"][(clean["adversarial"] != clean["label"]) | flagged(clean["score"], theta)]]
+    for (name, _), rows in tables.items():
+        if name in threat_model.attacks:
+            far = does_not_count(rows, threat_model.attacks[name], (threat_model.norm, threat_model.eps))
+            past = (rows["adversarial"] != rows["label"]) & ~flagged(rows["score"], theta) & ~far
+            lost.append(rows["index"][past])
+    kept: NDArray[np.int64] = np.setdiff1d(clean["index"], np.concatenate(lost))
+    return kept

@@ -132,9 +132,10 @@ def _claim_cells(tested: TestedClaim) -> list[str]:
 def _cells(line: Line) -> list[str]:
     said = line.verdict.word + (f": {line.verdict.reason}" if line.verdict.reason else "")
     printed = "" if line.printed is None else str(line.printed)
-    if line.number is None or line.number.collapsed or line.number.value is None:
+    number = line.number
+    if number is None or number.collapsed or number.value is None:
         return [line.row, line.column, printed, "", "", "", "", line.scale or "", "", said]
-    number, unit = line.number, 100 if line.share else 1
+    unit = 100 if line.share else 1
     digits = 2 if line.share and number.n >= 5000 else 1 if line.share else 4
     spread = f" ± {unit * number.spread:.{digits}f}" if number.spread is not None else ""
     low, high = number.interval or (0.0, 0.0)
