@@ -139,7 +139,7 @@ class Evaluation:
     @cached_property
     def name(self) -> str:
         """Name of its record, which tells evaluations of one fit apart."""
-        what = self.column.suite or str(self.column.measure).rpartition(".")[2]
+        what = self.column.suite or str(self.column.measure).removesuffix(".measure")
         parts = [what, "all" if self.column.n is None else str(self.column.n)]
         parts += [part for part in (self.row.defenses, self.row.detector) if part]
         parts += [part for part in (self.column.mode, self.column.audit) if part not in ("full", "none")]
