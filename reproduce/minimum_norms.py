@@ -69,7 +69,7 @@ def measure(
 
 
 def lengths(rows: Mapping[str, npt.NDArray[Any]], norm: str) -> Lengths:
-    """Length of each image's perturbation in `norm`: 0 where the image is wrong without one, inf where none was found."""
+    """Length of each image's perturbation in `norm`: 0 if it is wrong without one, infinite if none was found."""
     broken = rows["adversarial"] != rows["label"]
     wrong = rows["clean"] != rows["label"]
     return np.where(wrong, 0.0, np.where(broken, rows[norm].astype(np.float64), np.inf))
