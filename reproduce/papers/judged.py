@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from adversarial_lightning.evaluation.outcomes.types import Flags
 from adversarial_lightning.reproduce.papers import numbers, verdict
 from adversarial_lightning.reproduce.papers.numbers import Number
-from adversarial_lightning.reproduce.papers.paper import SCALES, Claim, Column, Paper, Scale, trainings
+from adversarial_lightning.reproduce.papers.paper import SCALES, Claim, Column, Paper, Row, Scale, trainings
 from adversarial_lightning.reproduce.papers.plan import Cell, Places, Plan
 from adversarial_lightning.reproduce.papers.verdict import Verdict
 
@@ -47,7 +47,7 @@ def lines(paper: Paper, places: Places, key: str) -> list[Line]:
             recorded = [s for s in there if numbers.of_cell(cells[name, column, s], spec) is not None]
             for scale in recorded:
                 cell = cells[name, column, scale]
-                found.append(_line(cell, spec, printed, places, note=row.note))
+                found.append(_line(cell, spec, row, places))
             if not recorded:
                 why = row.reason or _cost(cells, name, column, there)
                 share = spec.percent
@@ -65,7 +65,8 @@ def _cost(cells: Mapping[tuple[str, str, Scale], Cell], row: str, column: str, t
     return "; ".join(costs) or "there is no experiment for it"
 
 
-def _line(cell: Cell, column: Column, printed: float | str | None, places: Places, note: str) -> Line:
+def _line(cell: Cell, column: Column, row: Row, places: Places) -> Line:
+    printed = row.printed.get(cell.column)
     number = numbers.of_cell(cell, column)
     assert number is not None
     training = trainings(places.papers)[cell.evaluations[0].fit.name]
@@ -91,8 +92,9 @@ def _line(cell: Cell, column: Column, printed: float | str | None, places: Place
             explains=training.can_explain(cell.column),
             leaves_out=training.leaves_out,
             rounding=verdict.rounding(printed) / unit,
+            spread=row.spread.get(cell.column, 0.0) / unit,
         )
-    return Line(cell.row, cell.column, cell.scale, printed, number, said, column.percent, note)
+    return Line(cell.row, cell.column, cell.scale, printed, number, said, column.percent, row.note)
 
 
 def claims(paper: Paper, places: Places, key: str) -> list[TestedClaim]:
@@ -111,8 +113,7 @@ def claims(paper: Paper, places: Places, key: str) -> list[TestedClaim]:
         ps = verdict.holm([verdict.p_of_order(_flags(one), _flags(other)) for _, one, other, _ in tested])
         for (claim, one, other, fits), p in zip(tested, ps, strict=True):
             known = [trainings(places.papers)[fit.name] for fit in fits]
-            ways = [training.can_explain(claim.column) for training in known]
-            alike = ways[0] == ways[1] and known[0].leaves_out == known[1].leaves_out
+            alike = known[0].leaves_out == known[1].leaves_out
             said = verdict.of_order(_flags(one), _flags(other), p, alike=alike, leaves_out=known[0].leaves_out)
             found.append(TestedClaim(claim, scale, said))
         for claim, one, other, _ in pairs:

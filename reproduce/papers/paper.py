@@ -83,6 +83,7 @@ class Column:
 class Row:
     """A row: the trainings of its scales, what stands in front of the classifier, and the printed numbers by column.
 
+    `spread` are their standard deviations over the paper's runs, where those are printed.
     `only` are the columns that this row has besides those with a printed number. `reason` says why it cannot be made.
     `times` is how much more an evaluation costs than the column's `minutes` say. `key` is what ``{row}`` in the key of
     a measure stands for, so that several rows read one evaluation.
@@ -90,7 +91,8 @@ class Row:
 
     paper: str | None = None
     cores: str | None = None
-    printed: Mapping[str, float] = field(default_factory=dict)
+    printed: Mapping[str, float | str] = field(default_factory=dict)
+    spread: Mapping[str, float] = field(default_factory=dict)
     only: Sequence[str] | None = None
     defenses: str | None = None
     detector: str | None = None
@@ -252,7 +254,7 @@ def _made(cls: type[T], entry: Any, where: str) -> T:
 def _check(table: Table, where: str, trained: Mapping[str, Training]) -> None:
     """Raise UserError where a name means nothing."""
     for name, row in table.rows.items():
-        for column in (*row.printed, *(row.only or ())):
+        for column in (*row.printed, *row.spread, *(row.only or ())):
             if column not in table.columns:
                 raise UserError(f"{where}, row {name}: there is no column {column!r}{known(column, table.columns)}")
         for scale in SCALES:

@@ -36,13 +36,15 @@ def of_number(
     explains: Direction = "nothing",
     leaves_out: str = "",
     rounding: float = 0.0,
+    spread: float = 0.0,
 ) -> Verdict:
     """Verdict on a `printed` number, from our `value` and its 95 % `interval` in the same unit.
 
     Confirmed: the printed number (give or take its `rounding`) lies in the interval, half of which is at most 3 points
     (of what is no `share`, 3 % of the printed number), and neither the attack nor what was reduced flatters us.
-    Contradicted: it lies outside, and neither the attack nor what was reduced can explain on which side. Otherwise it
-    is not decided at this scale.
+    Contradicted: it lies outside, by more than trainings differ from each other (1.96 times the printed standard
+    deviation `spread`), and neither the attack nor what was reduced can explain on which side. Otherwise it is not
+    decided at this scale.
     """
     low, high = interval
     inside = low <= printed + rounding and high >= printed - rounding
@@ -58,6 +60,9 @@ def of_number(
             return Verdict(UNDECIDED, f"agrees, but the interval is wide{needed}")
         with_less = f" ({leaves_out})" if leaves_out and explains != "nothing" else ""
         return Verdict("confirmed", f"the printed number lies in the interval{with_less}")
+    margin = rounding + 1.96 * spread
+    if low <= printed + margin and high >= printed - margin:
+        return Verdict(UNDECIDED, "differs by no more than the paper's own runs differ from each other")
     way = "better" if (value > printed) == (better == "higher") else "worse"
     if why := [cause for cause, can in causes if can in (way, "both")]:
         return Verdict(UNDECIDED, f"{way} than printed, which may be because {why[0]}")
