@@ -113,7 +113,7 @@ def measure(
 
 
 def loaded(checkpoint: Path, data: str | None, split: str = "test") -> tuple[nn.Module, Any]:
-    """Network of a checkpoint, and the images of a split of its data, which lie in the folder `data` (none: as trained).
+    """Network of a checkpoint, and the images of a split of its data, which lie in `data` (none: as trained).
 
     Raises UserError where the checkpoint does not say which data it was trained on.
     """
