@@ -1,4 +1,4 @@
-"""AutoAttack (Croce and Hein 2020a; l1: 2021): a fixed ensemble of four attacks without parameters to tune."""
+"""AutoAttack (Croce and Hein 2020a; l1: Croce and Hein 2021): four attacks without parameters to tune."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Boundary attack: a random walk along the decision boundary (Brendel, Rauber and Bethge 2018)."""
+"""Boundary attack: a random walk along the decision boundary (Brendel et al. 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal

@@ -1,4 +1,4 @@
-"""BPDA (Athalye et al. 2018) and gray-box attacks on purified models."""
+"""BPDA (Athalye et al. 2018a) and gray-box attacks on purified models."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""Attacks of Carlini and Wagner (2017): l2 (section VI-A) and linf (section VI-C)."""
+"""Attacks of Carlini and Wagner (2017a): l2 (section VI-A) and linf (section VI-C)."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""DAA: distributionally adversarial attack, Lagrangian blob form (Zheng, Chen and Ren 2019)."""
+"""DAA: distributionally adversarial attack, Lagrangian blob form (Zheng et al. 2019)."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Feature adversary: imitate another image's inner representation (Sabour, Cao, Faghri and Fleet 2016)."""
+"""Feature adversary: imitate another image's inner representation (Sabour et al. 2016)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""FGSM: one steepest step of the full radius (Goodfellow, Shlens and Szegedy 2015)."""
+"""FGSM: one steepest step of the full radius (Goodfellow et al. 2015)."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""HopSkipJump: boundary normals estimated from decisions (Chen, Jordan and Wainwright 2020)."""
+"""HopSkipJump: boundary normals estimated from decisions (Chen et al. 2020)."""
 
 import math
 from dataclasses import dataclass

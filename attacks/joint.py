@@ -1,4 +1,4 @@
-"""Joint attack on a classifier and its detector: several attacks, restarts and targets (Carlini and Wagner 2017)."""
+"""Joint attack on a classifier and its detector: several attacks, restarts and targets (Carlini and Wagner 2017b)."""
 
 from dataclasses import dataclass
 from typing import ClassVar

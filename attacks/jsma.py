@@ -1,4 +1,4 @@
-"""JSMA: Jacobian-based saliency map attack (Papernot et al. 2016, Algorithms 2 and 3)."""
+"""JSMA: Jacobian-based saliency map attack (Papernot et al. 2016a, Algorithms 2 and 3)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal

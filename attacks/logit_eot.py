@@ -29,7 +29,7 @@ class MeanLogits(nn.Module):
 class LogitEOT(Combination):
     """Attack on the mean logits of `eot_samples` draws, instead of the mean of their gradients.
 
-    The gradient of a loss of mean logits is not the gradient of the expected loss (EOT, Athalye et al. 2018), which an
+    The gradient of a loss of mean logits is not the gradient of the expected loss (EOT, Athalye et al. 2018b), which an
     attack with `eot_samples` computes. LogitEOT fits defenses that average logits themselves, and gives attacks without
     gradients a score with less variance. All passes of a step are in memory at once.
 

@@ -1,4 +1,4 @@
-"""One-pixel attack: a few pixels chosen by differential evolution (Su, Vargas and Sakurai 2019)."""
+"""One-pixel attack: a few pixels chosen by differential evolution (Su et al. 2019)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal

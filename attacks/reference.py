@@ -219,7 +219,7 @@ class ReferenceSigmaZero(Attack):
 
 @dataclass(frozen=True)
 class ReferenceAutoAttack(Attack):
-    """The authors' AutoAttack (Croce and Hein 2020), for numbers comparable with leaderboards.
+    """The authors' AutoAttack (Croce and Hein 2020a), for numbers comparable with leaderboards.
 
     It uses one global generator for a batch, so results depend on the batch. Images that it does not break are returned
     unchanged. float32 only.

@@ -1,4 +1,4 @@
-"""SparseFool (Modas, Moosavi-Dezfooli and Frossard 2019, Algorithms 1 and 2)."""
+"""SparseFool (Modas et al. 2019, Algorithms 1 and 2)."""
 
 from dataclasses import dataclass
 from functools import partial

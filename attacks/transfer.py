@@ -1,4 +1,4 @@
-"""Transfer attacks: adversarial examples made on another network (Papernot, McDaniel and Goodfellow 2016)."""
+"""Transfer attacks: adversarial examples made on another network (Papernot et al. 2016c)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -15,7 +15,7 @@ def _signed(value: int) -> int:
 
 
 def random_bits(seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Random int64 (B,) of 63 bits for each image `index` (B,): splitmix64 (Steele, Lea and Flood 2014)."""
+    """Random int64 (B,) of 63 bits for each image `index` (B,): splitmix64 (Steele et al. 2014)."""
     golden = 0x9E3779B97F4A7C15
     z = index.long() * _signed(golden) + _signed(((seed * 1_000_003 + epoch + 1) * golden) ^ 0xD1B54A32D192ED03)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

@@ -16,7 +16,7 @@ class Purifier(nn.Module):
     """Abstract base: images (B, C, H, W) in [0, 1] -> images of the same shape in [0, 1].
 
     A purifier declares what an honest attacker must do: `differentiable` false -> the gradient goes through
-    `surrogate` instead (BPDA, Athalye et al. 2018); `stochastic` true -> EOT. A stochastic purifier takes its random
+    `surrogate` instead (BPDA, Athalye et al. 2018a); `stochastic` true -> EOT. A stochastic purifier takes its random
     numbers from `self.noise`, which the evaluation or an attack sets for each batch (`attacks.noise_for`): the
     attacker's draws and the defender's are then disjoint, and both are properties of the sample.
     """

@@ -64,8 +64,9 @@ class RIDE(Purifier):
     fit raises them; it says nothing about accuracy, nor that gradients stay unknown to attackers: a suite without BPDA
     and EOT proves nothing here (`configs/suites/ride_honest_mnist.yaml`).
 
-    DIP, I-DIP and DAE are settings: DIP is ``random_input: true, noisy_target: false, stages: 1``, I-DIP the same with
-    stages, DAE (Algorithm 1) is RIDE with one stage. Compare them at equal `steps` times `stages`.
+    DIP (Ulyanov et al. 2018), I-DIP and DAE are settings. DIP is ``random_input: true, noisy_target: false,
+    stages: 1``, I-DIP the same with stages, DAE (Algorithm 1) is RIDE with one stage. Compare them at equal `steps`
+    times `stages`.
 
     Images of a batch are fitted together, their draws are properties of the sample. Departures: x_est is the mean of
     `estimates` outputs without dropout (the release takes one training output: `estimates: 0`); the loss is the mean

@@ -1,4 +1,4 @@
-"""Total-variation denoising (Rudin, Osher and Fatemi 1992) in front of a classifier (Guo et al. 2018).
+"""Total-variation denoising (Rudin et al. 1992) in front of a classifier (Guo et al. 2018).
 
 Rudin, Osher and Fatemi, "Nonlinear Total Variation Based Noise Removal Algorithms", Physica D 1992; Guo, Rana, Cisse
 and van der Maaten, "Countering Adversarial Images using Input Transformations", ICLR 2018.

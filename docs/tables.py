@@ -1,4 +1,4 @@
-"""Write the generated tables: README.md, docs/catalogue.md, results/README.md and configs/experiments/README.md.
+"""Write the generated tables: README.md, docs, results/README.md and configs/experiments/README.md.
 
 python docs/tables.py           writes the tables between their markers
 python docs/tables.py --check   fails where a document is not what it would write
@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 import yaml
 from pytorch_lightning import Callback
+from references import reference_list
 from torch import nn
 
 from adversarial_lightning import (
@@ -258,6 +259,7 @@ DOCUMENTS: dict[Path, Tables] = {
         "networks": network_table,
         "callbacks": callback_table,
     },
+    ROOT / "docs" / "references.md": {"references": reference_list},
     RESULTS / "README.md": {"results": results},
     EXPERIMENTS / "README.md": {"experiments": experiments},
 }

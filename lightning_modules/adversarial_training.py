@@ -19,7 +19,7 @@ class AdversarialTraining(LossClassifier):
     """Minimises (1 - clean_weight) CE(f(x'), y) + clean_weight CE(f(x), y), x' = attack(f, x, y).
 
     With PGD and weight 0 this is PGD-AT; its checkpoint with the best held-out robust accuracy, ``best.ckpt``, is
-    PGD-AT(E) (Rice, Wong and Kolter 2020). With FGSM and weight 0.5 it is the mixture of Goodfellow et al. (after
+    PGD-AT(E) (Rice et al. 2020). With FGSM and weight 0.5 it is the mixture of Goodfellow et al. (after
     eq. 5). The attack sees the network in eval mode.
 
     Args:

@@ -67,7 +67,10 @@ def mean_where(values: Tensor, where: Tensor) -> Tensor:
 
 
 def gradient_penalty(s: Tensor, x: Tensor, norm: float = 1.0) -> Tensor:
-    """Two-sided gradient penalty of WGAN-GP, (||grad_x s||_2 - norm)^2 (B,), for critic logits `s` (B,) at `x`."""
+    """Two-sided gradient penalty (||grad_x s||_2 - norm)^2 (B,) for critic logits `s` (B,) at `x`.
+
+    It is that of WGAN-GP (Gulrajani et al. 2017).
+    """
     (gradient,) = torch.autograd.grad(s.sum(), x, create_graph=True)
     return (distance(gradient, "l2") - norm).square()
 

@@ -70,11 +70,12 @@ PAPER = AuthorsCode()
 class ERClassifier(Classifier):
     """Minimises E CE(C(Q(x')), y) + lambda W1(law of Q(x'), prior) over encoder Q and classifier C, x' from `attack`.
 
-    W1 is estimated by its dual: a critic D with clipped weights (WGAN) learns high values for draws of the prior and
-    low ones for codes. Each batch has three updates: 1. D ascends w1 = mean D(z) - mean D(Q(x')), and is clipped; 2. Q
-    and C descend the cross-entropy; 3. Q alone ascends lambda mean D(Q(x')). The authors' code has the opposite sign.
-    Clipping bounds the Lipschitz constant of D by an unknown number, so `w1_hat` is W1 up to a factor; for the Cauchy
-    prior W1 is infinite. Update 1 computes codes in train mode and does not change the statistics of batch norms.
+    W1 is estimated by its dual: a critic D with clipped weights (WGAN, Arjovsky et al. 2017) learns high values for
+    draws of the prior and low ones for codes. Each batch has three updates: 1. D ascends w1 = mean D(z) - mean
+    D(Q(x')), and is clipped; 2. Q and C descend the cross-entropy; 3. Q alone ascends lambda mean D(Q(x')). The
+    authors' code has the opposite sign. Clipping bounds the Lipschitz constant of D by an unknown number, so `w1_hat`
+    is W1 up to a factor; for the Cauchy prior W1 is infinite. Update 1 computes codes in train mode and does not change
+    the statistics of batch norms.
     Inference is C(Q(x)): the critic is no part of the network.
 
     Variants: without an attack it is ER-Classifier-minus, with `beta` ER-Trades, and with ``regularization: 0`` E-CLA,

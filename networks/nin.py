@@ -1,4 +1,4 @@
-"""Network in network for 32x32 colour images (Lin, Chen and Yan 2014)."""
+"""Network in network for 32x32 colour images (Lin et al. 2014)."""
 
 from torch import Tensor, nn
 

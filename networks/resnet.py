@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al. 2016): ResNet-20 and -110, ResNet-18, PreActResNet-18."""
+"""Residual networks for small images (He et al. 2016a): ResNet-20 and -110, ResNet-18, PreActResNet-18."""
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,7 @@ class ResNet18(nn.Module):
     """ResNet-18 with a 3x3 first layer for small images: 11,173,962 parameters, 11,172,170 with pre-activation.
 
     Four stages of two blocks, 64 .. 512 channels, strides 1, 2, 2, 2. `preactivation` (He et al. 2016b) is the
-    PreActResNet-18 of Rice, Wong and Kolter 2020, with BN and ReLU before the pooling. ATENT's code uses plain blocks
+    PreActResNet-18 of Rice et al. 2020, with BN and ReLU before the pooling. ATENT's code uses plain blocks
     for the network that its paper calls ResNet-20.
 
     Args:

@@ -104,7 +104,7 @@ def versions(network: nn.Module, images: Any, attack: Attack) -> Versions:
 
 
 def features_of(detector: FittedDetector, v: Versions, paired: bool) -> dict[str, Tensor]:
-    """Features of the versions; `paired`: as in Ma et al.'s code, where the references contain the clean original."""
+    """Features of the versions; `paired`: as in Ma et al. 2018's code, where references hold the clean original."""
     names = ("clean", "noisy", "adversarial")
     if not paired:
         return {name: features(detector, v[name], v["index"], SEED, 100) for name in names}

@@ -50,7 +50,7 @@ def embedding(eps: float, steps: int, epochs: int = 30) -> dict[str, Any]:
 
 
 PRINTED: dict[str, dict[str, Any]] = {
-    # Jagatap et al., section 4 and Tables 1 to 4
+    # Jagatap et al. 2020, section 4 and Tables 1 to 4
     "experiments/atent_mnist_l2_paper": {
         **sampler("l2", 2, 40, 0.25, 1e-3, pull=0.05),
         **{"model.init_args.optimizer.init_args.lr": 1e-3, "data.init_args.batch_size": 50},
@@ -90,13 +90,13 @@ PRINTED: dict[str, dict[str, Any]] = {
     "experiments/critic_mnist_lenet": {**CRITIC, "model.init_args.critic_weight": 0.1},
     "attacks/high_confidence_critic": {"init_args.steps": 500, "init_args.max_step": 0.1},
     "attacks/deepfool_critic": {"init_args.steps": 500, "init_args.max_step": 0.1, "init_args.box": True},
-    # Li et al., Table 9
+    # Li et al. 2021, Table 9
     "experiments/er_mnist": embedding(0.3, 40),
     "experiments/er_cifar10": embedding(0.03, 20),
     "experiments/er_stl10": embedding(0.03, 20),
     "experiments/er_tiny_imagenet": embedding(0.01, 10),
     "experiments/madry_er_mnist": embedding(0.3, 40),
-    # Srinivasan et al.
+    # Srinivasan et al. 2021
     "experiments/sdae_mnist": {"model.init_args.sigma2": 0.15},
 }
 

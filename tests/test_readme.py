@@ -92,10 +92,10 @@ def test_a_sentence_does_not_end_at_an_abbreviation() -> None:
     def documented() -> None: ...
 
     documented.__doc__ = (
-        'The network of Srinivasan et al. (app. B.3),\nas in "Mind the box" (Fig. A).  Its width is 8.\n\nMore.'
+        'The network of Srinivasan et al. 2021 (app. B.3),\nas in "Mind the box" (Fig. A).  Its width is 8.\n\nMore.'
     )
     assert generator().first_sentence(documented) == (
-        'The network of Srinivasan et al. (app. B.3), as in "Mind the box" (Fig. A)'
+        'The network of Srinivasan et al. 2021 (app. B.3), as in "Mind the box" (Fig. A)'
     )
 
 

@@ -38,7 +38,7 @@ def purifiers(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def straight_through(module: Any, surrogate: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
-    """Context with BPDA (Athalye et al. 2018): `module` runs unchanged forwards, `surrogate` gives its gradient.
+    """Context with BPDA (Athalye et al. 2018a): `module` runs unchanged forwards, `surrogate` gives its gradient.
 
     Without a surrogate the gradient is that of the identity. Nothing inside `module` is differentiated, so an unrolled
     chain keeps no activations. A purifier with ``differentiable = False`` already has BPDA around it

@@ -1,7 +1,7 @@
 """Decision-based attacks: query budget, adversarial starting points, bisection to the boundary.
 
 A decision tells whether a point is adversarial; logits and gradients are not seen. The decision of a stochastic model
-is that of one draw, or of the majority of `votes` draws. Votes do not count as EOT (Athalye et al. 2018): they say
+is that of one draw, or of the majority of `votes` draws. Votes do not count as EOT (Athalye et al. 2018b): they say
 nothing about attackers with gradients, so a headline number also needs an attack that averages gradients over
 `eot_samples`.
 """

@@ -24,7 +24,7 @@ def input_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Gradient (like `x`) and value (B,) of the per-example `objective` at `x`, averaged over `eot_samples` draws.
 
-    Expectation over transformation (Athalye et al. 2018) averages gradients, not logits. The objective is summed over
+    Expectation over transformation (Athalye et al. 2018b) averages gradients, not logits. The objective is summed over
     the batch, so the gradient of an example does not depend on the other examples. Gradients that are not finite are 0.
     """
     if eot_samples > 1 and copies_per_pass(x) > 1:  # small batches: the same draws in fewer passes

@@ -1,6 +1,6 @@
 """Counter-based random numbers keyed by (seed, sample index).
 
-A draw is ``mix(key + counter * golden)`` with the finaliser of splitmix64 (Steele, Lea and Flood 2014), computed on
+A draw is ``mix(key + counter * golden)`` with the finaliser of splitmix64 (Steele et al. 2014), computed on
 the device of the key. So results do not depend on the batch size, the number of processes or the draws for other
 samples. The global generators of torch are not used, except by `Noise.from_global`.
 """

@@ -110,7 +110,7 @@ class L0Penalty(Separable):
 class QuasinormPenalty(Separable):
     """Quasinorm ``sum_i |u_i|^q`` for q = 2/3 or 1/2, which finds sparser points than the count of entries.
 
-    Its `distance` is the number of non-zero entries. The prox is in closed form: for 2/3 by Cao, Sun and Xu 2013, for
+    Its `distance` is the number of non-zero entries. The prox is in closed form: for 2/3 by Cao et al. 2013, for
     1/2 by Xu et al. 2012.
 
     Args:

@@ -19,10 +19,10 @@ MATTER = EXPERIMENTS | {"C1", "C4", "C9", "C10", "C11", "C13", "A1", "F1", "F2",
 class Check:
     """Answer to one question of the audit.
 
-    `id` is that of Carlini et al.'s list (C1 .. C17), of a flag of AutoAttack (F1 ..), of an indicator of attack
-    failure (I2 ..), of a question on memory (M1 ..) or on a detector (D1 ..), or A1, and unique together with `name`.
-    `figure` was measured, `limit` is where it fails, `bound` is the 99 % upper bound of the figure, `n` samples were
-    examined; None where there is no such number. `sentence` says what was measured.
+    `id` is that of the list of Carlini et al. 2019 (C1 .. C17), of a flag of AutoAttack (F1 ..), of an indicator of
+    attack failure (I2 ..), of a question on memory (M1 ..) or on a detector (D1 ..), or A1, and unique together with
+    `name`. `figure` was measured, `limit` is where it fails, `bound` is the 99 % upper bound of the figure, `n` samples
+    were examined; None where there is no such number. `sentence` says what was measured.
     `broken` are the numbers of the samples that the suite left robust and this check broke.
 
     A check *failed* where the figure lies surely above the limit; it *passed* where the figure is within the limit and

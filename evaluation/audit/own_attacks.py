@@ -88,7 +88,7 @@ class SparseAscent(Attack):
 
 @dataclass(frozen=True)
 class SparseSearch(Attack):
-    """Random search in l0 on the margin (after Sparse-RS of Croce et al. 2022): black and white values move about."""
+    """Random search in l0 on the margin (after Sparse-RS of Croce et al. 2022b): black and white values move about."""
 
     knowledge: ClassVar[Knowledge] = "scores"
     eps: float
