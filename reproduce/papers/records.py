@@ -51,11 +51,12 @@ def read(path: Path) -> Record | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != _SCHEMA:
-            raise ValueError(f"schema {content['schema']}, ours is {_SCHEMA}")
-        return Record(path, content)
+        schema = content["schema"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it, it is made anew") from error
+    if schema != _SCHEMA:
+        raise UserError(f"{path} is of schema {schema}, ours is {_SCHEMA}: remove it, it is made anew")
+    return Record(path, content)
 
 
 def write(path: Path, content: Mapping[str, Any], *, settings: str, code: str, minutes: float) -> None:
