@@ -67,7 +67,10 @@ def test_the_readme_runs() -> None:
     assert 0 < (names["x_adv"] - x).abs().max() <= 8 / 255 + 1e-6 and 0 <= names["robust_accuracy"] <= 1
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/multi_gpu.md", "docs/catalogue.md", "results/benchmarks/on_gpus.md"])
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", "docs/multi_gpu.md", "docs/catalogue.md", "docs/papers.md", "results/benchmarks/on_gpus.md"],
+)
 def test_commands_name_configurations_that_exist(document: str) -> None:
     text = re.sub(r"\\\n", " ", (ROOT / document).read_text())
     named = re.findall(r"(--(?:config|suite|data|defenses|detector)) ([a-z][\w./]*[\w])(?![\w./$])", text)
