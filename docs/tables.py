@@ -234,8 +234,8 @@ def papers() -> list[str]:
     for name in paper_names():
         paper, counts = load_paper(name), count(load_paper(name), PLACES)
         numbers = [str(counts[word]) for word in get_args(Word)]
-        rows.append([f"[{paper.title}](results/papers/{name}.md)", f"{paper.authors}, {paper.year}", *numbers])
-    return table(["paper", "authors", *get_args(Word)], rows)
+        rows.append([f"[{name}](results/papers/{name}.md), {paper.year}", str(len(paper.tables)), *numbers])
+    return table(["paper", "tables, figures", *get_args(Word)], rows)
 
 
 def board() -> list[str]:

@@ -69,7 +69,7 @@ def test_the_readme_runs() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "docs/multi_gpu.md", "docs/catalogue.md", "docs/papers.md", "results/benchmarks/on_gpus.md"],
+    ["README.md", "docs/multi_gpu.md", "docs/catalogue.md", "results/benchmarks/on_gpus.md"],
 )
 def test_commands_name_configurations_that_exist(document: str) -> None:
     text = re.sub(r"\\\n", " ", (ROOT / document).read_text())
