@@ -1,0 +1,190 @@
+"""Change the project's files one small change at a time and see whether a test notices: ``make mutants``.
+
+Outcomes are kept in results/mutants.json by the digest of the file: a second run tests only mutants of files that have
+changed since, and those that no test noticed, once a test file that reaches their file has changed. A mutant that
+changes nothing that anybody can see is named, with the reason, in tests/equivalent_mutants.yaml and does not count.
+
+python tests/mutants.py [PATH ...]         files whose paths begin so; all without
+python tests/mutants.py --again [PATH ...] as well those that no test noticed, whatever changed
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mutation_choice import Mutant, key, mutants
+from mutation_runs import in_fork, notice, preload, record
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ["lightning_modules", "attacks", "defenses", "detectors", "evaluation/outcomes"]
+ROOMS += ["evaluation/campaign/sample_status.py", "evaluation/audit"]
+RESULTS, EQUIVALENT = "results/mutants.json", "tests/equivalent_mutants.yaml"
+BUDGET = 20.0  # CPU seconds of tests, as they take them with the unchanged file, for a mutant
+IN_ALL, IN_A_FILE = 0.9, 0.75  # the share of mutants that a test must notice
+Map = dict[str, Any]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def source_files(root: Path, rooms: Iterable[str] = ROOMS) -> list[str]:
+    paths = (p for room in rooms for p in ([root / room] if room.endswith(".py") else sorted((root / room).rglob("*"))))
+    return [str(p.relative_to(root)) for p in paths if p.suffix == ".py"]
+
+
+def current_map(test_file: str, root: Path, files: Sequence[str], kept: Path) -> Map:
+    """Which line each test of a file reaches, from `kept` where neither the tests nor what they reach has changed."""
+    path = kept / f"{Path(test_file).stem}.json"
+    if path.exists():
+        known: Map = json.loads(path.read_text())
+        now = {f: digest(root / f) if (root / f).exists() else "" for f in known["files"]}
+        if now == known["files"]:
+            return known
+    ended = in_fork(partial(record, test_file, root, files), root, cpu=1800, wall=7200)
+    if ended.value is None:
+        raise SystemExit(f"error: the tests of {test_file} did not end; run them with pytest")
+    found: Map = ended.value
+    print(f"mapped {test_file}: {len(found['tests'])} tests, {ended.seconds:.0f} s", flush=True)
+    found["files"] = {f: digest(root / f) for f in (test_file, *found["lines"])}
+    kept.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found))
+    return found
+
+
+def tests_of(mutant: Mutant, file: str, maps: dict[str, Map], budget: float = BUDGET) -> list[str]:
+    """The tests that reach the mutant, as many as the budget holds: quick ones that are about this file first."""
+    reached: dict[str, tuple[float, float]] = {}
+    for scope in (*mutant.scopes, (1, sys.maxsize)):
+        for known in maps.values():
+            lines = known["lines"].get(file, {})
+            inside = Counter(t for line, tests in lines.items() for t in tests)
+            total = known["total"]
+            for t in {t for line, tests in lines.items() if scope[0] <= int(line) <= scope[1] for t in tests}:
+                name, seconds = known["tests"][t]
+                reached[name] = ((seconds + 0.02) * total[t] / inside[t], seconds)
+        if reached:
+            break
+    chosen, spent = list[str](), 0.0
+    for name, (_, seconds) in sorted(reached.items(), key=lambda item: item[1]):
+        if not chosen or spent + seconds <= budget:
+            chosen.append(name)
+            spent += seconds
+    return chosen
+
+
+def loaded_maps(root: Path, files: Sequence[str], kept: Path) -> dict[str, Map]:
+    test_files = sorted(str(p.relative_to(root)) for p in (root / "tests").glob("test_*.py"))
+    maps = {f: current_map(f, root, files, kept) for f in test_files}
+    for known in maps.values():
+        known["seconds"] = dict(known["tests"])
+        known["total"] = Counter(t for lines in known["lines"].values() for tests in lines.values() for t in tests)
+    return maps
+
+
+def outcome(mutant: Mutant, file: str, maps: dict[str, Map], root: Path, module: str) -> dict[str, Any]:
+    """Whether a test notices the mutant: `outcome` killed (and by which), timeout or survived."""
+    names = tests_of(mutant, file, maps)
+    if not names:
+        return {"name": mutant.name, "outcome": "survived", "by": "", "tests": 0, "seconds": 0.0}
+    expected = sum(maps[name.partition("::")[0]]["seconds"][name] for name in names)
+    work = partial(notice, module, root / file, mutant.source, names)
+    ended = in_fork(work, root, cpu=30 + 5 * expected, wall=300 + 30 * expected)
+    said = ended.value or {"by": "" if ended.timeout else "the process died", "run": 0}
+    end = "timeout" if ended.timeout else "killed" if said["by"] else "survived"
+    return {
+        **{"name": mutant.name, "outcome": end, "by": said["by"]},
+        **{"tests": said["run"], "seconds": round(ended.seconds, 1)},
+    }
+
+
+def score(entries: Iterable[dict[str, Any]], equivalent: dict[str, str]) -> tuple[int, int, int]:
+    """How many mutants a test noticed, how many count, and how many are equivalent."""
+    entries = list(entries)
+    counted = [e for e in entries if e["name"] not in equivalent]
+    return sum(e["outcome"] != "survived" for e in counted), len(counted), len(entries) - len(counted)
+
+
+def run(
+    root: Path = ROOT,
+    rooms: Sequence[str] = ROOMS,
+    only: Sequence[str] = (),
+    again: bool = False,
+    number: int = 8,
+    seed: int = 0,
+    package: str = "adversarial_lightning.",
+) -> dict[str, Any]:
+    """Test the mutants of the files of `rooms` that must be tested anew and return what results/mutants.json holds."""
+    path, excused = root / RESULTS, equivalents(root)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    kept = known.get("files", {}) if (known.get("seed"), known.get("number")) == (seed, number) else {}
+    files = source_files(root, rooms)
+    held: dict[str, Any] = {"seed": seed, "number": number, "files": {f: kept[f] for f in files if f in kept}}
+    maps = loaded_maps(root, files, root / "build" / "mutants")
+    for file in (f for f in files if not only or f.startswith(tuple(only))):
+        now, before = digest(root / file), held["files"].get(file, {})
+        tests = key(*sorted(known["files"].items() for known in maps.values() if file in known["lines"]))[:16]
+        same = before.get("digest") == now
+        if same and before.get("done") and not again and before["tests"] == tests:
+            continue
+        module = package + str(Path(file).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+        old = {m["name"]: m for m in before.get("mutants", [])} if same else {}
+        entry: dict[str, Any] = {"digest": now, "tests": tests, "done": False, "mutants": []}
+        for mutant in mutants((root / file).read_text(encoding="utf-8"), file, number, seed):
+            done = old.get(mutant.name)
+            retry = done and done["outcome"] == "survived" and (again or before["tests"] != tests)
+            if not done or retry:
+                done = outcome(mutant, file, maps, root, module)
+                judged = " (equivalent)" if mutant.name in excused.get(file, {}) else ""
+                print(f"{done['outcome']:8} {done['seconds']:5.1f} s {file} {mutant.name}{judged}", flush=True)
+            entry["mutants"].append(done)
+            rest = [m for name, m in old.items() if name not in {e["name"] for e in entry["mutants"]}]
+            write(path, held, file, {**entry, "mutants": entry["mutants"] + rest})
+        write(path, held, file, {**entry, "done": True})
+    return held
+
+
+def write(path: Path, held: dict[str, Any], file: str, entry: dict[str, Any]) -> None:
+    held["files"][file] = entry
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def equivalents(root: Path) -> dict[str, dict[str, str]]:
+    path = root / EQUIVALENT
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="*")
+    parser.add_argument("--again", action="store_true")
+    asked = parser.parse_args()
+    preload()
+    began = time.monotonic()
+    held, excused = run(only=asked.paths, again=asked.again), equivalents(ROOT)
+    poor = []
+    for file, entry in held["files"].items():
+        noticed, counted, _ = score(entry["mutants"], excused.get(file, {}))
+        if noticed < IN_A_FILE * counted:
+            poor.append(f"{file} {noticed} of {counted}")
+    pairs = [score(entry["mutants"], excused.get(file, {})) for file, entry in held["files"].items()]
+    noticed, counted = sum(p[0] for p in pairs), sum(p[1] for p in pairs)
+    print(f"{noticed} of {counted} mutants noticed ({noticed / max(1, counted):.1%}), {time.monotonic() - began:.0f} s")
+    print("".join(f"below {IN_A_FILE:.0%}: {line}\n" for line in poor), end="")
+    return int(bool(poor) or noticed < IN_ALL * counted)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
