@@ -22,13 +22,15 @@ from typing import Any
 
 import yaml
 from mutation_choice import Mutant, key, mutants
-from mutation_runs import in_fork, notice, preload, record
+from mutation_in_place import Collected
+from mutation_runs import Ended, in_fork, notice, preload, record
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ["lightning_modules", "attacks", "defenses", "detectors", "evaluation/outcomes"]
 ROOMS += ["evaluation/campaign/sample_status.py", "evaluation/audit"]
 RESULTS, EQUIVALENT = "results/mutants.json", "tests/equivalent_mutants.yaml"
 BUDGET = 20.0  # CPU seconds of tests, as they take them with the unchanged file, for a mutant
+LIMITS = (20.0, 4, 300.0, 40)  # CPU seconds, and times those of the tests; the same of the time that passes
 IN_ALL, IN_A_FILE = 0.9, 0.75  # the share of mutants that a test must notice
 Map = dict[str, Any]
 
@@ -91,20 +93,44 @@ def loaded_maps(root: Path, files: Sequence[str], kept: Path) -> dict[str, Map]:
     return maps
 
 
-def outcome(mutant: Mutant, file: str, maps: dict[str, Map], root: Path, module: str) -> dict[str, Any]:
-    """Whether a test notices the mutant: `outcome` killed (and by which), timeout or survived."""
-    names = tests_of(mutant, file, maps)
-    if not names:
-        return {"name": mutant.name, "outcome": "survived", "by": "", "tests": 0, "seconds": 0.0}
-    expected = sum(maps[name.partition("::")[0]]["seconds"][name] for name in names)
-    work = partial(notice, module, root / file, mutant.source, names)
-    ended = in_fork(work, root, cpu=30 + 5 * expected, wall=300 + 30 * expected)
-    said = ended.value or {"by": "" if ended.timeout else "the process died", "run": 0}
-    end = "timeout" if ended.timeout else "killed" if said["by"] else "survived"
-    return {
-        **{"name": mutant.name, "outcome": end, "by": said["by"]},
-        **{"tests": said["run"], "seconds": round(ended.seconds, 1)},
-    }
+class Tester:
+    """Runs tests against mutants of the project at `root`, whose files are modules of `package`."""
+
+    def __init__(self, root: Path, maps: dict[str, Map], package: str) -> None:
+        self.root, self.maps, self.package = root, maps, package
+        self.collected: Collected | None = None
+
+    def tests(self, file: str) -> str:
+        """A digest of the test files that reach the file."""
+        return key(*sorted((f, m["files"][f]) for f, m in self.maps.items() if file in m["lines"]))[:16]
+
+    def outcome(self, mutant: Mutant, file: str, text: str) -> dict[str, Any]:
+        """Whether a test notices the mutant: `outcome` killed (and by which), timeout or survived."""
+        names = tests_of(mutant, file, self.maps)
+        expected = sum(self.maps[name.partition("::")[0]]["seconds"][name] for name in names)
+        cpu, times, wall, wall_times = LIMITS
+        limits = {"cpu": cpu + times * expected, "wall": wall + wall_times * expected}
+        ended = Ended({"by": "", "run": 0}, 0.0, False)
+        if names and not self.imported(mutant, file):
+            test_files = [f for f, known in self.maps.items() if known["lines"]]
+            self.collected = self.collected or Collected(self.root, test_files)
+            ended = self.collected.notice(self.root / file, text, mutant.source, names, **limits)
+        if names and (self.imported(mutant, file) or (ended.value and ended.value["by"] is None)):
+            module = self.package + str(Path(file).with_suffix("")).replace("/", ".")
+            ended = in_fork(partial(notice, module, self.root / file, mutant.source, names), self.root, **limits)
+        said = ended.value or {"by": "" if ended.timeout else "the process died", "run": 0}
+        end = "timeout" if ended.timeout else "killed" if said["by"] else "survived"
+        found = {"name": mutant.name, "outcome": end, "by": said["by"], "tests": said["run"]}
+        return {**found, "seconds": round(ended.seconds, 1)}
+
+    def imported(self, mutant: Mutant, file: str) -> bool:
+        """Whether the statement is reached by an import already: functions changed later would not show it."""
+        first, last = mutant.scopes[0]
+        return any(first <= line <= last for known in self.maps.values() for line in known["imported"].get(file, []))
+
+    def close(self) -> None:
+        if self.collected:
+            self.collected.close()
 
 
 def score(entries: Iterable[dict[str, Any]], equivalent: dict[str, str]) -> tuple[int, int, int]:
@@ -125,31 +151,29 @@ def run(
 ) -> dict[str, Any]:
     """Test the mutants of the files of `rooms` that must be tested anew and return what results/mutants.json holds."""
     path, excused = root / RESULTS, equivalents(root)
-    known = json.loads(path.read_text()) if path.exists() else {}
-    kept = known.get("files", {}) if (known.get("seed"), known.get("number")) == (seed, number) else {}
+    last = json.loads(path.read_text()) if path.exists() else {}
+    kept = last.get("files", {}) if (last.get("seed"), last.get("number")) == (seed, number) else {}
     files = source_files(root, rooms)
     held: dict[str, Any] = {"seed": seed, "number": number, "files": {f: kept[f] for f in files if f in kept}}
-    maps = loaded_maps(root, files, root / "build" / "mutants")
+    tester = Tester(root, loaded_maps(root, files, root / "build" / "mutants"), package)
     for file in (f for f in files if not only or f.startswith(tuple(only))):
-        now, before = digest(root / file), held["files"].get(file, {})
-        tests = key(*sorted(known["files"].items() for known in maps.values() if file in known["lines"]))[:16]
-        same = before.get("digest") == now
-        if same and before.get("done") and not again and before["tests"] == tests:
+        before, text = held["files"].get(file, {}), (root / file).read_text(encoding="utf-8")
+        same, tests = before.get("digest") == digest(root / file), tester.tests(file)
+        if same and before["done"] and before["tests"] == tests and not again:
             continue
-        module = package + str(Path(file).with_suffix("")).replace("/", ".").removesuffix(".__init__")
-        old = {m["name"]: m for m in before.get("mutants", [])} if same else {}
-        entry: dict[str, Any] = {"digest": now, "tests": tests, "done": False, "mutants": []}
-        for mutant in mutants((root / file).read_text(encoding="utf-8"), file, number, seed):
-            done = old.get(mutant.name)
-            retry = done and done["outcome"] == "survived" and (again or before["tests"] != tests)
-            if not done or retry:
-                done = outcome(mutant, file, maps, root, module)
+        old = {m["name"]: m for m in before["mutants"]} if same else {}
+        entry: dict[str, Any] = {"digest": digest(root / file), "tests": before["tests"] if same else tests}
+        made = mutants(text, file, number, seed)
+        for mutant in made:
+            known = old.get(mutant.name)
+            if not known or (known["outcome"] == "survived" and (again or before["tests"] != tests)):
+                old[mutant.name] = found = tester.outcome(mutant, file, text)
                 judged = " (equivalent)" if mutant.name in excused.get(file, {}) else ""
-                print(f"{done['outcome']:8} {done['seconds']:5.1f} s {file} {mutant.name}{judged}", flush=True)
-            entry["mutants"].append(done)
-            rest = [m for name, m in old.items() if name not in {e["name"] for e in entry["mutants"]}]
-            write(path, held, file, {**entry, "mutants": entry["mutants"] + rest})
+                print(f"{found['outcome']:8} {found['seconds']:5.1f} s {file} {mutant.name}{judged}", flush=True)
+                write(path, held, file, {**entry, "done": False, "mutants": list(old.values())})
+        entry["tests"], entry["mutants"] = tests, [old[m.name] for m in made]
         write(path, held, file, {**entry, "done": True})
+    tester.close()
     return held
 
 

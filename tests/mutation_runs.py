@@ -71,7 +71,7 @@ def in_fork(work: Callable[[], Any], root: Path, cpu: float, wall: float, log: P
         if not ended:
             os.kill(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
-        over = not ended or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL))
+        over = not ended or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU)
         value = json.loads(answer.read_text()) if not over and answer.exists() else None
         shutil.rmtree(Path(folder), ignore_errors=True)
         return Ended(value, usage.ru_utime + usage.ru_stime, over)
@@ -79,7 +79,7 @@ def in_fork(work: Callable[[], Any], root: Path, cpu: float, wall: float, log: P
 
 def _child(work: Callable[[], Any], root: Path, cpu: float, answer: Path, log: Path | None) -> NoReturn:
     try:
-        resource.setrlimit(resource.RLIMIT_CPU, (int(cpu) + 1, int(cpu) + 2))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(cpu) + 1, resource.RLIM_INFINITY))
         output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1), os.dup2(output, 2)
         os.chdir(root)
@@ -132,7 +132,8 @@ class Recorder:
 def record(test_file: str, root: Path, files: Sequence[str]) -> dict[str, Any]:
     """The tests of a file that pass: seconds of each, and for each line of `files` the tests that reach it.
 
-    `{"tests": [[name, seconds], ...], "lines": {file: {line: [numbers of tests]}}}`
+    `{"tests": [[name, seconds], ...], "lines": {file: {line: [numbers of tests]}},
+    "imported": {file: [lines reached while the tests were collected]}}`
     """
     import coverage
 
@@ -143,15 +144,14 @@ def record(test_file: str, root: Path, files: Sequence[str]) -> dict[str, Any]:
     measured.stop()
     names = [name for name in recorder.seconds if name not in recorder.failed]
     number, data = {name: i for i, name in enumerate(names)}, measured.get_data()
-    lines = {}
+    lines, imported = {}, {}
     for file in data.measured_files():
-        found = {
-            line: sorted(number[name] for name in contexts if name in number)
-            for line, contexts in data.contexts_by_lineno(file).items()
-        }
+        contexts = data.contexts_by_lineno(file)
+        imported[str(Path(file).relative_to(root))] = sorted(line for line, names in contexts.items() if "" in names)
+        found = {line: sorted(number[n] for n in names if n in number) for line, names in contexts.items()}
         if found := {line: tests for line, tests in found.items() if tests}:
             lines[str(Path(file).relative_to(root))] = found
-    return {"tests": [[name, recorder.seconds[name]] for name in names], "lines": lines}
+    return {"tests": [[name, recorder.seconds[name]] for name in names], "lines": lines, "imported": imported}
 
 
 class Finder:

@@ -8,6 +8,7 @@ import mutants as program
 import mutation_runs
 import pytest
 from mutation_choice import Mutant
+from mutation_in_place import changed_functions
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = '''"""A module: 1 + 2."""
@@ -49,6 +50,7 @@ def changed(old: str, new: str, first: int, last: int) -> Mutant:
 
 KILLED = changed("a > b", "a < b", 10, 10)
 SURVIVING = changed("a > b", "a >= b", 10, 10)
+ENDLESS_LIMIT = changed("LIMIT = 10", "while True: LIMIT = 10", 4, 4)
 ENDLESS = changed("    if a < 0", "    while a < 5: a -= 1\n    if a < -9", 8, 8)
 
 
@@ -58,6 +60,7 @@ def run(root: Path, monkeypatch: pytest.MonkeyPatch, made: list[Mutant], **optio
     files = {f: program.digest(root / f) for f in ("tests/test_sizes.py", "planted_room/sizes.py")}
     reached = {"planted_room/sizes.py": {"8": [0, 1], "10": [0, 1]}}
     known = {"tests": [list(s) for s in seconds.items()], "lines": reached, "files": files}
+    known["imported"] = {"planted_room/sizes.py": [4, 7, 13]}
     (root / "build/mutants").mkdir(parents=True, exist_ok=True)
     (root / "build/mutants/test_sizes.json").write_text(json.dumps(known))
     monkeypatch.setattr(program, "mutants", lambda *_: made)
@@ -97,13 +100,13 @@ def test_a_second_run_tests_what_has_changed(
 def test_a_run_goes_on_where_it_was_interrupted(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(mutant: Mutant, *_: Any) -> dict[str, Any]:
+    def interrupted(_: object, mutant: Mutant, *__: object) -> dict[str, Any]:
         if mutant is SURVIVING:
             raise KeyboardInterrupt
         return {"name": mutant.name, "outcome": "killed", "by": "before", "tests": 1, "seconds": 0.0}
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(program, "outcome", interrupted)
+        patched.setattr(program.Tester, "outcome", interrupted)
         run(project, patched, [KILLED, SURVIVING])
     capsys.readouterr()
     found = run(project, monkeypatch, [KILLED, SURVIVING])
@@ -111,12 +114,50 @@ def test_a_run_goes_on_where_it_was_interrupted(
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_a_mutant_without_end_is_stopped(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {"cpu": 0.5, "wall": 60.0}
-    forked = program.in_fork
-    monkeypatch.setattr(program, "in_fork", lambda work, root, **_: forked(work, root, **limits))
-    found = run(project, monkeypatch, [ENDLESS])[ENDLESS.name]
+@pytest.mark.parametrize("mutant", [ENDLESS, ENDLESS_LIMIT], ids=["function", "module"])
+def test_a_mutant_without_end_is_stopped(mutant: Mutant, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "LIMITS", (0.5, 0, 60.0, 0))
+    found = run(project, monkeypatch, [mutant])[mutant.name]
     assert found["outcome"] == "timeout" and 0.5 < found["seconds"] < 5
+
+
+def test_what_an_import_reaches_is_imported_anew(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constant and a default: functions that are changed after the import would not show them."""
+    limit = changed("LIMIT = 10", "LIMIT = 1 / 0", 4, 4)
+    default = changed("b: int)", "b: int = larger)", 7, 7)
+    found = run(project, monkeypatch, [limit, default])
+    assert found[limit.name]["by"] == "tests/test_sizes.py (import)"
+    assert found[default.name]["outcome"] == "killed" and "import" in found[default.name]["by"]
+
+
+CODES = """
+def f(x):
+    y = 3
+    return x + y, lambda: x
+class A:
+    z = 5
+    def g(self, a=1):
+        return a + 7
+h = lambda x: x + 9
+"""
+
+
+@pytest.mark.parametrize(
+    "old,new,functions",
+    [
+        ("y = 3", "y = 4", {"f", "f.<locals>.<lambda>"}),
+        ("lambda: x\n", "lambda: -x\n", {"f", "f.<locals>.<lambda>"}),
+        ("a + 7", "a + 7.0", {"A.g"}),
+        ("x + 9", "x - 9", {"<lambda>"}),
+        ("z = 5", "z = 6", None),
+        ("a=1", "a=True", None),
+        ("y = 3", "y = 3  # that is all", set()),
+    ],
+)
+def test_functions_that_differ(old: str, new: str, functions: set[str] | None) -> None:
+    codes = (compile(text, "f.py", "exec") for text in (CODES, CODES.replace(old, new)))
+    found = changed_functions(*codes)
+    assert (None if found is None else {name for name, _ in found}) == functions
 
 
 def test_tests_about_the_file_come_first_and_the_budget_ends_the_list() -> None:
@@ -159,6 +200,7 @@ def test_the_map_says_which_test_reaches_a_line(project: Path) -> None:
     names = [name.partition("::")[2] for name, _ in found["tests"]]
     assert names == ["test_larger", "test_smaller", "test_other"]
     assert found["lines"] == {"planted_room/sizes.py": {"8": [0, 1], "10": [0, 1]}}
+    assert set(found["imported"]["planted_room/sizes.py"]) >= {3, 4, 7, 13}
     (kept / "test_sizes.json").write_text(json.dumps({**found, "tests": []}))
     assert program.current_map("tests/test_sizes.py", project, [], kept)["tests"] == []  # kept
     (project / "planted_room/sizes.py").write_text(SOURCE + "# changed\n")
