@@ -12,8 +12,8 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -133,11 +133,10 @@ class Tester:
             self.collected.close()
 
 
-def score(entries: Iterable[dict[str, Any]], equivalent: dict[str, str]) -> tuple[int, int, int]:
-    """How many mutants a test noticed, how many count, and how many are equivalent."""
-    entries = list(entries)
-    counted = [e for e in entries if e["name"] not in equivalent]
-    return sum(e["outcome"] != "survived" for e in counted), len(counted), len(entries) - len(counted)
+def score(entries: Iterable[dict[str, Any]]) -> tuple[int, int]:
+    """How many mutants a test noticed, and how many count."""
+    outcomes = Counter(entry["outcome"] for entry in entries)
+    return outcomes["killed"] + outcomes["timeout"], outcomes.total() - outcomes["equivalent"]
 
 
 def run(
@@ -150,7 +149,7 @@ def run(
     package: str = "adversarial_lightning.",
 ) -> dict[str, Any]:
     """Test the mutants of the files of `rooms` that must be tested anew and return what results/mutants.json holds."""
-    path, excused = root / RESULTS, equivalents(root)
+    path, judged = root / RESULTS, equivalent(root)
     last = json.loads(path.read_text()) if path.exists() else {}
     kept = last.get("files", {}) if (last.get("seed"), last.get("number")) == (seed, number) else {}
     files = source_files(root, rooms)
@@ -158,19 +157,26 @@ def run(
     tester = Tester(root, loaded_maps(root, files, root / "build" / "mutants"), package)
     for file in (f for f in files if not only or f.startswith(tuple(only))):
         before, text = held["files"].get(file, {}), (root / file).read_text(encoding="utf-8")
-        same, tests = before.get("digest") == digest(root / file), tester.tests(file)
-        if same and before["done"] and before["tests"] == tests and not again:
-            continue
+        same, tests, reasons = before.get("digest") == digest(root / file), tester.tests(file), judged.get(file, {})
         old = {m["name"]: m for m in before["mutants"]} if same else {}
+        new = not same or before["tests"] != tests or again
+        if not new and before["done"] and all(m.get("reason") == reasons.get(name) for name, m in old.items()):
+            continue
         entry: dict[str, Any] = {"digest": digest(root / file), "tests": before["tests"] if same else tests}
         made = mutants(text, file, number, seed)
         for mutant in made:
-            known = old.get(mutant.name)
-            if not known or (known["outcome"] == "survived" and (again or before["tests"] != tests)):
-                old[mutant.name] = found = tester.outcome(mutant, file, text)
-                judged = " (equivalent)" if mutant.name in excused.get(file, {}) else ""
-                print(f"{found['outcome']:8} {found['seconds']:5.1f} s {file} {mutant.name}{judged}", flush=True)
-                write(path, held, file, {**entry, "done": False, "mutants": list(old.values())})
+            known = old.get(mutant.name, {"outcome": "equivalent"})
+            if mutant.name in reasons:
+                found = {"name": mutant.name, "outcome": "equivalent", "reason": reasons[mutant.name]}
+            elif known["outcome"] == "equivalent" or (known["outcome"] == "survived" and new):
+                found = tester.outcome(mutant, file, text)
+                print(f"{found['outcome']:8} {found['seconds']:5.1f} s {file} {mutant.name}", flush=True)
+            else:
+                continue
+            old[mutant.name] = found
+            write(path, held, file, {**entry, "done": False, "mutants": list(old.values())})
+        for name in reasons.keys() - {mutant.name for mutant in made}:
+            print(f"{EQUIVALENT} judges a mutant that is not tested (any more): {file}: {name}")
         entry["tests"], entry["mutants"] = tests, [old[m.name] for m in made]
         write(path, held, file, {**entry, "done": True})
     tester.close()
@@ -185,7 +191,8 @@ def write(path: Path, held: dict[str, Any], file: str, entry: dict[str, Any]) ->
     os.replace(part, path)
 
 
-def equivalents(root: Path) -> dict[str, dict[str, str]]:
+def equivalent(root: Path) -> dict[str, dict[str, str]]:
+    """The reasons why mutants are equivalent, by file and by name."""
     path = root / EQUIVALENT
     return (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
 
@@ -196,16 +203,13 @@ def main() -> int:
     parser.add_argument("--again", action="store_true")
     asked = parser.parse_args()
     preload()
-    began = time.monotonic()
-    held, excused = run(only=asked.paths, again=asked.again), equivalents(ROOT)
-    poor = []
-    for file, entry in held["files"].items():
-        noticed, counted, _ = score(entry["mutants"], excused.get(file, {}))
-        if noticed < IN_A_FILE * counted:
-            poor.append(f"{file} {noticed} of {counted}")
-    pairs = [score(entry["mutants"], excused.get(file, {})) for file, entry in held["files"].items()]
-    noticed, counted = sum(p[0] for p in pairs), sum(p[1] for p in pairs)
-    print(f"{noticed} of {counted} mutants noticed ({noticed / max(1, counted):.1%}), {time.monotonic() - began:.0f} s")
+    files = run(only=asked.paths, again=asked.again)["files"]
+    scores = {file: score(entry["mutants"]) for file, entry in files.items()}
+    noticed, counted = (sum(numbers) for numbers in zip(*scores.values(), strict=True))
+    poor = [f"{file}: {k} of {n}" for file, (k, n) in scores.items() if k < IN_A_FILE * n]
+    times = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{noticed} of {counted} mutants noticed ({noticed / max(1, counted):.1%})")
+    print(f"{(times.ru_utime + times.ru_stime) / 60:.0f} minutes of computing")
     print("".join(f"below {IN_A_FILE:.0%}: {line}\n" for line in poor), end="")
     return int(bool(poor) or noticed < IN_ALL * counted)
 

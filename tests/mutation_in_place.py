@@ -55,7 +55,7 @@ def changed_functions(before: CodeType, after: CodeType) -> Codes | None:
 def put_in_place(path: Path, before: str, after: str) -> bool:
     """Give the living functions of the file the code of the text `after`; False where that is not all it takes."""
     old, new = (compile(text, str(path), "exec", dont_inherit=True) for text in (before, after))
-    codes, done = changed_functions(old, new), 0
+    codes, done = changed_functions(old, new) or {}, 0
     for function in gc.get_objects() if codes else ():
         if type(function) is FunctionType and function.__code__.co_filename == str(path):
             code = function.__code__

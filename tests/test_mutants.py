@@ -78,8 +78,32 @@ def test_a_mutant_that_a_test_notices_is_killed_and_another_is_reported(
     assert found[KILLED.name]["outcome"] == "killed" and found[KILLED.name]["by"].endswith("::test_larger")
     assert found[SURVIVING.name]["outcome"] == "survived" and found[SURVIVING.name]["tests"] == 2
     assert "survived" in said and SURVIVING.name in said
-    assert program.score(found.values(), {}) == (1, 2, 0)
-    assert program.score(found.values(), {SURVIVING.name: "both are the larger one where they are equal"}) == (1, 1, 1)
+    assert program.score(found.values()) == (1, 2)
+
+
+def test_an_equivalent_mutant_does_not_count(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "both are the larger one where they are equal"
+    judged = project / program.EQUIVALENT
+    judged.write_text(json.dumps({"planted_room/sizes.py": {SURVIVING.name: reason, "gone": "before"}}))
+    found = run(project, monkeypatch, [KILLED, SURVIVING])
+    assert found[SURVIVING.name] == {"name": SURVIVING.name, "outcome": "equivalent", "reason": reason}
+    assert program.score(found.values()) == (1, 1) and "not tested (any more): planted_room" in capsys.readouterr().out
+    judged.unlink()  # a judgement that was taken back
+    assert run(project, monkeypatch, [KILLED, SURVIVING])[SURVIVING.name]["outcome"] == "survived"
+
+
+def test_the_recorded_outcomes_reach_the_limits() -> None:
+    recorded = json.loads((ROOT / program.RESULTS).read_text())["files"]
+    scores = {file: program.score(entry["mutants"]) for file, entry in recorded.items()}
+    assert [file for file, (noticed, counted) in scores.items() if noticed < program.IN_A_FILE * counted] == []
+    assert sum(k for k, _ in scores.values()) >= program.IN_ALL * sum(n for _, n in scores.values())
+    reasons = {
+        file: {m["name"]: m["reason"] for m in entry["mutants"] if m["outcome"] == "equivalent"}
+        for file, entry in recorded.items()
+    }
+    assert {file: names for file, names in reasons.items() if names} == program.equivalent(ROOT)
 
 
 def test_a_second_run_tests_what_has_changed(
