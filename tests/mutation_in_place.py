@@ -19,6 +19,7 @@ import pytest
 from mutation_runs import Ended, FirstFailure, in_fork, run_pytest
 
 Codes = dict[tuple[str, int], CodeType]  # by name and first line
+Functions = dict[tuple[str, str, int], list[FunctionType]]
 
 
 def _inner(code: CodeType) -> list[CodeType]:
@@ -52,18 +53,26 @@ def changed_functions(before: CodeType, after: CodeType) -> Codes | None:
     return None if differs else found
 
 
-def put_in_place(path: Path, before: str, after: str) -> bool:
+def living_functions(root: Path) -> Functions:
+    """The functions of the project by file, name and first line."""
+    found: Functions = {}
+    for function in gc.get_objects():
+        if type(function) is FunctionType and function.__code__.co_filename.startswith(str(root)):
+            code = function.__code__
+            found.setdefault((code.co_filename, code.co_qualname, code.co_firstlineno), []).append(function)
+    return found
+
+
+def put_in_place(path: Path, before: str, after: str, living: Functions) -> bool:
     """Give the living functions of the file the code of the text `after`; False where that is not all it takes."""
     old, new = (compile(text, str(path), "exec", dont_inherit=True) for text in (before, after))
-    codes, done = changed_functions(old, new) or {}, 0
-    for function in gc.get_objects() if codes else ():
-        if type(function) is FunctionType and function.__code__.co_filename == str(path):
-            code = function.__code__
-            if replacement := codes.get((code.co_qualname, code.co_firstlineno)):
-                if code.co_freevars != replacement.co_freevars:
-                    return False
-                function.__code__, done = replacement, done + 1
-    return done > 0
+    codes = changed_functions(old, new) or {}
+    pairs = [(f, code) for where, code in codes.items() for f in living.get((str(path), *where), [])]
+    if any(function.__code__.co_freevars != code.co_freevars for function, code in pairs):
+        return False
+    for function, code in pairs:
+        function.__code__ = code
+    return bool(pairs)
 
 
 class _Server(FirstFailure):
@@ -80,19 +89,20 @@ class _Server(FirstFailure):
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
         gc.collect()
-        gc.freeze()  # else collecting garbage copies the memory that forks share
+        living = living_functions(self.root)  # here and not in a fork: it would copy what it looks at
+        gc.freeze()  # so that collecting garbage does not look at it
         self.requests.send(len(items))
         while (asked := self.requests.recv()) is not None:
             path, before, after, names, cpu, wall = asked
-            work = partial(self.answer, items, Path(path), before, after, names)
+            work = partial(self.answer, items, living, Path(path), before, after, names)
             ended = in_fork(work, self.root, cpu, wall)
             self.requests.send((ended.value, ended.seconds, ended.timeout))
         return True
 
     def answer(
-        self, items: dict[str, pytest.Item], path: Path, before: str, after: str, names: list[str]
-    ) -> dict[str, Any] | None:
-        if not put_in_place(path, before, after):
+        self, items: dict[str, pytest.Item], living: Functions, path: Path, before: str, after: str, names: list[str]
+    ) -> dict[str, Any]:
+        if not put_in_place(path, before, after, living):
             return {"by": None, "run": 0}
         for name, following in zip(names, [*names[1:], None], strict=True):
             item, next_ = items[name], items[following] if following else None

@@ -10,7 +10,6 @@ import pytest
 from mutation_choice import Mutant
 from mutation_in_place import changed_functions
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCE = '''"""A module: 1 + 2."""
 
 __all__ = ["larger", "slow"[0:4]]
@@ -92,18 +91,6 @@ def test_an_equivalent_mutant_does_not_count(
     assert program.score(found.values()) == (1, 1) and "not tested (any more): planted_room" in capsys.readouterr().out
     judged.unlink()  # a judgement that was taken back
     assert run(project, monkeypatch, [KILLED, SURVIVING])[SURVIVING.name]["outcome"] == "survived"
-
-
-def test_the_recorded_outcomes_reach_the_limits() -> None:
-    recorded = json.loads((ROOT / program.RESULTS).read_text())["files"]
-    scores = {file: program.score(entry["mutants"]) for file, entry in recorded.items()}
-    assert [file for file, (noticed, counted) in scores.items() if noticed < program.IN_A_FILE * counted] == []
-    assert sum(k for k, _ in scores.values()) >= program.IN_ALL * sum(n for _, n in scores.values())
-    reasons = {
-        file: {m["name"]: m["reason"] for m in entry["mutants"] if m["outcome"] == "equivalent"}
-        for file, entry in recorded.items()
-    }
-    assert {file: names for file, names in reasons.items() if names} == program.equivalent(ROOT)
 
 
 def test_a_second_run_tests_what_has_changed(
@@ -190,14 +177,28 @@ def test_tests_about_the_file_come_first_and_the_budget_ends_the_list() -> None:
             "tests": [["quick", 0.1], ["near", 0.2], ["long", 9.0], ["elsewhere", 0.1]],
             "lines": {"f.py": {"3": [0, 1, 2], "4": [1], "9": [3]}, "g.py": {str(n): [0] for n in range(50)}},
             "total": {0: 51, 1: 2, 2: 1, 3: 1},
-        }
+            "text": "",
+        },
+        "tests/test_b.py": {
+            "tests": [["other", 0.1], ["t[Thing]", 0.1]],
+            "lines": {},
+            "total": {},
+            "text": "def f(): assert Thing(1)",
+        },
     }
-    mutant = Mutant("", "", ((3, 3), (2, 4)))
+    mutant = Mutant("module: ", "", ((3, 3), (2, 4)))
     assert program.tests_of(mutant, "f.py", maps) == ["near", "quick", "long"]
     assert program.tests_of(mutant, "f.py", maps, budget=1.0) == ["near", "quick"]
-    assert program.tests_of(Mutant("", "", ((7, 7), (6, 10))), "f.py", maps) == ["elsewhere"]
-    assert set(program.tests_of(Mutant("", "", ((1, 1),)), "f.py", maps)) == {"quick", "near", "long", "elsewhere"}
+    assert program.tests_of(Mutant("module: ", "", ((7, 7), (6, 10))), "f.py", maps) == ["elsewhere"]
+    assert set(program.tests_of(Mutant("module: ", "", ((1, 1),)), "f.py", maps)) == {
+        "quick",
+        "near",
+        "long",
+        "elsewhere",
+    }
     assert program.tests_of(mutant, "h.py", maps) == []
+    default = Mutant("Thing.__init__: a=1 -> a=2", "", ((1, 1), (9, 9)))
+    assert program.tests_of(default, "f.py", maps) == ["elsewhere", "t[Thing]", "other"]
 
 
 def test_mutants_are_the_same_again_and_spare_texts() -> None:
