@@ -112,7 +112,7 @@ class Tester:
         names = re.findall(r"^(?:class|def) (\w+)", (self.root / file).read_text(encoding="utf-8"), re.M)
         named = re.compile(rf"\b({'|'.join(names) or 'a^'})\b")
         about = [f for f, m in sorted(self.maps.items()) if file in m["lines"] or named.search(m["text"])]
-        return key([(f, self.maps[f]["files"].get(f)) for f in about])[:16]
+        return key([(f, self.maps[f]["files"].get(f), len(self.maps[f]["tests"])) for f in about])[:16]
 
     def outcome(self, mutant: Mutant, file: str, text: str) -> dict[str, Any]:
         """Whether a test notices the mutant: `outcome` killed (and by which), timeout or survived."""
