@@ -9,7 +9,6 @@ python tests/mutants.py --again [PATH ...] as well those that no test noticed, w
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -24,80 +23,20 @@ from typing import Any
 import yaml
 from mutation_choice import Mutant, key, mutants
 from mutation_in_place import Collected
-from mutation_runs import Ended, in_fork, notice, preload, record
+from mutation_map import Map, digest, loaded_maps, tests_of
+from mutation_runs import Ended, in_fork, notice, preload
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ["lightning_modules", "attacks", "defenses", "detectors", "evaluation/outcomes"]
 ROOMS += ["evaluation/campaign/sample_status.py", "evaluation/audit"]
 RESULTS, EQUIVALENT = "results/mutants.json", "tests/equivalent_mutants.yaml"
-BUDGET = 12.0  # CPU seconds of tests, as they take them with the unchanged file, for a mutant
 LIMITS = (20.0, 4, 300.0, 40)  # CPU seconds, and times those of the tests; the same of the time that passes
 IN_ALL, IN_A_FILE = 0.9, 0.75  # the share of mutants that a test must notice
-Map = dict[str, Any]
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def source_files(root: Path, rooms: Iterable[str] = ROOMS) -> list[str]:
     paths = (p for room in rooms for p in ([root / room] if room.endswith(".py") else sorted((root / room).rglob("*"))))
     return [str(p.relative_to(root)) for p in paths if p.suffix == ".py"]
-
-
-def current_map(test_file: str, root: Path, files: Sequence[str], kept: Path) -> Map:
-    """Which line each test of a file reaches, from `kept` where neither the tests nor what they reach has changed."""
-    path = kept / f"{Path(test_file).stem}.json"
-    if path.exists():
-        known: Map = json.loads(path.read_text())
-        now = {f: digest(root / f) if (root / f).exists() else "" for f in known["files"]}
-        if now == known["files"]:
-            return known
-    ended = in_fork(partial(record, test_file, root, files), root, cpu=1800, wall=7200)
-    if ended.value is None:
-        raise SystemExit(f"error: the tests of {test_file} did not end; run them with pytest")
-    found: Map = ended.value
-    print(f"mapped {test_file}: {len(found['tests'])} tests, {ended.seconds:.0f} s", flush=True)
-    found["files"] = {f: digest(root / f) for f in (test_file, *found["lines"])}
-    kept.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found))
-    return found
-
-
-def tests_of(mutant: Mutant, file: str, maps: dict[str, Map], budget: float = BUDGET) -> list[str]:
-    """The tests that reach the mutant, as many as the budget holds: quick ones that are about this file first."""
-    reached: dict[str, tuple[float, float]] = {}  # what is the smaller, the sooner a test runs; and its seconds
-    for scope in (*mutant.scopes, (1, sys.maxsize)):
-        for known in maps.values():
-            lines = known["lines"].get(file, {})
-            inside = Counter(t for tests in lines.values() for t in tests)
-            for t in {t for line, tests in lines.items() if scope[0] <= int(line) <= scope[1] for t in tests}:
-                name, seconds = known["tests"][t]
-                reached[name] = ((seconds + 0.02) * known["total"][t] / inside[t], seconds)
-        if reached:
-            break
-    if not reached or scope is not mutant.scopes[0]:
-        # A default or a constant, which no test reaches: one that names the class or the function may look at it.
-        for name in set(mutant.name.partition(":")[0].split(".")) - {"module", "__init__"}:
-            for known in (known for known in maps.values() if re.search(rf"\b{name}\b", known["text"])):
-                for test, seconds in known["tests"]:
-                    reached.setdefault(test, ((seconds + 0.02) * (1 if f"[{name}" in test else 50), seconds))
-    chosen, spent = list[str](), 0.0
-    for name, (_, seconds) in sorted(reached.items(), key=lambda item: item[1]):
-        if not chosen or spent + seconds <= budget:
-            chosen.append(name)
-            spent += seconds
-    return chosen
-
-
-def loaded_maps(root: Path, files: Sequence[str], kept: Path) -> dict[str, Map]:
-    test_files = sorted(str(p.relative_to(root)) for p in (root / "tests").glob("test_*.py"))
-    maps = {f: current_map(f, root, files, kept) for f in test_files}
-    for file, known in maps.items():
-        known["text"] = (root / file).read_text(encoding="utf-8")
-        known["seconds"] = dict(known["tests"])
-        known["total"] = Counter(t for lines in known["lines"].values() for tests in lines.values() for t in tests)
-    return maps
 
 
 class Tester:
@@ -194,7 +133,7 @@ def run(
 
 
 def write(path: Path, held: dict[str, Any], file: str, entry: dict[str, Any]) -> None:
-    held["files"][file] = entry
+    held["files"] = dict(sorted({**held["files"], file: entry}.items()))
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import mutation_runs
 import pytest
 from mutation_choice import Mutant
 from mutation_in_place import changed_functions
+from mutation_map import current_map, digest, tests_of
 
 SOURCE = '''"""A module: 1 + 2."""
 
@@ -56,7 +57,7 @@ ENDLESS = changed("    if a < 0", "    while a < 5: a -= 1\n    if a < -9", 8, 8
 def run(root: Path, monkeypatch: pytest.MonkeyPatch, made: list[Mutant], **options: Any) -> dict[str, Any]:
     """A run with these mutants and a map in which the tests reach `larger`, a map that needs no other library."""
     seconds = {"tests/test_sizes.py::test_larger": 0.01, "tests/test_sizes.py::test_smaller": 0.02}
-    files = {f: program.digest(root / f) for f in ("tests/test_sizes.py", "planted_room/sizes.py")}
+    files = {f: digest(root / f) for f in ("tests/test_sizes.py", "planted_room/sizes.py")}
     reached = {"planted_room/sizes.py": {"8": [0, 1], "10": [0, 1]}}
     known = {"tests": [list(s) for s in seconds.items()], "lines": reached, "files": files}
     known["imported"] = {"planted_room/sizes.py": [4, 7, 13]}
@@ -187,18 +188,18 @@ def test_tests_about_the_file_come_first_and_the_budget_ends_the_list() -> None:
         },
     }
     mutant = Mutant("module: ", "", ((3, 3), (2, 4)))
-    assert program.tests_of(mutant, "f.py", maps) == ["near", "quick", "long"]
-    assert program.tests_of(mutant, "f.py", maps, budget=1.0) == ["near", "quick"]
-    assert program.tests_of(Mutant("module: ", "", ((7, 7), (6, 10))), "f.py", maps) == ["elsewhere"]
-    assert set(program.tests_of(Mutant("module: ", "", ((1, 1),)), "f.py", maps)) == {
+    assert tests_of(mutant, "f.py", maps) == ["near", "quick", "long"]
+    assert tests_of(mutant, "f.py", maps, budget=1.0) == ["near", "quick"]
+    assert tests_of(Mutant("module: ", "", ((7, 7), (6, 10))), "f.py", maps) == ["elsewhere"]
+    assert set(tests_of(Mutant("module: ", "", ((1, 1),)), "f.py", maps)) == {
         "quick",
         "near",
         "long",
         "elsewhere",
     }
-    assert program.tests_of(mutant, "h.py", maps) == []
+    assert tests_of(mutant, "h.py", maps) == []
     default = Mutant("Thing.__init__: a=1 -> a=2", "", ((1, 1), (9, 9)))
-    assert program.tests_of(default, "f.py", maps) == ["elsewhere", "t[Thing]", "other"]
+    assert tests_of(default, "f.py", maps) == ["elsewhere", "t[Thing]", "other"]
 
 
 def test_mutants_are_the_same_again_and_spare_texts() -> None:
@@ -221,16 +222,16 @@ def test_the_map_says_which_test_reaches_a_line(project: Path) -> None:
     failing = TESTS + "def test_failing(): assert larger(2, 1) == 1\ndef test_other(): pass\n"
     (project / "tests/test_sizes.py").write_text(failing)
     kept = project / "build/mutants"
-    found = program.current_map("tests/test_sizes.py", project, ["planted_room/sizes.py"], kept)
+    found = current_map("tests/test_sizes.py", project, ["planted_room/sizes.py"], kept)
     names = [name.partition("::")[2] for name, _ in found["tests"]]
     assert names == ["test_larger", "test_smaller", "test_other"]
     assert found["lines"] == {"planted_room/sizes.py": {"8": [0, 1], "10": [0, 1]}}
     assert set(found["imported"]["planted_room/sizes.py"]) >= {3, 4, 7, 13}
     (kept / "test_sizes.json").write_text(json.dumps({**found, "tests": []}))
-    assert program.current_map("tests/test_sizes.py", project, [], kept)["tests"] == []  # kept
+    assert current_map("tests/test_sizes.py", project, [], kept)["tests"] == []  # kept
     (project / "planted_room/sizes.py").write_text(SOURCE + "# changed\n")
-    assert program.current_map("tests/test_sizes.py", project, ["planted_room/sizes.py"], kept) == {
+    assert current_map("tests/test_sizes.py", project, ["planted_room/sizes.py"], kept) == {
         **found,
         "tests": [[name, pytest.approx(seconds, abs=1)] for name, seconds in found["tests"]],
-        "files": {f: program.digest(project / f) for f in found["files"]},
+        "files": {f: digest(project / f) for f in found["files"]},
     }
