@@ -70,7 +70,7 @@ def loaded_maps(root: Path, files: Sequence[str], kept: Path) -> dict[str, Map]:
     test_files = sorted(str(p.relative_to(root)) for p in (root / "tests").glob("test_*.py"))
     maps = {f: current_map(f, root, files, kept) for f in test_files}
     for file, known in maps.items():
-        known["text"] = (root / file).read_text(encoding="utf-8")
+        known["text"] = "\n".join([(root / file).read_text(encoding="utf-8"), *(name for name, _ in known["tests"])])
         known["seconds"] = dict(known["tests"])
         known["total"] = Counter(t for lines in known["lines"].values() for tests in lines.values() for t in tests)
     return maps

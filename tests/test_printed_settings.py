@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from adversarial_lightning.attacks import CW, DDN, PGD, Square
-from adversarial_lightning.defenses import RIDE
-from adversarial_lightning.detectors import LID
+from adversarial_lightning.defenses import RIDE, TVBregman, TVChambolle, Voting
+from adversarial_lightning.detectors import LID, ReconstructionError
 from adversarial_lightning.lightning_modules import (
     ATENT,
     RSE,
@@ -19,13 +19,16 @@ from adversarial_lightning.lightning_modules import (
     VAT,
     AdversarialTraining,
     AdversaryCritic,
+    Cosine,
     DenoisingAutoencoder,
     ERClassifier,
     Exponential,
     MarginMaximization,
+    OneCycle,
     Standard,
+    Steps,
 )
-from adversarial_lightning.lightning_modules.critic_settings import AttackSettings, CriticSettings
+from adversarial_lightning.lightning_modules.critic_settings import AttackSettings, CriticSettings, Pretraining
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -115,6 +118,14 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     MarginMaximization: {"penalty": 0.1, "q": 2},
     DenoisingAutoencoder: {"sigma2": 0.15},
     Exponential: {"times": 100, "gamma": 0.95},
+    OneCycle: {"warmup": 0.3, "initial": 1 / 25, "final": 1 / 25 / 1e4},  # torch's div_factor and final_div_factor
+    Steps: {"gamma": 0.1},
+    Cosine: {"final": 0.0},
+    Pretraining: {"epochs": 1},
+    TVBregman: {"weight": 10.0, "steps": 100},
+    TVChambolle: {"weight": 0.25, "steps": 200},
+    Voting: {"votes": 10},
+    ReconstructionError: {"p": 1},
     AdversaryCritic: {"critic_weight": 0.5, "cycle_weight": 1e-2},
     CriticSettings: {"steps": 1, "gradient_penalty_weight": 10.0, "gradient_norm": 1.0},
     AttackSettings: {"steps": 5, "confidence": "running_mean", "target": "closest"},
