@@ -3,12 +3,17 @@
 import dataclasses
 import importlib
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
 
+from adversarial_lightning import attacks
+from adversarial_lightning.attacks import PGD, Attack
+from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.defenses import JPEG, TVBregman, TVChambolle, Voting
 from adversarial_lightning.evaluation.outcomes.outcome import Passes
 from adversarial_lightning.evaluation.outcomes.types import RunCost
@@ -109,3 +114,61 @@ SMALLEST: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("name", SMALLEST)
 def test_the_smallest_settings_that_make_sense_are_taken(name: str) -> None:
     assert SMALLEST[name]()
+
+
+# The smallest value of a setting; the next smaller one is refused. Attacks without a default get a part that is theirs.
+LIMITS: dict[str, float] = {
+    **{name: 1 for name in ("steps", "eot_samples", "restarts", "search_steps", "candidates", "starts", "probes")},
+    **{
+        name: 1
+        for name in ("particles", "pixels", "generations", "deepfool_steps", "n", "n_targets", "lambda_", "votes")
+    },
+    **{name: 0 for name in ("eps", "overshoot", "kappa", "std", "beta", "detector_weight", "noise_scale", "start_std")},
+    **{name: 0 for name in ("finetune", "runners_up", "spread", "momentum", "kernel_weight", "reconstruction_weight")},
+    "population": 5,
+    "density": 0,
+}
+OTHER_LIMITS = {("FAB", "search_steps"): 0, ("FAB", "beta"): None, ("BPDA", "steps"): 0}
+PARTS: dict[str, dict[str, Any]] = {
+    "Restarts": {"attack": PGD()},
+    "Targeted": {"attack": PGD(targeted=True)},
+    "LogitEOT": {"attack": PGD()},
+    "Joint": {"attacks": [PGD()]},
+    "BPDA": {"attack": PGD(), "backward": "chain"},
+}
+LIMITED = [
+    (name, field.name, OTHER_LIMITS.get((name, field.name), LIMITS[field.name]))
+    for name, cls in sorted((cls.__name__, cls) for cls in catalogue(attacks) if dataclasses.is_dataclass(cls))
+    if issubclass(cls, Attack) and not name.startswith("Reference")
+    for field in dataclasses.fields(cls)
+    if field.name in LIMITS and (name in PARTS or field.default is not dataclasses.MISSING)
+]
+
+
+@pytest.mark.parametrize("name,field,limit", LIMITED, ids=[f"{name}-{field}" for name, field, _ in LIMITED])
+def test_a_setting_of_an_attack_has_its_limit(name: str, field: str, limit: float | None) -> None:
+    if limit is not None:
+        assert getattr(CLASSES[name](**PARTS.get(name, {}), **{field: limit}), field) == limit
+        with pytest.raises(ValueError, match=field):
+            CLASSES[name](**PARTS.get(name, {}), **{field: limit - (1 if limit else 1e-9)})
+
+
+OPEN = [  # settings that lie strictly between two values
+    *(("Boundary", "sphere_step", 0, 1), ("Boundary", "source_step", 0, 1), ("CWLinf", "decrease", 0, 1)),
+    *(("DDN", "gamma", 0, 1), ("FMN", "gamma", 0, 1), ("FMN", "gamma_final", 0, 1), ("FAB", "alpha_max", 0, 1)),
+    *(("FAB", "beta", 0, 1), ("HighConfidence", "confidence", 0, 1), ("OnePixel", "differential", 0, 2)),
+    *(("RayS", "tolerance", 0, 1), ("CW", "step_size", 0, math.inf), ("CW", "const", 0, math.inf)),
+    *(("CWLinf", "step_size", 0, math.inf), ("DDN", "step_size", 0, math.inf), ("DDN", "init_norm", 0, math.inf)),
+    *(("EAD", "step_size", 0, math.inf), ("FMN", "step_size", 0, math.inf), ("HopSkipJump", "gamma", 0, math.inf)),
+    *(("DeepFool", "max_step", 0, math.inf), ("HighConfidence", "max_step", 0, math.inf)),
+    ("Langevin", "step_size", 0, math.inf),
+]
+
+
+@pytest.mark.parametrize("name,field,low,high", OPEN, ids=[f"{name}-{field}" for name, field, *_ in OPEN])
+def test_a_setting_of_an_attack_lies_between(name: str, field: str, low: float, high: float) -> None:
+    for value in (low + 1e-6, min(high, 1e6) - 1e-6):
+        assert getattr(CLASSES[name](**{field: value}), field) == value
+    for value in (low, high):
+        with pytest.raises(ValueError, match=field):
+            CLASSES[name](**{field: value})

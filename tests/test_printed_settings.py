@@ -1,5 +1,6 @@
 """Settings that the papers print, against the configurations: a value that drifts would reproduce something else."""
 
+from dataclasses import fields, is_dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,45 @@ import pytest
 import torch
 import yaml
 
-from adversarial_lightning.attacks import CW, DDN, PGD, Square
+from adversarial_lightning import attacks
+from adversarial_lightning.attacks import (
+    APGD,
+    BPDA,
+    CW,
+    DAA,
+    DDN,
+    EAD,
+    FAB,
+    FGSM,
+    FMN,
+    JSMA,
+    PDGD,
+    PDPGD,
+    PGD,
+    AutoAttack,
+    Boundary,
+    CWLinf,
+    DeepFool,
+    DetectorAwareAPGD,
+    DetectorAwarePGD,
+    FeatureAdversary,
+    GaussianNoise,
+    HighConfidence,
+    HopSkipJump,
+    Joint,
+    Langevin,
+    LogitEOT,
+    OnePixel,
+    RayS,
+    ReconstructionPGD,
+    Restarts,
+    SaltAndPepper,
+    SaltAndPepperSearch,
+    SparseFool,
+    Square,
+    Targeted,
+)
+from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.defenses import RIDE, TVBregman, TVChambolle, Voting
 from adversarial_lightning.detectors import LID, ReconstructionError
 from adversarial_lightning.lightning_modules import (
@@ -131,9 +170,6 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     AttackSettings: {"steps": 5, "confidence": "running_mean", "target": "closest"},
     ERClassifier: {"regularization": 5e-4, "clip": 0.01, "n_critic": 1, "prior": "gaussian"},
     RIDE: {"steps": 2000, "stages": 5, "learning_rate": 1e-4, "weight_decay": 1e-4, "mask_ratio": 0.9},
-    CW: {"steps": 1000, "search_steps": 9},
-    DDN: {"init_norm": 1.0, "gamma": 0.05},
-    Square: {"queries": 5000},
     LID: {"k": 20, "references": 100},
 }
 
@@ -161,6 +197,62 @@ OPTIMIZERS: dict[type, dict[str, tuple[type, dict[str, Any]]]] = {
     },
 }
 
+# As printed, or, where the paper is silent, as in its authors' code; radii, and steps of our own attacks, are what
+# suites count on. All attacks aim away from the label and look once at each point.
+ATTACKS: dict[Any, dict[str, Any]] = {
+    APGD: {"eps": 0.3, "steps": 100, "loss": "ce", "random_start": True, "multi_eps": False, "rho": 0.75},
+    AutoAttack: {"version": "standard", "norm": "linf", "eps": 0.3},
+    BPDA: {"backward": "identity", "steps": None, "network": None},
+    Boundary: {"queries": 5625, "sphere_step": 0.3, "source_step": 0.05, "start": "varied", "starts": 100, "votes": 1},
+    CW: {"steps": 1000, "search_steps": 9, "step_size": 0.01, "const": 1e-3, "kappa": 0.0, "abort_early": True},
+    CWLinf: {"steps": 1000, "step_size": 5e-3, "const": 1e-5, "max_const": 20.0, "decrease": 0.9, "min_tau": 1 / 256},
+    DAA: {"eps": 0.3, "steps": 200, "step_size": None, "particles": 10, "kernel_weight": 1.1},
+    DDN: {"steps": 1000, "step_size": 1.0, "init_norm": 1.0, "gamma": 0.05, "levels": None},
+    DeepFool: {"norm": "l2", "steps": 50, "overshoot": 0.02, "max_step": None, "box": True, "candidates": 10},
+    DetectorAwareAPGD: {"eps": 8 / 255, "steps": 100, "detector_weight": 0.1, "kappa": 0.05, "random_start": True},
+    DetectorAwarePGD: {"eps": 8 / 255, "steps": 200, "step_size": None, "detector_weight": 1.0, "kappa": 0.05},
+    EAD: {
+        "rule": "en",
+        "beta": 1e-3,
+        "steps": 1000,
+        "search_steps": 9,
+        "step_size": 0.01,
+        "const": 1e-3,
+        "fista": True,
+    },
+    FAB: {"steps": 100, "alpha_max": 0.1, "eta": 1.05, "beta": 0.9, "restarts": 1, "search_steps": 3},
+    FGSM: {"norm": "linf", "eps": 0.3, "loss": "ce"},
+    FMN: {"norm": "l2", "steps": 1000, "step_size": None, "gamma": 0.05, "gamma_final": 0.001},
+    FeatureAdversary: {"eps": 10 / 255, "steps": 100, "step_size": None, "random_start": True},
+    GaussianNoise: {"std": 0.1},
+    HighConfidence: {"confidence": None, "steps": 500, "max_step": 0.1, "overshoot": 0.02, "candidates": 10},
+    HopSkipJump: {"queries": 10_000, "probes": 100, "gamma": 1.0, "start": "varied", "starts": 100, "votes": 1},
+    JSMA: {"theta": 1.0, "direction": "up", "gamma": 0.145, "candidates": 10},
+    Joint: {"restarts": 10, "n_targets": 9, "theta": None},
+    Langevin: {"eps": 0.3, "steps": 20, "step_size": 0.03, "pull": 0.0, "coupled": False, "noise_scale": 1e-3},
+    LogitEOT: {"eot_samples": 20},
+    OnePixel: {"pixels": 1, "population": 400, "generations": 100, "differential": 0.5},
+    PDGD: {"norm": "l2", "steps": 500, "step_size": 0.3, "restarts": 1, "finetune": 0, "runners_up": 0, "spread": 0.5},
+    PDPGD: {"norm": "linf", "steps": 500, "step_size": 1.0, "restarts": 1, "finetune": 0, "dual_step": 0.1},
+    PGD: {"eps": 0.3, "steps": 40, "step_size": None, "random_start": True, "momentum": 0.0, "start_std": None},
+    RayS: {"queries": 10_000, "tolerance": 1e-4, "votes": 1},
+    ReconstructionPGD: {
+        "eps": 0.3,
+        "steps": 1000,
+        "step_size": 0.01,
+        "random_start": True,
+        "one_pass": True,
+        "bpda": True,
+    },
+    Restarts: {"n": 5},
+    SaltAndPepper: {"density": 0.25},
+    SaltAndPepperSearch: {"queries": 1000, "steps": 50, "votes": 1},
+    SparseFool: {"steps": 20, "overshoot": 0.02, "lambda_": 3.0, "deepfool_steps": 50, "candidates": 10},
+    Square: {"eps": 0.3, "queries": 5000, "p_init": 0.8, "rescale_schedule": True, "loss": "margin"},
+    Targeted: {"n_targets": 9},
+}
+NO_SETTINGS = {"CheckpointSurrogate", "GrayBox", "Sweep", "Transfer", "Within", "WorstOf"}
+
 
 def at(tree: Any, path: str) -> Any:
     """The value at a dotted `path`; whole numbers are positions."""
@@ -187,3 +279,15 @@ def test_default_optimizers_are_the_papers(method: type) -> None:
     expected = {name: (kind, {**settings, "weight_decay": 0}) for name, (kind, settings) in OPTIMIZERS[method].items()}
     settings = {name: {n: made[name].defaults[n] for n in expected[name][1]} for name in made}
     assert {name: (type(made[name]), settings[name]) for name in made} == expected
+
+
+@pytest.mark.parametrize("kind", ATTACKS, ids=lambda kind: kind.__name__)
+def test_defaults_of_attacks(kind: Any) -> None:
+    defaults = {field.name: field.default for field in fields(kind)}
+    expected = {**{n: v for n, v in {"targeted": False, "eot_samples": 1}.items() if n in defaults}, **ATTACKS[kind]}
+    assert {name: defaults[name] for name in expected} == expected
+
+
+def test_every_attack_has_its_defaults_in_the_table() -> None:
+    known = {kind.__name__ for kind in catalogue(attacks) if is_dataclass(kind)}
+    assert known - NO_SETTINGS == {kind.__name__ for kind in ATTACKS}
