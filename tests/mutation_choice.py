@@ -31,12 +31,13 @@ class Mutant:
     """One change of a file: its `name` (where: what -> what), its text, and the lines that a test must reach.
 
     `scopes` are ranges of lines from narrow to wide: the statement, its function, its class; a test of the first that
-    any test reaches is a test of the mutant.
+    any test reaches is a test of the mutant. `names` are those of its class and function, or of the constant.
     """
 
     name: str
     source: str
     scopes: tuple[Place, ...]
+    names: tuple[str, ...] = ()
 
 
 def key(*parts: object) -> str:
@@ -154,7 +155,10 @@ def mutants(source: str, path: str, number: int = 8, seed: int = 0) -> list[Muta
             continue
         name = f"{function or 'module'}: {_changed(source, text)}"
         name += f" #{sum(n.startswith(name) for n in found) + 1}" if name in found else ""
-        found[name] = Mutant(name, text, _scopes(tree, line)[1])
+        stored = (n for top in tree.body if _first(top) <= line <= _last(top) for n in ast.walk(top))
+        constants = [n.id for n in stored if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        names = [n for n in function.split(".") if n != "__init__"] if function else constants
+        found[name] = Mutant(name, text, _scopes(tree, line)[1], tuple(names))
         if len(found) == number:
             break
     return list(found.values())

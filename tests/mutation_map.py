@@ -53,8 +53,8 @@ def tests_of(mutant: Mutant, file: str, maps: dict[str, Map], budget: float = BU
         if reached:
             break
     if not reached or scope is not mutant.scopes[0]:
-        # A default or a constant, which no test reaches: one that names the class or the function may look at it.
-        for name in set(mutant.name.partition(":")[0].split(".")) - {"module", "__init__"}:
+        # A default or a constant, which no test reaches: one that names it or its class may look at it.
+        for name in mutant.names:
             for known in (known for known in maps.values() if re.search(rf"\b{name}\b", known["text"])):
                 for test, seconds in known["tests"]:
                     reached.setdefault(test, ((seconds + 0.02) * (1 if f"[{name}" in test else 50), seconds))

@@ -187,18 +187,18 @@ def test_tests_about_the_file_come_first_and_the_budget_ends_the_list() -> None:
             "text": "def f(): assert Thing(1)",
         },
     }
-    mutant = Mutant("module: ", "", ((3, 3), (2, 4)))
+    mutant = Mutant("", "", ((3, 3), (2, 4)))
     assert tests_of(mutant, "f.py", maps) == ["near", "quick", "long"]
     assert tests_of(mutant, "f.py", maps, budget=1.0) == ["near", "quick"]
-    assert tests_of(Mutant("module: ", "", ((7, 7), (6, 10))), "f.py", maps) == ["elsewhere"]
-    assert set(tests_of(Mutant("module: ", "", ((1, 1),)), "f.py", maps)) == {
+    assert tests_of(Mutant("", "", ((7, 7), (6, 10))), "f.py", maps) == ["elsewhere"]
+    assert set(tests_of(Mutant("", "", ((1, 1),)), "f.py", maps)) == {
         "quick",
         "near",
         "long",
         "elsewhere",
     }
     assert tests_of(mutant, "h.py", maps) == []
-    default = Mutant("Thing.__init__: a=1 -> a=2", "", ((1, 1), (9, 9)))
+    default = Mutant("", "", ((1, 1), (9, 9)), ("Thing",))
     assert tests_of(default, "f.py", maps) == ["elsewhere", "t[Thing]", "other"]
 
 
@@ -209,6 +209,8 @@ def test_mutants_are_the_same_again_and_spare_texts() -> None:
     made = mutants(SOURCE, "sizes.py", number=6)
     assert made == mutants(SOURCE, "sizes.py", number=6) != mutants(SOURCE, "sizes.py", number=6, seed=1)
     assert [m.name.partition(":")[0] for m in made[:3]].count("larger") == 1  # functions take turns
+    names = {m.name.partition(":")[0]: m.names for m in mutants(SOURCE, "sizes.py", number=99)}
+    assert names == {"larger": ("larger",), "unseen": ("unseen",), "module": ("LIMIT",)}
     everything = {m.name for m in mutants(SOURCE, "sizes.py", number=99)}
     assert "module: LIMIT = 10 -> LIMIT = 11" in everything or "module: LIMIT = 10 -> LIMIT = 9" in everything
     assert not [name for name in everything if "__all__" in name or "A module" in name or "negative" in name]

@@ -1,7 +1,9 @@
 """Settings that the papers print, against the configurations: a value that drifts would reproduce something else."""
 
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from inspect import signature
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +293,30 @@ def test_defaults_of_attacks(kind: Any) -> None:
 def test_every_attack_has_its_defaults_in_the_table() -> None:
     known = {kind.__name__ for kind in catalogue(attacks) if is_dataclass(kind)}
     assert known - NO_SETTINGS == {kind.__name__ for kind in ATTACKS}
+
+
+# Constants of papers and of their authors' code, and of reports that are compared with each other.
+CONSTANTS: dict[str, dict[str, Any]] = {
+    "attacks.apgd": {"FIRST_CHECKPOINT": 0.22, "FIRST_CHECKPOINT_L1": 0.04, "PERIOD_DECREASE": 0.03},
+    "attacks.fab": {"START_RADIUS": {"linf": 0.3, "l2": 1.0, "l1": 5.0}},
+    "attacks.square": {"HALVINGS": (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)},
+    "attacks.step_size_search": {"GRID": (0.01, 0.05, 0.1, 0.5, 1.0)},
+    "attacks.pdpgd": {"FLOOR": log(1e-6)},
+    "attacks.core.best_adversarial": {"VOTES": 10},
+    "detectors.fitting": {"SHARE": 0.2},
+    "detectors.lid": {"CAP": 1000.0},
+    "evaluation.outcomes.detection": {"LEVELS": (0.0, 0.01, 0.05, 0.1)},
+    "evaluation.outcomes.imported_proof": {"ROUNDING": 0.001, "ORDER": 0.05},
+    "evaluation.campaign.sample_status": {"MOST_DRAWS": 62},
+    "lightning_modules.trades": {"KL_PGD": PGD(loss="kl", eps=0.3, steps=40, step_size=0.01, start_std=0.001)},
+}
+
+
+@pytest.mark.parametrize("module", CONSTANTS)
+def test_constants_are_the_papers(module: str) -> None:
+    found = vars(import_module(f"adversarial_lightning.{module}"))
+    assert {name: found[name] for name in CONSTANTS[module]} == CONSTANTS[module]
+
+
+def test_draws_of_the_randomised_auto_attack() -> None:
+    assert (AutoAttack(version="rand").eot_samples, AutoAttack().eot_samples) == (20, 1)
