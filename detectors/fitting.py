@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import Attack, Noise, noise_for, threat
-from adversarial_lightning.attacks.core.norms import distance
+from adversarial_lightning.attacks.core.norms import displacement, distance, outside_ball
 from adversarial_lightning.checkpoints.spec import describe
 from adversarial_lightning.detectors.base import Detector
 from adversarial_lightning.detectors.fitted import FittedDetector
@@ -104,8 +104,8 @@ def versions_of(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
     """Clean, noisy and adversarial images; mask of those found; sample numbers; standard deviation of the noise.
 
-    A minimum-norm attack has found an image where it changed it and, where it has a radius, stayed inside the ball.
-    The length of the noise is that of the images found.
+    A minimum-norm attack has found an image where it changed it and, where it has a radius, stayed inside the ball
+    (`outside_ball`). The length of the noise is that of the images found.
     """
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     clean, adversarial, numbers = [], [], []
@@ -120,7 +120,8 @@ def versions_of(
     found = torch.ones_like(index, dtype=torch.bool)
     if attack.kind == "minimum-norm":
         found = (z != x).flatten(1).any(1)
-        found &= distance(str(norm), z - x) <= (torch.inf if eps is None else eps)
+        if eps is not None:
+            found &= ~outside_ball(distance(str(norm), displacement(z, x)), eps, attack.kind).to(found.device)
     noise = Noise.keyed(seed, index).fork("noisy")
     _, std = noisy_copies(x[found], z[found], noise[found], norm)
     copies = noisy_copies(x, z, noise, norm)[0] if norm == "l0" else (x + std * noise.normal(x)).clamp(0, 1)

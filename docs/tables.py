@@ -30,11 +30,13 @@ from adversarial_lightning import (
 from adversarial_lightning.attacks import Attack
 from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.evaluation.outcomes.statistics import wilson
-from adversarial_lightning.evaluation.report.comparison import read_results
-from adversarial_lightning.evaluation.report.formatting import interval, percent, table, threat
+from adversarial_lightning.evaluation.report.after_audit import share, share_words, worthless
+from adversarial_lightning.evaluation.report.formatting import interval, percent, table, threat, where
+from adversarial_lightning.evaluation.report.stored_results import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiments"
+FAILED = "✗ audit failed"
 UNDEFENDED = ("standard", "cnn")  # rows of results/ that were trained without a defense and have none in front
 # A full stop, then a capital letter or a quotation; not after the abbreviations of citations.
 ABBREVIATIONS = ("al", "app", "ch", "Eq", "Eqs", "Fig", "Figs", "sec", "vs")
@@ -144,22 +146,27 @@ Figures = dict[str, tuple[float, int, str]]  # row of a table -> value, as many 
 
 
 def figures(r: dict[str, Any]) -> tuple[Figures, Figures, Figures]:
-    """What results.json says: accuracies in percent, rho and how often the attack failed, worst cases in percent."""
+    """What results.json says: accuracies in percent, rho and how often the attack failed, worst cases in percent.
+
+    Worst cases are as the audit left them: at most, without the samples that it broke, or marked as saying nothing.
+    """
     n = r["n"]
     digits = max(0, len(str(n)) - 3)
     accuracy: Figures = {"clean": (100 * r["clean_accuracy"], digits, "")}
     rho: Figures = {}
     for a in r["attacks"]:
         radius = "at any length" if a["eps"] is None else f"{a['eps']:g}"
-        size = f" ({a['norm']} {radius}, {a['restarts']} x)" if a["norm"] else ""
+        at = where(a) if a.get("members") else f"{a['norm']} {radius}"
+        size = f" ({at}, {a['restarts']} x)" if a["norm"] else ""
         accuracy[a["name"] + size] = (100 * a["robust_accuracy"], digits, "")
         if a.get("relative_norm") is not None:
             failed = f"{a['failed']} not found" if a["failed"] else ""
             rho[f"rho under {a['name']}"] = (a["relative_norm"], 2 if n < 1000 else 3, failed)
-    worst = {
-        f"**worst case** ({c['norm']} {c['eps']:g})": (100 * c["robust_accuracy"], digits, interval(c["interval"], n))
-        for c in r["worst_case"]
-    }
+    worst: Figures = {}
+    for c in r["worst_case"]:
+        remark = "at most" if c.get("broken_by_audit") else interval(c["interval"], n)
+        at = where(c) if c.get("members") else f"{c['norm']} {c['eps']:g}"
+        worst[f"**worst case** ({at})"] = (100 * share(c), digits, FAILED if worthless(r, c) else remark)
     return accuracy, rho, worst
 
 
@@ -167,7 +174,8 @@ def cell(found: list[tuple[float, int, str]]) -> str:
     """A figure with its remark, or mean and standard deviation of the same figure over seeds of training."""
     values, digits, remark = [value for value, _, _ in found], found[0][1], found[0][2]
     if len(values) > 1:
-        return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+        remarks = dict.fromkeys(remark for *_, remark in found if remark.startswith(("at most", FAILED)))
+        return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}" + "".join(f" ({remark})" for remark in remarks)
     return f"{values[0]:.{digits}f}" + (f" ({remark})" if remark else "")
 
 
@@ -231,8 +239,8 @@ def says_something(r: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any] |
     if not audit(r).startswith("passed"):
         return None
     bounds = {(c["norm"], c["eps"]): wilson(c["robust_accuracy"], plain["n"])[1] for c in plain["worst_case"]}
-    cases = [c for c in r["worst_case"] if not c.get("refused")]
-    cases = [c for c in cases if wilson(c["robust_accuracy"], r["n"])[0] > bounds.get((c["norm"], c["eps"]), 1.0)]
+    cases = [c for c in r["worst_case"] if c["eps"] is not None and not c.get("refused") and not worthless(r, c)]
+    cases = [c for c in cases if wilson(share(c), r["n"])[0] > bounds.get((c["norm"], c["eps"]), 1.0)]
     return max(cases, key=lambda c: float(c["eps"]), default=None)
 
 
@@ -244,19 +252,19 @@ def best_rows(most: int = 5) -> list[str]:
         plain = next((rows.pop(name) for name in UNDEFENDED if name in rows), None)
         for name, r in rows.items() if plain else ():
             if case := says_something(r, plain):
-                found.append((r["n"], case["robust_accuracy"], f"{folder.name}/{name}", r, case))
+                found.append((r["n"], share(case), f"{folder.name}/{name}", r, case))
     found.sort(key=lambda row: (-row[0], -row[1], row[2]))
     cells = [
         [
-            f"[{where}](results/README.md#{where.partition('/')[0]})",
+            f"[{row}](results/README.md#{row.partition('/')[0]})",
             threat(case["norm"], case["eps"]),
             percent(r["clean_accuracy"], n),
-            f"{percent(accuracy, n)} {interval(case['interval'], n)}".strip(),
+            share_words(case, n) + f" {interval(case['interval'], n)}" * (not case.get("broken_by_audit")),
             chosen(r),
             str(len(case["attacks"])),
             audit(r),
         ]
-        for n, accuracy, where, r, case in found[:most]
+        for n, _, row, r, case in found[:most]
     ]
     return table(["row", "threat model", "clean", "robust, worst case", "n", "attacks", "audit"], cells)
 

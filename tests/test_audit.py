@@ -29,7 +29,6 @@ from adversarial_lightning.attacks import (
     Noise,
     Square,
     Within,
-    threat,
 )
 from adversarial_lightning.cli import evaluate
 from adversarial_lightning.datamodules import Digits
@@ -37,12 +36,16 @@ from adversarial_lightning.defenses import MeanFilter, Purified, Purifier, Rando
 from adversarial_lightning.evaluation import Campaign, run_campaign
 from adversarial_lightning.evaluation.audit import Check, audit, cached_audit, failed
 from adversarial_lightning.evaluation.audit.check import lower_confidence_bound
+from adversarial_lightning.evaluation.audit.gradient_masking import stable_gradients
 from adversarial_lightning.evaluation.audit.levels import LEVELS
 from adversarial_lightning.evaluation.audit.run import AuditRun
+from adversarial_lightning.evaluation.audit.samples import AuditSamples, undisturbed
 from adversarial_lightning.evaluation.audit.stored_rows import declared
+from adversarial_lightning.evaluation.audit.threat_models import ThreatModel
 from adversarial_lightning.evaluation.campaign.identity import claim_folder, suite_part
 from adversarial_lightning.evaluation.campaign.merge import merge
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus
+from adversarial_lightning.evaluation.campaign.unions import threat_of
 from adversarial_lightning.evaluation.outcomes.outcome import counting
 
 
@@ -479,6 +482,32 @@ def test_evaluate_prints_the_audit_beside_the_headline(
 @pytest.mark.parametrize("aware", [DetectorAwarePGD(), DetectorAwareAPGD(), Joint([PGD(), DetectorAwareAPGD()])])
 def test_attacks_that_hide_from_a_detector_are_known_as_such(aware: Attack) -> None:
     for attack, verdict in ((aware, "passed"), (Joint([PGD()]), "failed")):
-        eps = threat(attack)[1]  # none for parts that differ
+        eps = threat_of(attack)[1]  # of parts that differ the largest
         threat_model: Any = SimpleNamespace(title="linf", eps=eps, attacks={"pgd": PGD(), "aware": attack})
         assert declared(threat_model, {}, True).verdict == verdict
+
+
+class NaNBeside(nn.Module):
+    """Logits of a linear net; `beside` the images that it knows, their gradients are no numbers."""
+
+    def __init__(self, known: Tensor, beside: bool) -> None:
+        super().__init__()
+        self.net, self.known, self.beside = honest("standard"), known, beside
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        if self.beside and not torch.equal(x, self.known[: len(x)]) and x.requires_grad:
+            logits.register_hook(lambda gradient: gradient * torch.nan)
+        return logits
+
+
+@pytest.mark.parametrize(("beside", "verdict"), [(True, "failed"), (False, "passed")])
+def test_a_direction_that_is_no_number_is_no_stable_gradient(beside: bool, verdict: str) -> None:
+    """I2: comparisons with NaN are false, so a cosine that is none must not count as large."""
+    x, y, index = Digits(size=8).dataset("test").__getitems__(list(range(64)))
+    samples = AuditSamples(NaNBeside(x, beside).eval(), x, y, index, 0, rows=64)
+    threat_model = ThreatModel("linf", 0.02, {"pgd": PGD(eps=0.02)}, 1.0, index.numpy(), {"pgd": 1.0})
+    with undisturbed(torch.device("cpu")):
+        check = stable_gradients(samples, threat_model, False)
+    assert check.id == "I2" and check.verdict == verdict
+    assert (f"below 0.2 for {64 if beside else 0} of 64" in check.sentence) and check.figure == float(beside)

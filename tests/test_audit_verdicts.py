@@ -41,7 +41,7 @@ from adversarial_lightning.evaluation.campaign.merge import merge, reasons_for_n
 from adversarial_lightning.evaluation.campaign.sample_status import in_whole_ball
 from adversarial_lightning.evaluation.outcomes.claims import ROBUST, claim
 from adversarial_lightning.evaluation.report import write_report
-from adversarial_lightning.evaluation.report.formatting import audit_state, audit_words, headline_share
+from adversarial_lightning.evaluation.report.after_audit import audit_state, audit_words, headline_share
 
 # broken, examined, share of all samples that these represent, limit, what the level excludes -> verdict
 VERDICTS: dict[tuple[int, int, float, float, float], str] = {
@@ -152,7 +152,7 @@ def test_attacks_in_a_smaller_ball_do_not_speak_for_the_whole(tmp_path: Path) ->
     suite: dict[str, Attack] = {"aa": AutoAttack(eps=0.05), "fgsm": FGSM(eps=0.1), "near": DeepFool(norm="linf")}
     assert list(in_whole_ball(suite, list(suite), 0.1)) == ["fgsm", "near"]
     averaged: dict[str, Attack] = {"small": PGD(eps=0.05, eot_samples=10), "large": PGD(eps=0.1)}
-    assert list(reasons_for_no_headline(averaged, {"eot": True})) == [("linf", 0.1)]
+    assert list(reasons_for_no_headline(averaged, {"eot": True})) == [(("linf", 0.1),)]
 
 
 # --- every norm, and lengths ------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Callbacks: robust accuracy in the loop, warm-up, collapse, pictures."""
 
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,34 @@ def test_several_attack_evaluations_work_side_by_side(tmp_path: Path) -> None:
     assert {"val/robust_acc/fgsm", "val/robust_acc/pgd"} <= run.callback_metrics.keys()
     both[0].load_state_dict({"val": {"gone": 1.0, "fgsm": 0.5}})
     assert both[0].results["val"] == {"fgsm": 0.5}
+
+
+@dataclass(frozen=True)
+class BrokenOnThrees(PGD):
+    """Pixels that are no numbers for images of the class 3."""
+
+    def perturb(self, model: Any, x: torch.Tensor, y: torch.Tensor, noise: Noise) -> torch.Tensor:
+        return super().perturb(model, x, y, noise).masked_fill((y == 3).view(-1, 1, 1, 1), torch.nan)
+
+
+def test_a_broken_attack_is_named_during_training_and_counts_as_no_success(tmp_path: Path) -> None:
+    attack = AttackEvaluation({"good": PGD(eps=0.3, steps=2), "broken": BrokenOnThrees(eps=0.3, steps=2)})
+    module = Standard(Bare(), adam)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, 3, callbacks=[attack]).fit(module, digits())
+    outcomes = {o.index: o for o in attack.outcomes["broken"]}
+    threes = [o for o in outcomes.values() if o.label == 3]
+    assert 0 < len(threes) < len(outcomes) == 50 and any(o.clean == 3 for o in threes)
+    said = [str(w.message) for w in caught if "the attack is broken" in str(w.message)]
+    assert set(said) == {
+        f"val/robust_acc/broken: the attack is broken, its pixels are no numbers for {len(threes)} samples of 50; "
+        "these count as not broken by it"
+    }
+    assert all(o.attack_failed and o.adversarial == o.clean and o.linf == 0 for o in threes)
+    assert not any(o.attack_failed for o in outcomes.values() if o.label != 3)
+    robust = [o.clean == 3 if o.label == 3 else o.adversarial == o.label == o.clean for o in outcomes.values()]
+    assert attack.results["val"]["broken"] == sum(robust) / 50
 
 
 def test_half_networks_are_refused(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_worst_case_counts_smaller_radii_and_short_minimum_norm_results(tmp_pa
         "free and far": ({"f": Unbounded(0.1), "b": Shift(0.0, eps=0.05)}, [("fb", 0.05, 1.0)]),
         "other norm": (
             {"a": Shift(0.1, eps=0.2, norm="l2"), "b": Shift(0.0, eps=0.2)},
-            [("a", 0.2, 0.0), ("b", 0.2, 1.0)],
+            [("a", 0.2, 0.0), ("b", 0.2, 1.0), ("ab", None, 0.0)],  # and their union
         ),
     }
     for name, (suite, expected) in suites.items():

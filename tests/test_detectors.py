@@ -16,6 +16,7 @@ from sklearn.neighbors import KernelDensity as Oracle
 from torch import Tensor, nn
 
 from adversarial_lightning.attacks import FGSM, FMN, PGD, DetectorAwarePGD, Joint, Noise, Within, noise_for
+from adversarial_lightning.attacks.core.norms import displacement
 from adversarial_lightning.cli import evaluate, fit_detector, main
 from adversarial_lightning.datamodules import Digits
 from adversarial_lightning.datamodules.images import TensorImages
@@ -490,12 +491,40 @@ def test_what_lies_outside_the_ball_was_not_found(net: nn.Module) -> None:
     one = calibration_split(Digits(size=8).dataset("test"))
     search = FMN(norm="l2", steps=20)
     x, _, z, found, _, _ = versions_of(net, one, search, seed=0, batch_size=50)
-    lengths = (z - x).flatten(1).norm(dim=1)
+    lengths = displacement(z, x).flatten(1).norm(dim=1)
     eps = float(lengths[found].median())
     _, noisy, _, within, _, _ = versions_of(net, one, Within(search, eps), seed=0, batch_size=50)
     assert torch.equal(within, found & (lengths <= eps)) and 0 < within.sum() < found.sum()
     mean = (noisy - x)[within].flatten(1).norm(dim=1).mean()
     assert float(mean) == pytest.approx(float(lengths[within].mean()), rel=0.01)
+
+
+def test_the_ball_of_what_was_found_is_judged_in_float64(net: nn.Module) -> None:
+    """As the campaign does: in float32 the first is within eps, and some of the others are without."""
+
+    class Placed(Unbounded):
+        eps = 0.1
+
+        def images(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+            return torch.full_like(x, 0.1)  # 0.100000001 in float32
+
+    images = TensorImages(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64), torch.arange(1))
+    assert not versions_of(net, images, Placed(), seed=0, batch_size=1)[3].any()
+
+    x, z = torch.rand(2, 200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    exact = displacement(z, x).flatten(1).norm(dim=1)
+    farther = ((z - x).flatten(1).norm(dim=1).double() > exact).nonzero()[:, 0]
+    assert len(farther) > 20
+    for i in farther[:20].tolist():
+
+        class Inside(Unbounded):
+            norm, eps = "l2", float(exact[i])
+
+            def images(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+                return z[i : i + 1]  # noqa: B023
+
+        images = TensorImages(x[i : i + 1], torch.zeros(1, dtype=torch.int64), torch.arange(1))
+        assert versions_of(net, images, Inside(), seed=0, batch_size=1)[3].all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

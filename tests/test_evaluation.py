@@ -572,7 +572,7 @@ EOT: dict[str, tuple[dict[str, Attack], bool]] = {
 def test_no_headline_without_the_honest_attack(case: str, tmp_path: Path) -> None:
     suite, refused = EOT[case]
     obliged = required_adaptations(Purified(trained(), RandomQuantizer()))
-    assert (("linf", 0.1) in reasons_for_no_headline(suite, obliged)) is refused
+    assert ((("linf", 0.1),) in reasons_for_no_headline(suite, obliged)) is refused
     assert not reasons_for_no_headline(suite, required_adaptations(Purified(trained(), MeanFilter())))
     suite = {name: a.attack if isinstance(a, Restarts) else a for name, a in suite.items()}
     table = {name: {0: True} for name in ("clean", *suite)}

@@ -28,7 +28,10 @@ from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import AttackRun
 from adversarial_lightning.evaluation.outcomes.outcome import Outcome
 from adversarial_lightning.evaluation.outcomes.statistics import bitmap_of, flags_of
-from adversarial_lightning.evaluation.report.comparison import compare, side_by_side, upgraded
+from adversarial_lightning.evaluation.report.after_audit import claim_words
+from adversarial_lightning.evaluation.report.class_table import class_table
+from adversarial_lightning.evaluation.report.comparison import compare
+from adversarial_lightning.evaluation.report.comparison_text import side_by_side
 from adversarial_lightning.evaluation.report.figures import DARK, ReportFigure, confusion, curves
 from adversarial_lightning.evaluation.report.formatting import (
     duration,
@@ -41,8 +44,10 @@ from adversarial_lightning.evaluation.report.formatting import (
 from adversarial_lightning.evaluation.report.html import report_page
 from adversarial_lightning.evaluation.report.markdown import headlines, report_text
 from adversarial_lightning.evaluation.report.pictures import EACH, galleries, pick
+from adversarial_lightning.evaluation.report.stored_results import upgraded
 from adversarial_lightning.evaluation.report.subject import PIXELS
 from adversarial_lightning.evaluation.report.successes import Successes, gather
+from adversarial_lightning.evaluation.report.write import scalars
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = """
@@ -207,7 +212,11 @@ NOTHING: dict[str, list[ReportFigure]] = {name: [] for name in SECTIONS}
 def test_the_audit_stands_beside_every_headline(case: str, evaluated: Path, tmp_path: Path) -> None:
     audit, said = AUDITS[case]
     results = {**results_of(evaluated / "one"), "audit": audit}
-    assert all(sentence.endswith(f"; {said}") for sentence in headlines(results))
+    if case == "failed":  # and broke nothing, so that nothing is known of the number
+        end = ": audit failed: C6 black box — the number says nothing about this model; clean "
+        assert all(end in s and f"**{s}" not in report_text(results, "") for s in headlines(results))
+    else:
+        assert all(sentence.endswith(f"; {said}") for sentence in headlines(results))
     page = report_page(results, "", NOTHING)
     cards = page[page.index('<div class="headlines">') : page.index("<nav")]
     assert cards.count(said) == 1  # one norm, two radii
@@ -232,6 +241,114 @@ def test_what_is_refused_has_no_headline_in_any_format(evaluated: Path) -> None:
     share = re.escape(percent(refused["robust_accuracy"], 60))  # the number itself is listed, with a mark
     for said in (Page(page).words, report_text(results, "")):
         assert re.search(rf"worst case(\*\*)? †[^%]*{share}", said) and said.count("†: no headline") == 1
+
+
+def audited(evaluated: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Results of linf 0.1 and 0.03 after an audit, whose findings at 0.1 are `changes`; and the two worst cases."""
+    results = results_of(evaluated / "one")
+    large, small = results["worst_case"]
+    nothing = {"broken_by_audit": 0, "examined_by_audit": 9, "estimate": None, "says_nothing": None}
+    for case in (large, small):
+        case |= {**nothing, "at_most": case["robust_accuracy"]}
+    large |= changes
+    gone = large["robust_accuracy"] - large["at_most"]
+    for entry in results["classes"]:
+        entry["at_most"] = [max(0.0, entry["robust_accuracy"][0] - gone), entry["robust_accuracy"][1]]
+    checks = [{"id": "M1", "name": "a memory", "verdict": "failed", "sentence": "It remembers."}]
+    results["audit"] = {"level": "quick", "state": "failed", "bound": 0.1, "claims": [], "checks": checks}
+    return results, large, small
+
+
+def test_what_the_audit_broke_is_taken_out_of_every_number(evaluated: Path, tmp_path: Path) -> None:
+    before = results_of(evaluated / "one")["worst_case"][0]["robust_accuracy"]
+    results, _, small = audited(evaluated, broken_by_audit=6, at_most=before - 0.1)
+    left, whole = percent(before - 0.1, 60), percent(before, 60)
+    assert left != whole and percent(small["robust_accuracy"], 60) != whole
+    labelled = f"{whole} before the audit broke 6 of 9 robust samples"
+    assert headlines(results)[0].startswith(f"at most {left} ") and labelled in headlines(results)[0]
+    figures = curves(results)
+    page, text = Page(report_page(results, "", NOTHING | {"curves": figures})).words, report_text(results, "")
+    assert f"≤ {left}" in page and labelled in page
+    assert re.search(rf"worst case\*\* +\| linf 0.1 +\| ≤ {re.escape(left)} +\| +\|", text)  # no interval: of another
+    assert all(said.count("≤: the samples that the audit broke") == 1 for said in (page, text))
+    (linf,) = [figure for figure in figures if figure.name == "curves/linf"]
+    assert f"worst case, at most {left} at 0.1" in linf.alt and "before the audit" not in figures[1].alt
+    assert f"worst case {whole}" not in linf.alt and "PGD at radii, before the audit" in labels(linf)
+    numbers = scalars(results)
+    assert numbers["worst_case_at_most/linf_0.1"] == before - 0.1 and "worst_case/linf_0.1" not in numbers
+    assert numbers["worst_case_before_audit/linf_0.1"] == before
+    assert numbers["worst_case/linf_0.03"] == small["robust_accuracy"]
+    head, rows = class_table(results)
+    assert head[3:] == ["linf 0.1, at most", "linf 0.03"]
+    weakest = min(results["classes"], key=lambda e: (e["at_most"], e["clean_accuracy"], e["label"]))
+    assert rows[0][3] == percent(weakest["at_most"][0], weakest["n"])
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/results.json").write_text(json.dumps(results))
+    comparison = write_comparison([tmp_path / "a", evaluated / "one"], tmp_path / "c.html")
+    cells = lines(comparison)["**worst case (linf 0.1)**"]
+    assert cells[0].startswith(f"≤ {left} ‡") and cells[1].startswith(whole)
+    drawings = compare([tmp_path / "a", evaluated / "one"]).drawings
+    (worst,) = [drawing for drawing in drawings if drawing.name == "curves/linf/worst case"]
+    assert labels(worst) == ["a, at most", "one"] and f"≤ {left}" in Page((tmp_path / "c.html").read_text()).words
+
+
+def test_a_number_that_says_nothing_is_no_number_in_any_format(evaluated: Path, tmp_path: Path) -> None:
+    results, large, small = audited(evaluated, says_nothing="M1 a memory")
+    share = percent(large["robust_accuracy"], 60)
+    first, second = headlines(results)
+    assert "audit failed: M1 a memory — the number says nothing about this model" in first and share not in first
+    assert percent(small["robust_accuracy"], 60) in second
+    page, text = report_page(results, "", NOTHING | {"curves": curves(results)}), report_text(results, "")
+    cards = page[page.index('<div class="headlines">') : page.index("<nav")].split("Accuracy without")[0]
+    assert (
+        "no number" in cards and "Audit failed: M1 a memory — the number says nothing" in cards and share not in cards
+    )
+    assert f"**{first}" not in text and first in text and f"**{second}**" in text
+    for said in (Page(page).words, text):  # listed, with a mark
+        assert re.search(rf"worst case(\*\*)? ✗[^%]*{re.escape(share)}", said) and said.count("✗: a check") == 1
+    (linf,) = [figure for figure in curves(results) if figure.name == "curves/linf"]
+    assert f"worst case {share}" not in linf.alt and "At 0.1 the audit failed" in linf.caption
+    numbers = scalars(results)
+    assert numbers["worst_case_audit_failed/linf_0.1"] == large["robust_accuracy"]
+    assert "worst_case/linf_0.1" not in numbers and "worst_case/linf_0.03" in numbers
+    assert class_table(results)[0][3:] == ["linf 0.1 ✗", "linf 0.03"]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/results.json").write_text(json.dumps(results))
+    comparison = write_comparison([tmp_path / "a", evaluated / "one"], tmp_path / "c.html")
+    assert lines(comparison)["**worst case (linf 0.1)**"][0] == f"{share} ✗ ‡"
+    assert all(said.count("✗: a check") == 1 for said in (comparison, (tmp_path / "c.html").read_text()))
+
+
+def test_lengths_that_say_nothing_are_said_to() -> None:
+    claim = {"norm": "l2", "eps": 0.5, "quantile": "median", "robust_accuracy": 0.5, "examined": 9, "broken": []}
+    assert claim_words(claim, 20).endswith("robust; of 9 robust samples the audit broke 0")
+    said = claim_words({**claim, "says_nothing": "M4 the clock"}, 20)
+    assert said.startswith("audit failed: M4 the clock — ") and "50" not in said
+
+
+def test_a_union_has_a_title_of_its_own_everywhere(evaluated: Path, tmp_path: Path) -> None:
+    results = results_of(evaluated / "one")
+    balls = [{"norm": "linf", "eps": 0.1}, {"norm": "l2", "eps": 0.5}]
+    union = {**results["worst_case"][0], "norm": "union", "eps": None, "members": balls, "robust_accuracy": 0.05}
+    results["worst_case"].append(union)
+    results["attacks"].append({**results["attacks"][0], "name": "both", "norm": "union", "eps": None, "members": balls})
+    for entry in results["classes"]:
+        entry["robust_accuracy"].append(0.05)
+    words = "the union of linf 0.1 and l2 0.5"
+    text, page = report_text(results, ""), Page(report_page(results, "", NOTHING | {"curves": curves(results)})).words
+    assert words in headlines(results)[-1] and text.count(words) >= 3 and "ℓ∞ ≤ 0.1 ∪ ℓ₂ ≤ 0.5" in page
+    assert "worst_case/the_union_of_linf_0.1_and_l2_0.5" in scalars(results)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    table = lines(write_comparison([tmp_path / "a", tmp_path / "b"], None))
+    assert table[f"both ({words})"][0].split()[0] == percent(results["attacks"][0]["robust_accuracy"], 60).split()[0]
+    assert table[f"**worst case ({words})**"][0].startswith("5 %")
+    assert list(table).index(f"both ({words})") < list(table).index("ddn (l2, median length)")
+
+
+def labels(figure: ReportFigure) -> list[str]:
+    return [text.get_text() for text in figure.figure.axes[0].get_legend().get_texts()]
 
 
 # --- successes, pictures, figures -------------------------------------------------------------------------------------
@@ -418,7 +535,7 @@ def test_the_event_file_holds_the_report(evaluated: Path) -> None:
     events.Reload()
     results = results_of(evaluated / "one")
     expected = {"accuracy/clean": results["clean_accuracy"]}
-    expected |= {f"robust_accuracy/{a['name']}": a["robust_accuracy"] for a in results["attacks"]}
+    expected |= {f"accuracy_under/{a['name']}": a["robust_accuracy"] for a in results["attacks"]}
     expected |= {f"worst_case/linf_{c['eps']:g}": c["robust_accuracy"] for c in results["worst_case"]}
     tags = events.Tags()
     assert {tag: events.Scalars(tag)[0].value for tag in tags["scalars"]} == pytest.approx(expected)

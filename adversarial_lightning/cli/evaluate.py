@@ -41,6 +41,7 @@ from adversarial_lightning.evaluation.campaign.precision_check import check_prec
 from adversarial_lightning.evaluation.campaign.progress import Bars
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, Mode
 from adversarial_lightning.evaluation.outcomes.imported_proof import compared, record
+from adversarial_lightning.evaluation.outcomes.model_error import RAISED
 from adversarial_lightning.evaluation.outcomes.statistics import Results
 from adversarial_lightning.evaluation.outcomes.subset import Choice
 from adversarial_lightning.evaluation.report import headlines, published_words
@@ -48,7 +49,8 @@ from adversarial_lightning.evaluation.report import headlines, published_words
 _ABOUT = (
     "Attack a checkpoint with a suite; write results.json, report.md and report.html. "
     "The same command again resumes after an interruption. "
-    "Exit status: 0 done, 2 an error of yours, 3 done, but the clean accuracy differs from --published."
+    "Exit status: 0 done, 2 an error of yours, 3 done, but the clean accuracy differs from --published, "
+    "4 done, but the model raised an error on some images."
 )
 
 
@@ -182,7 +184,10 @@ def evaluate(argv: list[str], rank: Rank) -> int:
 
 
 def report(evaluation: Evaluation, merged: Results, settings: Namespace, command: str) -> int:
-    """Audit a finished campaign, write the report, say the headlines; exit status 3 where --published differs."""
+    """Audit a finished campaign, write the report, say the headlines.
+
+    Exit status 4 where the model raised an error, 3 where --published differs, else 0.
+    """
     campaign, model, parts = evaluation.campaign, evaluation.model, evaluation.parts
     adaptations = defenses.required_adaptations(model)
     audit = precision = None
@@ -228,6 +233,8 @@ def report(evaluation: Evaluation, merged: Results, settings: Namespace, command
     if settings.weights or published:
         print(published_words(results))
     print(f"report: {campaign.folder / 'report.html'}")
+    if results["raised"]:
+        return RAISED
     return 3 if published and published["differs"] else 0
 
 
@@ -243,7 +250,7 @@ def check_settings(settings: Namespace) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0 done, 2 an error of the user's, 3 done, but --published differs, 143 after SIGTERM."""
+    """Exit status: 0, 3 (--published differs) and 4 (the model raised errors) done, 2 a user's error, 143 SIGTERM."""
     rank = find_rank()
     install_signal_handlers(rank)
     return exits(lambda: evaluate(argv, rank))

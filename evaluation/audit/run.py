@@ -37,6 +37,8 @@ from adversarial_lightning.evaluation.audit.untouched import Forgetful, Untouche
 from adversarial_lightning.evaluation.campaign.ledger import run_costs
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, AttackRun, SampleStatus, robust_share
+from adversarial_lightning.evaluation.campaign.unions import balls
+from adversarial_lightning.evaluation.outcomes.model_error import raised_by
 from adversarial_lightning.evaluation.outcomes.outcome import evaluate_batch
 from adversarial_lightning.evaluation.outcomes.subset import random_numbers
 from adversarial_lightning.networks.eval_mode import device_of
@@ -353,8 +355,10 @@ class AuditRun:
                 why = (
                     "Noise that is the same for every model has no ball to search: its accuracy is no robust accuracy."
                 )
+            elif balls(attack):
+                continue
             elif norm is None or (eps is None and attack.kind == "budget"):
-                why = "The attack names no norm or no radius, or joins several: no experiment can search its ball."
+                why = "The attack names no norm or no radius: no experiment can search its ball."
             elif eps is None and name in without - audited:
                 why = "No sample is right without an attack, or all lengths are 0: there are no lengths to shorten."
             elif eps is None and name not in without:
@@ -419,16 +423,6 @@ class AuditRun:
         )
         of = len(table["index"]) / campaign.n
         return rows["adversarial"].tolist(), [o.adversarial for o in again], of
-
-
-def raised_by(model: nn.Module, error: BaseException) -> bool:
-    """Whether the error came out of a forward of the model or of a part of it."""
-    parts, trace = {id(m) for m in model.modules()}, error.__traceback__
-    while trace is not None:
-        if id(trace.tb_frame.f_locals.get("self")) in parts:
-            return True
-        trace = trace.tb_next
-    return False
 
 
 def _radius(threat_model: ThreatModel, x: Tensor) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adversarial_lightning.attacks import Attack, DetectorAwareAPGD, DetectorAwarePGD, threat
+from adversarial_lightning.attacks import Attack, DetectorAwareAPGD, DetectorAwarePGD
 from adversarial_lightning.evaluation.audit.check import (
     Check,
     Verdict,
@@ -22,10 +22,11 @@ from adversarial_lightning.evaluation.campaign.merge import eot_samples_of
 from adversarial_lightning.evaluation.campaign.sample_status import (
     CLEAN,
     SampleStatus,
+    does_not_count,
     in_whole_ball,
-    outside,
     robust_share,
 )
+from adversarial_lightning.evaluation.campaign.unions import balls
 from adversarial_lightning.evaluation.outcomes.claims import leaves
 from adversarial_lightning.evaluation.outcomes.types import Columns, Flags
 
@@ -35,11 +36,11 @@ _NEEDED = 20  # draws of the defender's noise for a mean
 
 def threat_model(suite: Mapping[str, Attack], tables: Tables) -> Check:
     """C1: every budget attack names norm and radius and stays inside its ball (`outside_ball`), with finite lengths."""
-    nameless = [n for n, attack in suite.items() if attack.kind == "budget" and None in threat(attack)]
+    nameless = [n for n, a in suite.items() if a.kind == "budget" and not balls(a)]
     left = rows_seen = 0
     for (name, _), rows in tables.items():
         if name != CLEAN:
-            far = outside(rows, *threat(suite[name]), suite[name].kind) if suite[name].kind == "budget" else False
+            far = does_not_count(rows, suite[name]) if suite[name].kind == "budget" else False
             left += int((far | ~np.isfinite(rows["linf"])).sum())
             rows_seen += len(rows["index"])
     if nameless:
@@ -63,10 +64,11 @@ def clean_accuracy(status: SampleStatus, tables: Tables, results: Mapping[str, A
     return counted(id="C2", name="clean accuracy of the same samples", k=lost or int(not roc), sentence=sentence)
 
 
-def broken_by(status: SampleStatus, name: str, eps: float) -> Flags:
+def broken_by(status: SampleStatus, name: str, threat_model: ThreatModel) -> Flags:
     """Samples that were right without an attack and are broken by this one in more than half of the draws."""
     right = robust_share(status.bits[CLEAN], status.draws) >= 0.5
-    broken: Flags = right & (robust_share(status.bits_under(name, eps), status.draws) < 0.5)
+    bits = status.bits_under(name, threat_model.norm, threat_model.eps)
+    broken: Flags = right & (robust_share(bits, status.draws) < 0.5)
     return broken
 
 
@@ -85,7 +87,7 @@ def _broken_only_by(
         any_of: Flags = np.any([what(name) for name in names], axis=0)
         return any_of
 
-    broken = [union(names, lambda name: broken_by(status, name, threat_model.eps)) for names in (ours, theirs)]
+    broken = [union(names, lambda name: broken_by(status, name, threat_model)) for names in (ours, theirs)]
     saw = union(ours, lambda name: attacked(status, name)) & union(theirs, lambda name: attacked(status, name))
     return int((saw & broken[0] & ~broken[1]).sum()), int((saw & broken[1] & ~broken[0]).sum())
 
@@ -172,13 +174,13 @@ def worst_case(status: SampleStatus, threat_model: ThreatModel, tables: Tables, 
     name = f"the worst case of each sample, {threat_model.title}"
     if threat_model.quantile is not None:
         return not_applicable(id="C9", name=name, limit=0.0, why="The claim is a curve of lengths, not one number.")
+    if threat_model.part_of_union:
+        why = "The ball is part of a union, and no number is printed for it alone."
+        return not_applicable(id="C9", name=name, limit=0.0, why=why)
     bits = dict(zip(tables[CLEAN, 0]["index"].tolist(), tables[CLEAN, 0]["right_draws"].tolist(), strict=True))
     for (attack, _restart), rows in tables.items():
         if attack in threat_model.attacks:
-            own = threat(threat_model.attacks[attack])[1]
-            far = outside(
-                rows, threat_model.norm, threat_model.eps if own is None else own, threat_model.attacks[attack].kind
-            )
+            far = does_not_count(rows, threat_model.attacks[attack], (threat_model.norm, threat_model.eps))
             for i, right in zip(rows["index"][~far].tolist(), rows["right_draws"][~far].tolist(), strict=True):
                 bits[i] = bits.get(i, 0) & right
     reported = next(

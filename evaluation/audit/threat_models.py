@@ -10,8 +10,16 @@ from numpy.typing import NDArray
 
 from adversarial_lightning.attacks import Attack, threat
 from adversarial_lightning.evaluation.audit.own_attacks import widest
-from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, SampleStatus, robust_share, threat_models
+from adversarial_lightning.evaluation.campaign.sample_status import (
+    CLEAN,
+    SampleStatus,
+    in_balls,
+    robust_share,
+    threat_models,
+)
+from adversarial_lightning.evaluation.campaign.unions import balls, unions
 from adversarial_lightning.evaluation.outcomes.claims import leaves, objective
+from adversarial_lightning.evaluation.outcomes.types import Bits
 
 _LONGEST = 200  # most gradient steps of an attack that the audit repeats with twice the steps
 _UNFOUND = 0.25  # share of the widest radius at which lengths are audited where the suite found none
@@ -28,6 +36,8 @@ class ThreatModel:
 
     `samples` are the numbers of the samples that are robust in at least half of the defender's draws, ascending.
     `quantile`: the claim is on lengths, of attacks without a radius, and `eps` is this quantile of them.
+    `part_of_union`: no claim of its own, but a ball of attacks that join several norms, robust against all of which the
+    samples are.
     """
 
     norm: Any  # a NormName, or l0
@@ -37,6 +47,7 @@ class ThreatModel:
     samples: NDArray[np.int64]
     accuracies: Mapping[str, float]
     quantile: float | None = None
+    part_of_union: bool = False
 
     @property
     def title(self) -> str:
@@ -79,10 +90,19 @@ def audited_threat_models(
 ) -> list[ThreatModel]:
     """One `ThreatModel` for each claim of the suite on images of `shape` (C, H, W): threat models, and lengths.
 
+    A union of several norms is examined ball by ball.
+
     The lengths of attacks without a radius are audited at some `quantiles` of them, in each norm in which the suite has
     no radius. Where a quantile is infinite, because the suite found too little, a fourth of the widest radius is taken.
     """
     found = [_claim(status, suite, norm, eps, names) for (norm, eps), names in threat_models(suite).items()]
+    for union in unions(suite):
+        attacks, bits = in_balls(suite, union), status.union(union)
+        found += [
+            _claim(status, attacks[norm, eps], norm, eps, list(attacks[norm, eps]), bits=bits)
+            for norm, eps in union
+            if all((norm, eps) != (other.norm, other.eps) for other in found)
+        ]
     for norm, names in lengths_only(suite).items():
         best = np.min([_found_lengths(status, name) for name in names], axis=0)
         right = robust_share(status.bits[CLEAN], status.draws) >= 0.5
@@ -99,7 +119,7 @@ def audited_threat_models(
 
 def lengths_only(suite: Mapping[str, Attack]) -> dict[str, list[str]]:
     """Names of the minimum-norm attacks without a radius, by norm, in norms in which the suite has no radius."""
-    with_radius = {norm for norm, _ in threat_models(suite)}
+    with_radius = {norm for attack in suite.values() for norm, _ in balls(attack)}
     names: dict[str, list[str]] = {}
     for name, attack in suite.items():
         norm, eps = threat(attack)
@@ -120,12 +140,14 @@ def _claim(
     eps: float,
     names: list[str],
     quantile: float | None = None,
+    bits: Bits | None = None,
 ) -> ThreatModel:
-    shares = robust_share(status.worst_case(norm, eps), status.draws)
+    """One claim; with the `bits` under a union, one ball of that."""
+    shares = robust_share(status.worst_case(norm, eps) if bits is None else bits, status.draws)
     accuracies = {
-        name: float(robust_share(status.bits[CLEAN] & status.bits_under(name, eps), status.draws).mean())
+        name: float(robust_share(status.bits[CLEAN] & status.bits_under(name, norm, eps), status.draws).mean())
         for name in names
     }
     attacks = {name: suite[name] for name in names}
     robust = status.samples[shares >= 0.5]
-    return ThreatModel(norm, eps, attacks, float(shares.mean()), robust, accuracies, quantile)
+    return ThreatModel(norm, eps, attacks, float(shares.mean()), robust, accuracies, quantile, bits is not None)

@@ -5,11 +5,12 @@ leaves a hot journal, which the next one who opens the file rolls back: ledgers 
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ CREATE TABLE IF NOT EXISTS costs ({_COST_COLUMNS});
 CREATE TABLE IF NOT EXISTS outcomes (
     attack TEXT, restart INTEGER, {", ".join(_COLUMNS)}, PRIMARY KEY (attack, restart, sample)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS raised (attack TEXT, restart INTEGER, sample INTEGER, error TEXT);
 """
 _AT_ONCE = 20_000  # rows that are Python objects at the same time
 _PATIENCE = 60.0  # seconds to wait for a reader on the same file
@@ -67,12 +69,24 @@ class Ledger:
                 _check(self._connection, self.path, identity)
             self._stack = stack.pop_all()
 
-    def add(self, attack: str, restart: int, outcomes: Iterable[Outcome], cost: RunCost | None = None) -> None:
-        """Write the outcomes of one batch and the cost so far in one transaction: all or, after a kill, nothing."""
+    def add(
+        self,
+        attack: str,
+        restart: int,
+        outcomes: Iterable[Outcome],
+        cost: RunCost | None = None,
+        raised: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        """Write the outcomes of one batch and the cost so far in one transaction: all or, after a kill, nothing.
+
+        `raised` are the errors of the model, by the numbers of the samples on which it raised them.
+        """
         rows = [(attack, restart, *_values(o)) for o in outcomes]
         with _explained(self.path), self._connection:
             marks = ", ".join("?" * (2 + len(fields(Outcome))))
             self._connection.executemany(f"INSERT INTO outcomes VALUES ({marks})", rows)
+            errors = [(attack, restart, sample, error) for sample, error in raised.items()]
+            self._connection.executemany("INSERT INTO raised VALUES (?, ?, ?, ?)", errors)
             if cost is not None:
                 self._store_cost(cost)
 
@@ -147,6 +161,16 @@ def run_costs(folder: Path, *, identity: str) -> list[RunCost]:
     return found
 
 
+def raised(folder: Path, *, identity: str) -> list[tuple[str, int, str]]:
+    """Errors that the model raised: name of the attack, number of the sample, the error; ascending."""
+    found: list[tuple[str, int, str]] = []
+    for path in ledgers(folder):
+        with _explained(path), closing(_connect(path)) as connection:
+            if _started(connection, path, identity) and _has(connection, "raised"):  # older ledgers have no such table
+                found += connection.execute("SELECT attack, sample, error FROM raised")
+    return sorted(found)
+
+
 def _rows(path: Path, attack: str, restart: int, identity: str) -> Columns:
     with _explained(path), closing(_connect(path)) as connection:
         if not _started(connection, path, identity):
@@ -162,10 +186,14 @@ def _rows(path: Path, attack: str, restart: int, identity: str) -> Columns:
 def _started(connection: sqlite3.Connection, path: Path, identity: str) -> bool:
     """Whether the ledger holds anything: not if its writer was killed before its first commit."""
     _check_schema(connection, path)
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'outcomes'").fetchone():
+    if not _has(connection, "outcomes"):
         return False
     _check(connection, path, identity)
     return True
+
+
+def _has(connection: sqlite3.Connection, name: str) -> bool:
+    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone())
 
 
 def _connect(path: Path) -> sqlite3.Connection:

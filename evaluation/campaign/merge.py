@@ -1,28 +1,33 @@
 """Merge of the ledgers of a finished campaign: robust accuracies, worst cases per sample, costs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
-from adversarial_lightning.attacks import Attack, members, threat
+from adversarial_lightning.attacks import Attack, members
 from adversarial_lightning.attacks.core.threshold import flagged
 from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.identity import code, suite_part
-from adversarial_lightning.evaluation.campaign.ledger import run_costs
+from adversarial_lightning.evaluation.campaign.ledger import raised, run_costs
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.sample_status import (
     CLEAN,
     AttackRun,
     SampleStatus,
+    counting_against,
+    does_not_count,
+    in_balls,
     in_whole_ball,
-    outside,
     robust_share,
     threat_models,
 )
+from adversarial_lightning.evaluation.campaign.unions import UNION, Ball, joined, threat_of, unions
 from adversarial_lightning.evaluation.outcomes.by_class import by_class
-from adversarial_lightning.evaluation.outcomes.claims import claim
+from adversarial_lightning.evaluation.outcomes.claims import claim, claim_on_union
 from adversarial_lightning.evaluation.outcomes.detection import (
     LEVELS,
     account,
@@ -46,7 +51,8 @@ GLOBAL_DRAWS = (
     "{} draws from a global generator or seeds it, instead of using the noise it is given: outcomes depend on "
     "batch size, number of processes and interruptions, and do not come again"
 )
-Refused = dict[tuple[str, float], str]  # why a threat model (norm, eps) gets no headline
+Refused = dict[tuple[Ball, ...], str]  # why a threat model, one ball or the union of several, gets no headline
+_NO_AVERAGE = "the defense is stochastic and no attack averages gradients over draws: set eot_samples: 10 or more"
 
 
 class Incomplete(UserError):
@@ -65,6 +71,11 @@ def merge(campaign: Campaign) -> Results:
     results: Results = {"schema": 3, "mode": campaign.mode, "n": campaign.n, "samples": asdict(samples)}
     results["seed"] = campaign.seed
     settings = suite_part(campaign.suite)
+    errors = raised(campaign.folder, identity=campaign.identity)
+    results["raised"] = [
+        {"attack": name, "n": count, "error": error}
+        for (name, error), count in Counter((name, error) for name, _, error in errors).items()
+    ]
     for name in (CLEAN, *campaign.suite):
         before, entry, rows = status.bits_before(name), AttackTotals(len(status.samples)), {}
         for run in campaign.runs(name):
@@ -72,6 +83,13 @@ def merge(campaign: Campaign) -> Results:
             _complete(run, status.samples[status.needs(run)], rows)
             status.record(run, rows)
             entry.take(status, run, rows)
+        silent = {number for attack, number, _ in errors if attack == name}
+        entry.invalid &= ~np.isin(status.samples, list(silent))
+        notes += [
+            f"{name}: the model raised an error on {each['n']} samples, which count as wrong: {each['error']}"
+            for each in results["raised"]
+            if each["attack"] == name
+        ]
         if entry.invalid.any():
             count = int(entry.invalid.sum())
             notes.append(f"{name}: {count} samples count as wrong because logits were not finite")
@@ -90,17 +108,19 @@ def merge(campaign: Campaign) -> Results:
             results["invalid"] = int(entry.invalid.sum())
             continue
         attack = campaign.suite[name]
-        norm, eps = threat(attack)
+        norm, eps = threat_of(attack)
+        several = joined(attack)
         after = before & status.bits_under(name)
         attacked = robust_share(before, campaign.draws)
         broken = attacked - robust_share(after, campaign.draws)
         attacks.append(
             {
-                **{"name": name, "norm": norm, "eps": eps, "kind": attack.kind, "settings": settings[name]},
+                **{"name": name, "norm": UNION if several else norm, "eps": eps, **_members(several)},
+                **{"kind": attack.kind, "settings": settings[name]},
                 **accuracy("", after, campaign.draws, samples),
                 **{"n": campaign.n, "attacked": int((before != 0).sum()), "succeeded": number(math.fsum(broken))},
                 "success_rate": number(math.fsum(broken) / math.fsum(attacked)) if attacked.any() else None,
-                **{"invalid": int(entry.invalid.sum()), "errors": int(entry.failed.sum())},
+                **{"invalid": int(entry.invalid.sum()), "errors": int(entry.failed.sum()), "raised": len(silent)},
                 **{"restarts": len(campaign.runs(name)), **entry.costs()},
             }
         )
@@ -108,23 +128,15 @@ def merge(campaign: Campaign) -> Results:
             whole = bool((before == status.bits[CLEAN]).all())
             figures = shortest(rows, norm, samples)
             attacks[-1] |= figures if whole else dict.fromkeys(figures)
-    worst = [
-        {
-            **{"norm": norm, "eps": eps, "attacks": names},
-            **accuracy("", status.worst_case(norm, eps), campaign.draws, samples),
-        }
-        for (norm, eps), names in threat_models(campaign.suite).items()
-    ]
-    bits = [status.worst_case(case["norm"], case["eps"]) for case in worst]
+    worst, bits = _worst_cases(campaign, status)
     shares = [robust_share(b, campaign.draws) for b in (status.bits[CLEAN], *bits)]
     results["classes"] = by_class(label, shares[0], shares[1:])
-    for case in worst:
-        case["claim"] = claim(case["norm"], in_whole_ball(campaign.suite, case["attacks"], case["eps"]))
     if campaign.scored:
         results["detection"] = _detection(campaign, attacks, worst)
         for name in (CLEAN, *campaign.suite):
             tables = [campaign.table(run)["score"] for run in campaign.runs(name)]
-            if count := sum(int((~np.isfinite(scores)).sum()) for scores in tables):
+            # -infinite is the score of samples on which the model raised an error.
+            if count := sum(int((np.isnan(scores) | (scores == np.inf)).sum()) for scores in tables):
                 notes.append(f"{name}: {count} scores of the detector were not finite and count as flagged")
     spent = run_costs(campaign.folder, identity=campaign.identity)
     drawn = {name for e in spent for name in e.global_draws.splitlines()}
@@ -144,6 +156,34 @@ def merge(campaign: Campaign) -> Results:
     }
 
 
+def _worst_cases(campaign: Campaign, status: SampleStatus) -> tuple[list[Results], list[Bits]]:
+    """Entries "worst_case", one for each threat model and each union of several norms, and the bits of the samples."""
+    suite, worst = campaign.suite, []
+    for (norm, eps), names in threat_models(suite).items():
+        called = claim(norm, in_whole_ball(suite, names, eps))
+        worst.append(({"norm": norm, "eps": eps, "attacks": names}, status.worst_case(norm, eps), called))
+    for balls in unions(suite):
+        entry = {"norm": UNION, "eps": None, **_members(balls), "attacks": counting_against(suite, balls)}
+        worst.append((entry, status.union(balls), claim_on_union(in_balls(suite, balls))))
+    entries = [
+        {**entry, **accuracy("", bits, campaign.draws, campaign.chosen), "claim": called}
+        for entry, bits, called in worst
+    ]
+    return entries, [bits for _, bits, _ in worst]
+
+
+def _members(balls: Sequence[Ball]) -> Results:
+    """The balls of a union as in results.json; nothing for one ball."""
+    return {"members": [{"norm": norm, "eps": eps} for norm, eps in balls]} if balls else {}
+
+
+def balls_of(case: Mapping[str, Any]) -> tuple[Ball, ...]:
+    """Balls of an entry of results.json: of a union its members, else its own, none without a radius."""
+    if case.get("members"):
+        return tuple((member["norm"], member["eps"]) for member in case["members"])
+    return () if case["norm"] is None or case["eps"] is None else ((case["norm"], case["eps"]),)
+
+
 class AttackTotals:
     """Totals over the runs of one attack: invalid samples, failures, images outside the ball, passes and seconds."""
 
@@ -160,7 +200,7 @@ class AttackTotals:
             values.append(math.fsum(rows[key]))
         attack = status.suite.get(run.name)
         if attack is not None and attack.kind == "budget":
-            self.left_ball += int(outside(rows, *threat(attack), "budget").sum())
+            self.left_ball += int(does_not_count(rows, attack).sum())
 
     def costs(self) -> dict[str, float]:
         return {key: number(math.fsum(values)) for key, values in self.sums.items()}
@@ -174,14 +214,20 @@ def reasons_for_no_headline(suite: Mapping[str, Attack], required_adaptations: M
     """
     if not required_adaptations.get("eot"):
         return {}
-    return {
-        (
-            norm,
-            eps,
-        ): "the defense is stochastic and no attack averages gradients over draws: set eot_samples: 10 or more"
-        for (norm, eps), names in threat_models(suite).items()
-        if not any(eot_samples_of(attack) > 1 for attack in in_whole_ball(suite, names, eps).values())
-    }
+    lacking = [
+        ball
+        for ball, names in threat_models(suite).items()
+        if not _averages(in_whole_ball(suite, names, ball[1]).values())
+    ]
+    refused: Refused = {(ball,): _NO_AVERAGE for ball in lacking}
+    for balls in unions(suite):
+        if missing := [ball for ball, attacks in in_balls(suite, balls).items() if not _averages(attacks.values())]:
+            refused[balls] = f"{_NO_AVERAGE} (in {', '.join(norm for norm, _ in missing)})"
+    return refused
+
+
+def _averages(attacks: Iterable[Attack]) -> bool:
+    return any(eot_samples_of(attack) > 1 for attack in attacks)
 
 
 def eot_samples_of(attack: Attack) -> int:
@@ -217,9 +263,12 @@ def _detection(campaign: Campaign, attacks: Sequence[Results], worst: Sequence[R
     clean = campaign.table(campaign.runs(CLEAN)[0])
     clean = {key: clean[key] for key in ("index", "score")} | {"right": clean["adversarial"] == clean["label"]}
     for entry in attacks:
-        entry["detection"] = account(clean, _calls(campaign, [entry["name"]], None), thresholds)
+        entry["detection"] = account(clean, _calls(campaign, {None: [entry["name"]]}), thresholds)
     for case in worst:
-        case["detection"] = account(clean, _calls(campaign, case["attacks"], case["eps"]), thresholds)
+        asked: dict[Ball | None, list[str]] = {
+            ball: counting_against(campaign.suite, [ball]) for ball in balls_of(case)
+        }
+        case["detection"] = account(clean, _calls(campaign, asked), thresholds)
     realised = {fpr: float(flagged(clean["score"], theta).mean()) for fpr, theta in thresholds.items()}
     levels = [
         {
@@ -232,14 +281,14 @@ def _detection(campaign: Campaign, attacks: Sequence[Results], worst: Sequence[R
     return {"detector": detector, "calibration": about, "aimed_fpr": aimed, "clean": {"levels": levels}}
 
 
-def _calls(campaign: Campaign, names: Sequence[str], eps: float | None) -> Columns:
-    """Closest calls of some attacks; an image outside the ball is no success and does not count."""
+def _calls(campaign: Campaign, asked: Mapping[Ball | None, Sequence[str]]) -> Columns:
+    """Closest calls of the attacks that count in each ball (None: in their own); an image outside is no success."""
     parts = []
-    for run in (run for name in names for run in campaign.runs(name)):
-        rows, attack = campaign.table(run), campaign.suite[run.name]
-        norm, own = threat(attack)
-        out = outside(rows, norm, eps if own is None else own, attack.kind)
-        right = (rows["adversarial"] == rows["label"]) | out
-        counts = (rows["linf"] > 0) & ~out
-        parts.append({"index": rows["index"], "score": rows["score"], "right": right, "counts": counts})
+    for ball, names in asked.items():
+        for run in (run for name in names for run in campaign.runs(name)):
+            rows = campaign.table(run)
+            out = does_not_count(rows, campaign.suite[run.name], ball)
+            right = (rows["adversarial"] == rows["label"]) | out
+            counts = (rows["linf"] > 0) & ~out
+            parts.append({"index": rows["index"], "score": rows["score"], "right": right, "counts": counts})
     return closest_calls(parts)

@@ -13,13 +13,27 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_convert
 
 from adversarial_lightning.attacks.core.noise import noise_for
+from adversarial_lightning.errors import UserError
 from adversarial_lightning.evaluation.campaign.identity import code
 from adversarial_lightning.evaluation.campaign.launch import OnProgress, Rank
 from adversarial_lightning.evaluation.campaign.ledger import Ledger, columns
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.campaign.resources import ResourceMeter
 from adversarial_lightning.evaluation.campaign.sample_status import CLEAN, AttackRun
-from adversarial_lightning.evaluation.outcomes.outcome import PROBABILITIES, defender_noise, evaluate_batch
+from adversarial_lightning.evaluation.outcomes.model_error import (
+    is_finding,
+    out_of_memory,
+    place,
+    raised_outcomes,
+    words,
+)
+from adversarial_lightning.evaluation.outcomes.outcome import (
+    PROBABILITIES,
+    Outcome,
+    defender_noise,
+    evaluate_batch,
+    predict,
+)
 from adversarial_lightning.evaluation.outcomes.types import AttackContext, Columns, Flags, RunCost
 from adversarial_lightning.networks.eval_mode import device_of, returns_probabilities
 
@@ -72,6 +86,7 @@ class Worker:
     attack_context: AttackContext
     reported: dict[str, tuple[int, float]] = field(default_factory=dict)
     loaded: set[tuple[str, int]] = field(default_factory=set)
+    answered: bool = False  # the model has answered in this process
 
     def __post_init__(self) -> None:
         self.device = device_of(self.model)
@@ -99,32 +114,77 @@ class Worker:
 
     def attack_batch(self, run: AttackRun, x: Tensor, y: Tensor, index: Tensor) -> None:
         """Evaluate one batch and store its outcomes."""
-        campaign = self.campaign
+        before = global_states(self.device)
+        outcomes, errors = self.attempt(run, x, y, index)
+        if errors and len(errors) == len(outcomes) and not (self.answered or self.answers()):
+            raise _never_answers(next(iter(errors.values())), run.name, x)
+        self.answered = self.answered or len(errors) < len(outcomes)
+        if before != global_states(self.device) and run.name not in self.cost.global_draws.splitlines():
+            self.cost.global_draws += f"{run.name}\n"
+        # A worker whose parent is gone must not write: the next run may have taken over its samples already.
+        self.rank.exit_if_orphaned()
+        self.update_cost(self.cost.batches + 1)
+        raised = {number: words(error) for number, error in errors.items()}
+        self.ledger.add(run.name, run.restart, outcomes, self.cost, raised)
+        self.record(run, columns(outcomes))
+
+    def attempt(
+        self, run: AttackRun, x: Tensor, y: Tensor, index: Tensor
+    ) -> tuple[list[Outcome], dict[int, Exception]]:
+        """Outcomes of a batch, and errors of the model by the numbers of the samples on which it raised them.
+
+        Where the model raises an error the batch is halved until it is known which samples are to blame: they count as
+        wrong. Where halves raise none, it is no sample's, and all of these rows count as wrong. Errors that do not come
+        out of the model, UserError and lack of memory are raised again.
+        """
+        try:
+            return self.evaluated(run, x, y, index), {}
+        except Exception as error:
+            if out_of_memory(error):
+                raise UserError(f"{words(error)} (in {run.name}): set a smaller --batch_size than {len(x)}") from error
+            if not is_finding(self.model, error):
+                raise
+            if (index < 0).any():  # it may be the padding's
+                return self.attempt(run, *(t[index >= 0] for t in (x, y, index)))
+            parts = list(zip(x.chunk(2), y.chunk(2), index.chunk(2), strict=True)) if len(x) > 1 else []
+            halves = [self.attempt(run, *part) for part in parts]
+            errors = {number: each for _, part in halves for number, each in part.items()}
+            if errors:
+                return [outcome for part, _ in halves for outcome in part], errors
+            clean = torch.full_like(y, -1) if run.attack is None else self.clean_predictions(y, index)
+            return raised_outcomes(x, y, index, clean, self.campaign.scored), dict.fromkeys(index.tolist(), error)
+
+    def evaluated(self, run: AttackRun, x: Tensor, y: Tensor, index: Tensor) -> list[Outcome]:
+        """Outcomes of a batch."""
         if run.name == CLEAN and not self.cost.batches:
             self.warn_of_probabilities(x, index)
-        before = global_states(self.device)
         outcomes, _ = evaluate_batch(
             self.model,
             run.attack,
             x,
             y,
             index,
-            seed=campaign.seed,
+            seed=self.campaign.seed,
             name=run.name,
             restart=run.restart,
             # Predictions without an attack are in the ledger already: one forward less for each batch.
             clean=None if run.attack is None else self.clean_predictions(y, index),
-            draws=campaign.draws,
-            detector=self.model.detector if campaign.scored else None,  # type: ignore[arg-type]
+            draws=self.campaign.draws,
+            detector=self.model.detector if self.campaign.scored else None,  # type: ignore[arg-type]
             attack_context=self.attack_context,
         )
-        if before != global_states(self.device) and run.name not in self.cost.global_draws.splitlines():
-            self.cost.global_draws += f"{run.name}\n"
-        # A worker whose parent is gone must not write: the next run may have taken over its samples already.
-        self.rank.exit_if_orphaned()
-        self.update_cost(self.cost.batches + 1)
-        self.ledger.add(run.name, run.restart, outcomes, self.cost)
-        self.record(run, columns(outcomes))
+        return outcomes
+
+    def answers(self) -> bool:
+        """Whether the model answers on images on which it has answered before, in whatever process."""
+        known = self.campaign.table(AttackRun(CLEAN, 0, None))
+        numbers = known["index"][known["adversarial"] >= 0][: self.batch_size].tolist()
+        x, y, index = self.campaign.batch(numbers, self.device)
+        try:
+            predict(self.model, x, y, defender_noise(self.campaign.seed, index, 1))
+        except Exception:
+            return False
+        return len(numbers) > 0
 
     def warn_of_probabilities(self, x: Tensor, index: Tensor) -> None:
         """Warn early where the model returns probabilities instead of logits."""
@@ -173,6 +233,18 @@ class Worker:
             batches[-1] += [_PADDING] * (self.batch_size - len(batches[-1]))
             data = self.campaign.data
             yield from DataLoader(data, batch_sampler=batches, collate_fn=default_convert, num_workers=self.workers)
+
+
+def _never_answers(error: Exception, name: str, x: Tensor) -> UserError:
+    """The message where the model has not answered on a single image: it was set up wrongly."""
+    size = " x ".join(map(str, x.shape[1:]))
+    where = "" if name == CLEAN else f" under {name}"
+    mistake = UserError(
+        f"the model raised an error on each of the first images{where}, before it had answered on any: {words(error)} "
+        f"(at {place(error)}). Does it fit the data, whose images are {size}, and is every file there that it reads?"
+    )
+    mistake.__cause__ = error
+    return mistake
 
 
 def global_states(device: torch.device) -> tuple[object, ...]:

@@ -41,7 +41,20 @@ def claim(norm: str | None, suite: Mapping[str, Attack]) -> str:
     )
     if len(objectives) >= 2 and without and nearest:
         return ROBUST
-    names = list(suite)
+    return _accuracy_under(list(suite))
+
+
+def _accuracy_under(names: list[str]) -> str:
     if len(names) > _MOST_NAMES:
         return f"accuracy under {len(names)} attacks"
     return f"accuracy under {' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)}"
+
+
+def claim_on_union(suites: Mapping[tuple[str, float], Mapping[str, Attack]]) -> str:
+    """What a number against several balls at once is called; `suites` are the attacks of each (norm, eps), by name.
+
+    *Robust accuracy* where each ball alone would have it.
+    """
+    if all(claim(norm, suite) == ROBUST for (norm, _), suite in suites.items()):
+        return ROBUST
+    return _accuracy_under(list(dict.fromkeys(name for suite in suites.values() for name in suite)))

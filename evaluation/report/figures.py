@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from adversarial_lightning.evaluation.report.after_audit import NOTHING, doubted, share, worthless
 from adversarial_lightning.evaluation.report.formatting import SYMBOLS, number, percent, radius
 from adversarial_lightning.evaluation.report.subject import class_name
 
@@ -96,8 +97,8 @@ class ReportFigure:
         with mpl.rc_context(STYLE):
             canvas.draw()
         rgba = np.asarray(canvas.buffer_rgba(), float)
-        share = rgba[..., 3:] / 255
-        pixels: Array = (rgba[..., :3] * share + 255 * (1 - share)).round().astype(np.uint8)
+        opaque = rgba[..., 3:] / 255
+        pixels: Array = (rgba[..., :3] * opaque + 255 * (1 - opaque)).round().astype(np.uint8)
         return pixels
 
 
@@ -109,33 +110,42 @@ def uri(content: bytes, kind: str) -> str:
 def curves(results: Results) -> list[ReportFigure]:
     """Draw robust accuracy over the radius, one figure for each norm.
 
-    The lines are minimum-norm attacks, sweeps of budget attacks and worst cases. A norm with a single radius gets no
-    figure.
+    The lines are minimum-norm attacks, sweeps of budget attacks and, as the audit left them, worst cases. A norm with a
+    single radius gets no figure.
     """
     drawn = []
-    attacks = [a for a in results["attacks"] if a.get("curve")]
     for norm in SYMBOLS:
-        cases = sorted((c for c in results["worst_case"] if c["norm"] == norm), key=lambda c: float(c["eps"]))
+        before = ", before the audit" * doubted(results, norm)
+        attacks = [a for a in results["attacks"] if a.get("curve") and a["norm"] == norm]
         series = [
-            Series(a["name"], a["curve"]["eps"], a["curve"]["robust_accuracy"], step=True)
-            for a in attacks
-            if a["norm"] == norm
+            Series(f"{a['name']}{before}", a["curve"]["eps"], a["curve"]["robust_accuracy"], step=True) for a in attacks
         ]
+        cases = [c for c in results["worst_case"] if c["norm"] == norm]
         if not series and len(cases) < 2:
             continue
         said = [f"{s.name} decreases to {percent(min(s.y), results['n'])} at {max(s.x):.4g}" for s in series]
         series += [
-            Series(f"{sweep['attack'].rpartition('.')[2]} at radii", sweep["eps"], sweep["robust_accuracy"])
+            Series(f"{sweep['attack'].rpartition('.')[2]} at radii{before}", sweep["eps"], sweep["robust_accuracy"])
             for sweep in results["sweeps"]
             if sweep["norm"] == norm
         ]
-        if cases:
-            accuracies, bounds = [c["robust_accuracy"] for c in cases], [c["interval"] for c in cases]
-            series.append(Series("worst case", [c["eps"] for c in cases], accuracies, bounds=bounds))
-        said += [f"worst case {percent(c['robust_accuracy'], results['n'])} at {radius(c['eps'])}" for c in cases]
+        line = worst_case_line(results, norm, "worst case")
+        lengths_left = [c for c in (results.get("audit") or {}).get("claims", ()) if c["quantile"] and c["broken"]]
+        left = [c for c in lengths_left if c["norm"] == norm]
+        series += [line] if line.x else []
+        if left:
+            series.append(Series("after the audit, at most", [c["eps"] for c in left], [c["at_most"] for c in left]))
+        said += [
+            f"{s.name} {percent(y, results['n'])} at {radius(x)}"
+            for s in (line, *series[len(series) - bool(left) :])
+            for x, y in zip(s.x, s.y, strict=True)
+        ]
+        lost = [radius(c["eps"]) for c in cases if worthless(results, c)]
         caption = f"Robust accuracy over the {SYMBOLS[norm]} radius" + (
-            "; bars: 95 % intervals." if any(c["interval"] for c in cases) else "."
+            "; bars: 95 % intervals." if any(line.bounds) else "."
         )
+        if lost:
+            caption += f" At {', '.join(lost)} the audit failed, and {NOTHING}."
         figure = over_radius(norm, series, results["clean_accuracy"])
         drawn.append(ReportFigure(f"curves/{norm}", figure, caption, f"{caption} {'; '.join(said)}."))
     return drawn
@@ -150,6 +160,16 @@ class Series:
     y: Sequence[float]
     step: bool = False
     bounds: Sequence[Sequence[float] | None] = ()
+
+
+def worst_case_line(results: Results, norm: str, name: str) -> Series:
+    """Worst cases of a norm over the radius, as the audit left them; without those that say nothing."""
+    found = [case for case in results["worst_case"] if case["norm"] == norm and not worthless(results, case)]
+    found.sort(key=lambda case: float(case["eps"]))
+    broken = [bool(case.get("broken_by_audit")) for case in found]
+    bounds = [None if lower else case["interval"] for case, lower in zip(found, broken, strict=True)]
+    said = f"{name}{', at most' * any(broken)}"
+    return Series(said, [case["eps"] for case in found], [share(case) for case in found], bounds=bounds)
 
 
 def over_radius(norm: str, series: Sequence[Series], clean: float | None = None) -> Figure:
@@ -218,9 +238,9 @@ def scores(found: Mapping[str, Array]) -> list[ReportFigure]:
     low, high = min(float(v.min()) for v in finite.values()), max(float(v.max()) for v in finite.values())
     edges = np.linspace(low, high if high > low else low + 1, 41)
     for i, (name, values) in enumerate(finite.items()):
-        share = np.histogram(values, edges)[0] / len(found[name])
+        part = np.histogram(values, edges)[0] / len(found[name])
         style: Any = {"color": LINES[i % len(LINES)], "lw": 1.4, "ls": STYLES[i % len(STYLES)]}
-        axes.stairs(100 * share, edges, label=name, **style)
+        axes.stairs(100 * part, edges, label=name, **style)
     axes.set(xlabel="score of the detector", ylabel="images, %")
     axes.set_ylim(bottom=0)
     _legend(axes)

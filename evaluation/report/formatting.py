@@ -1,12 +1,9 @@
-"""Text of numbers in reports: shares, intervals, radii, threat models, durations, and the state of the audit."""
+"""Text of numbers in reports: shares, intervals, radii, threat models, durations, settings."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from adversarial_lightning.evaluation.outcomes.claims import ROBUST
-
-VERDICTS = {"failed": "✗ ", "not shown": "? ", "passed": "✓ ", "not applicable": "", "for information": ""}
 SYMBOLS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁", "l0": "ℓ₀"}
 
 
@@ -80,6 +77,14 @@ def threat(norm: str | None, eps: float | None, symbols: bool = False) -> str:
     return f"{norm} {radius(eps)}".strip()
 
 
+def where(entry: Mapping[str, Any], symbols: bool = False) -> str:
+    """Threat model of an attack or a worst case in words; of several norms ``the union of linf 0.1 and l2 0.5``."""
+    members = [threat(ball["norm"], ball["eps"], symbols) for ball in entry.get("members") or ()]
+    if not members:
+        return threat(entry["norm"], entry["eps"], symbols)
+    return " ∪ ".join(members) if symbols else f"the union of {', '.join(members[:-1])} and {members[-1]}"
+
+
 def duration(seconds: float) -> str:
     """Duration in words: ``0.8 s``, ``41 s``, ``12 min 05 s`` or ``3 h 20 min``."""
     if seconds < 59.5:
@@ -88,80 +93,6 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def verdict(check: Mapping[str, Any]) -> str:
-    """Verdict of a check; audits before version 0.2 called it otherwise, and passed without showing anything."""
-    said = str(check["verdict"])
-    return {"fail": "failed", "pass": "not shown"}.get(said, said)
-
-
-def figures(check: Mapping[str, Any]) -> str:
-    """What a check measured, with its bound and limit, in brackets; empty where it has no number."""
-    named = (("figure", "figure"), ("at most", "bound"), ("limit", "limit"))
-    found = ", ".join(f"{word} {number(check[key])}" for word, key in named if check.get(key) is not None)
-    return f" ({found})" if found else ""
-
-
-def audit_state(audit: Mapping[str, Any] | None) -> str:
-    """State of the audit: ``passed``, ``failed``, ``not shown``, ``nothing to audit`` or ``not audited``.
-
-    Audits before version 0.2 have none; their checks could pass without showing anything.
-    """
-    if not audit or not audit.get("checks"):
-        return "not audited"
-    if "state" in audit:
-        return str(audit["state"])
-    return "failed" if any(verdict(check) == "failed" for check in audit["checks"]) else "not shown"
-
-
-def audit_words(audit: Mapping[str, Any] | None) -> str:
-    """Phrase on the audit beside a headline number: what failed or was not shown, the level, what could be missed."""
-    state = audit_state(audit)
-    if audit is None or state == "not audited":
-        return "not audited"
-    if "state" not in audit and state == "not shown":
-        return f"audited by version 0.1 (level {audit['level']}): nothing failed"
-    if state == "nothing to audit":
-        return "nothing to audit: no sample is robust"
-    checks = "; ".join(f"{check['id']} {check['name']}" for check in audit["checks"] if verdict(check) == state)
-    if state == "failed":
-        return f"audit failed: {checks}"
-    bound = audit.get("bound")
-    missed = "" if bound is None else f"; at most {100 * bound:.1f} points could be missed"
-    if state == "passed":
-        return f"audit passed (level {audit['level']}{missed})"
-    return f"audit neither passed nor failed (level {audit['level']}{missed}), not shown: {checks}"
-
-
-def headline_word(case: Mapping[str, Any]) -> str:
-    """What the number of a worst case is called: ``robust accuracy``, or ``accuracy under fgsm and pgd``."""
-    return str(case.get("claim") or ("accuracy under " + ", ".join(case["attacks"]) if case.get("attacks") else ROBUST))
-
-
-def headline_share(case: Mapping[str, Any], n: int, where: str) -> str:
-    """The number of a worst case with its name and `where`; at most, where the audit broke robust samples."""
-    share, where = percent(case["robust_accuracy"], n), headline_word(case) + where
-    if not case.get("broken_by_audit"):
-        return f"{share} {where}"
-    broken, examined = case["broken_by_audit"], case["examined_by_audit"]
-    audited = f"{share} before the audit broke {broken} of {examined} robust samples"
-    return f"at most {percent(case['at_most'], n)} {where}, {audited}"
-
-
-def claim_words(claim: Mapping[str, Any], n: int) -> str:
-    """What an audit says of one claim of the suite."""
-    where = threat(claim["norm"], claim["eps"])
-    if claim["quantile"]:
-        where = f"the {claim['quantile']} length, {where}"
-    said = f"at {where} the suite left {percent(claim['robust_accuracy'], n)} robust"
-    if not claim["examined"]:
-        return said
-    said += f"; of {claim['examined']} robust samples the audit broke {len(claim['broken'])}"
-    if not claim["broken"]:
-        return said
-    rest = f"{percent(claim['estimate'], n)}, 99 % interval {interval(claim['interval'], n)}"
-    return f"{said}: at most {percent(claim['at_most'], n)}, and about {rest} if the others fall alike"
 
 
 def count(value: float) -> str:

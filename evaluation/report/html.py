@@ -8,11 +8,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from adversarial_lightning.evaluation.report import formatting, subject
+from adversarial_lightning.evaluation.report import after_audit, formatting, subject
 from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
-from adversarial_lightning.evaluation.report.comparison import BEST, LESSER, Comparison, any_radius, rank, title
+from adversarial_lightning.evaluation.report.comparison import Comparison
+from adversarial_lightning.evaluation.report.comparison_text import BEST, notes
 from adversarial_lightning.evaluation.report.figures import ReportFigure
 from adversarial_lightning.evaluation.report.pictures import Gallery
+from adversarial_lightning.evaluation.report.threats import any_radius, key, rank, title
 
 _PAGES = Path(__file__).parent / "pages"
 Results = dict[str, Any]
@@ -40,9 +42,13 @@ def _environment() -> Environment:
         "facts": lambda results: subject.model_facts(results) | formatting.facts(results),
         "any_radius": any_radius,
         "breakable": lambda path: path.replace("/", "/\u200b"),  # a zero-width space: lines may break there
-        "claim_words": formatting.claim_words,
-        "headline_word": formatting.headline_word,
-        "figures": formatting.figures,
+        "claim_words": after_audit.claim_words,
+        "headline_word": after_audit.headline_word,
+        "figures": after_audit.figures,
+        "left": after_audit.share,
+        "left_words": after_audit.share_words,
+        "before_audit": after_audit.before_audit,
+        "where": lambda entry: formatting.where(entry, symbols=True),
         "model_in_table": subject.model_in_table,
         "defended_by": subject.defended_by,
         "draws_words": subject.draws_words,
@@ -101,7 +107,10 @@ def report_page(
         pixels=subject.PIXELS,
         contents=[(id, name) for id, name in sections.items() if name],
         cards=cards(results),
-        refused=any(case.get("refused") for case in results["worst_case"]),
+        legend=" ".join(after_audit.legend(results)),
+        marks=lambda case: after_audit.marks(results, case),
+        worthless=lambda case: after_audit.worthless(results, case),
+        nothing=after_audit.NOTHING,
         groups=groups(results),
         class_note=class_note(results),
         by_class=class_table(results, symbols=True),
@@ -114,8 +123,8 @@ def report_page(
         areas={a["name"]: a["detection"]["auroc"] for a in results["attacks"]} if detector else {},
         facts=subject.model_facts(results) | formatting.facts(results),
         facts_of_cost=formatting.facts_of_cost(results),
-        verdicts=formatting.VERDICTS,
-        by_verdict={v: [c for c in checks if formatting.verdict(c) == v] for v in formatting.VERDICTS},
+        verdicts=after_audit.VERDICTS,
+        by_verdict={v: [c for c in checks if after_audit.verdict(c) == v] for v in after_audit.VERDICTS},
         drawn=drawn,
         galleries=galleries,
         omitted=omitted,
@@ -124,28 +133,30 @@ def report_page(
 
 def compare_page(comparison: Comparison) -> str:
     """Comparison of several evaluations as HTML."""
-    return _page("compare.html", c=comparison, best=BEST, lesser=LESSER, title="Comparison of robustness")
+    return _page(
+        "compare.html", c=comparison, best=BEST, notes=" ".join(notes(comparison)), title="Comparison of robustness"
+    )
 
 
 def cards(results: Results) -> dict[str, list[Results]]:
     """Worst cases by norm, small radii first."""
     found: dict[str, list[Results]] = {}
-    for case in sorted(results["worst_case"], key=lambda case: rank((case["norm"], case["eps"]))):
+    for case in sorted(results["worst_case"], key=lambda case: rank(key(case))):
         found.setdefault(case["norm"], []).append(case)
     return found
 
 
 def groups(results: Results) -> list[dict[str, Any]]:
     """Attacks grouped by threat model, with its worst case where it has one."""
-    cases = {(c["norm"], c["eps"]): c for c in results["worst_case"]}
-    models = [*cases, *((a["norm"], a["eps"]) for a in results["attacks"])]
+    cases = {key(case): case for case in results["worst_case"]}
+    models = cases | {key(attack): attack for attack in results["attacks"]}
     return [
         {
-            "title": title(norm, eps, symbols=True),
-            "attacks": [a for a in results["attacks"] if (a["norm"], a["eps"]) == (norm, eps)],
-            "case": cases.get((norm, eps)),
+            "title": title(models[model], symbols=True),
+            "attacks": [attack for attack in results["attacks"] if key(attack) == model],
+            "case": cases.get(model),
         }
-        for norm, eps in sorted(dict.fromkeys(models), key=rank)
+        for model in sorted(models, key=rank)
     ]
 
 
@@ -153,13 +164,18 @@ def over_draws(results: Results) -> list[tuple[str, dict[str, Any]]]:
     """Accuracies over the defender's draws: without an attack, of attacks, of worst cases."""
     found = [("no attack", results["clean_draws"])] if results.get("clean_draws") else []
     found += [(a["name"], a["draws"]) for a in results["attacks"] if a.get("draws")]
-    cases = [c for c in results["worst_case"] if c.get("draws")]
-    return found + [(f"worst case, {formatting.threat(c['norm'], c['eps'], symbols=True)}", c["draws"]) for c in cases]
+    return found + [(worst_title(results, c), c["draws"]) for c in results["worst_case"] if c.get("draws")]
+
+
+def worst_title(results: Results, case: Results) -> str:
+    """Name of a row with numbers of a worst case from which no sample is taken out."""
+    before = ", before the audit" * bool(case.get("broken_by_audit"))
+    return f"worst case, {formatting.where(case, symbols=True)}{before}{after_audit.marks(results, case)}"
 
 
 def levels(results: Results) -> list[dict[str, Any]]:
     """Numbers of the detector at each false positive rate, by attack and worst case."""
-    cases = {f"worst case, {formatting.threat(c['norm'], c['eps'], symbols=True)}": c for c in results["worst_case"]}
+    cases = {worst_title(results, case): case for case in results["worst_case"]}
     judged = {a["name"]: a for a in results["attacks"]} | cases
     return [
         {**level, "rows": {name: entry["detection"]["levels"][i] for name, entry in judged.items()}}

@@ -3,18 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
-from adversarial_lightning.evaluation.report.comparison import any_radius
-from adversarial_lightning.evaluation.report.formatting import (
+from adversarial_lightning.evaluation.report.after_audit import (
+    NOTHING,
     VERDICTS,
     audit_words,
     claim_words,
+    figures,
+    headline_share,
+    headline_word,
+    legend,
+    marks,
+    share_words,
+    verdict,
+    worthless,
+)
+from adversarial_lightning.evaluation.report.class_table import MOST_ROWS, class_note, class_table
+from adversarial_lightning.evaluation.report.formatting import (
     count,
     duration,
     facts,
     facts_of_cost,
-    figures,
-    headline_share,
     interval,
     interval_words,
     length,
@@ -23,46 +31,57 @@ from adversarial_lightning.evaluation.report.formatting import (
     samples,
     share_of,
     table,
-    threat,
-    verdict,
+    where,
 )
 from adversarial_lightning.evaluation.report.html import groups, over_draws
 from adversarial_lightning.evaluation.report.subject import (
     PIXELS,
     badge_words,
     detector_words,
+    doubts,
     draws_words,
     interval_note,
     judged,
     model_facts,
     subject,
 )
+from adversarial_lightning.evaluation.report.threats import any_radius
 
 Results = dict[str, Any]
 CRITERIA = ("acc_adv", "acc_nadv_clean", "acc_cla", "acc_com")
 
 
 def headlines(results: Results) -> list[str]:
-    """Sentence for each threat model with a headline number: its interval, its attacks and the state of the audit."""
-    n, said = results["n"], []
-    for case in results["worst_case"]:
-        if not case.get("refused"):
-            share = headline_share(case, n, f"{judged(results)} at {threat(case['norm'], case['eps'])}, {PIXELS}")
-            over = "" if case.get("broken_by_audit") else interval_words(case["interval"], results)
-            basis = [over, f"worst case of {', '.join(case['attacks'])}"]
-            basis += [f"n = {n}, {samples(results)}"] if case["interval"] else [f"n = {n}"]
-            basis.insert(1, draws_words(results, case))
-            clean = f"clean {percent(results['clean_accuracy'], n)}"
-            parts = f"{share} ({'; '.join(filter(None, basis))})", detector_words(results, case), clean
-            said.append("; ".join(filter(None, (*parts, badge_words(results)))))
+    """Sentence for each threat model with a headline number: its interval, its attacks and the state of the audit.
+
+    Where the audit left nothing of the number, that is what the sentence says, and no number.
+    """
+    cases = [case for case in results["worst_case"] if not case.get("refused")]
     shortest = [c for c in (results["audit"] or {}).get("claims", ()) if c["quantile"]]
-    return [*said, *(f"{claim_words(claim, n)}; {badge_words(results)}" for claim in shortest)]
+    return [
+        *(_headline(results, case) for case in cases),
+        *(f"{claim_words(claim, results['n'])}; {badge_words(results)}" for claim in shortest),
+    ]
+
+
+def _headline(results: Results, case: Results) -> str:
+    n, broken = results["n"], case.get("broken_by_audit")
+    of = f"{judged(results)} at {where(case)}, {PIXELS}"
+    clean = f"clean {percent(results['clean_accuracy'], n)}"
+    if failed := worthless(results, case):
+        said = f"{headline_word(case)}{of}: audit failed: {failed} — {NOTHING}"
+        return "; ".join([said, clean, *doubts(results)])
+    over = "" if broken else interval_words(case["interval"], results)
+    basis = [over, draws_words(results, case), f"worst case of {', '.join(case['attacks'])}"]
+    basis += [f"n = {n}, {samples(results)}"] if case["interval"] else [f"n = {n}"]
+    parts = f"{headline_share(case, n, of)} ({'; '.join(filter(None, basis))})", detector_words(results, case), clean
+    return "; ".join(filter(None, (*parts, badge_words(results))))
 
 
 def report_text(results: Results, command: str) -> str:
     """The whole report in markdown; `results` as in results.json."""
     lines = ["# Robustness report", "", subject(results), ""]
-    lines += [f"**{sentence}**\n" for sentence in headlines(results)]
+    lines += [f"{sentence}\n" if NOTHING in sentence else f"**{sentence}**\n" for sentence in headlines(results)]
     lines += [f"> {note}\n" for note in results["warnings"]]
     lines += _attacks(results)
     lines += _classes(results)
@@ -87,22 +106,19 @@ def _attacks(results: Results) -> list[str]:
                 accuracy = f"median length {length(a['median_norm'], a['attacked']) or 'infinite'}", ""
             broken_by = f"{count(a['succeeded'])} of {count(a['attacked'])}"
             passes = f"{count(a['forwards'])} / {count(a['backwards'])}"
-            model = threat(a["norm"], a["eps"])
+            model = where(a)
             rows.append([a["name"], model, *accuracy, broken_by, str(a["restarts"]), passes, duration(a["seconds"])])
         if case := group["case"]:
-            accuracy = _share(case["robust_accuracy"], case["interval"], n)
-            label = "**worst case**" + " †" * bool(case.get("refused"))
-            rows.append([label, threat(case["norm"], case["eps"]), *accuracy, "", "", "", ""])
-    head = ["attack", "threat", "robust accuracy", "95 % interval", "broken by", "runs"]
+            bounds = "" if case.get("broken_by_audit") else interval(case["interval"], n)
+            label = f"**worst case**{marks(results, case)}"
+            rows.append([label, where(case), share_words(case, n), bounds, "", "", "", ""])
+    head = ["attack", "threat", "accuracy", "95 % interval", "broken by", "runs"]
     lines = ["## Attacks", "", *table([*head, "forward / backward passes", "time"], rows), ""]
     lines += [f"n = {n}, {samples(results)}; {interval_note(results)}. Radii are of {PIXELS}."]
     lines += ["A sample is robust where the model is right without the attack and after every run of it."]
     lines += ["Worst case: the mean over samples of the minimum over the attacks of a threat model.", ""]
-    if any(case.get("refused") for case in results["worst_case"]):
-        lines += [
-            "†: no headline number: the suite lacks adaptations that this defense requires.",
-            "",
-        ]
+    for note in legend(results):
+        lines += [note, ""]
     if results["mode"] == "worst_case":
         lines += ["A later attack ran only on samples that the earlier ones of its threat model left robust: its row"]
         lines += ["counts the samples that are robust after all of them.", ""]
@@ -161,7 +177,7 @@ def _detector(results: Results) -> list[str]:
         rows = []
         for entry in (*results["attacks"], *results["worst_case"]):
             d = entry["detection"]["levels"][i]
-            name = entry.get("name", f"worst case ({threat(entry['norm'], entry['eps'])})")
+            name = entry.get("name") or f"worst case ({where(entry)}){_before(results, entry)}"
             figures = [(d[key], d["of"][key]) for key in CRITERIA] + [(v, n) for v in _malade(d["malade"])]
             rows.append([name, *(share_of(value, of) for value, of in figures)])
         realised = f"{share_of(level['realised_fpr'], n)} {interval(level['interval'], n)}".strip()
@@ -178,6 +194,11 @@ def _detector(results: Results) -> list[str]:
         ]
         lines += [*table(head, rows), ""]
     return lines
+
+
+def _before(results: Results, case: Results) -> str:
+    """Remark on numbers of a worst case from which no sample is taken out."""
+    return ", before the audit" * bool(case.get("broken_by_audit")) + marks(results, case)
 
 
 def _malade(accountings: Mapping[str, Any]) -> Sequence[float | None]:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adversarial_lightning.evaluation.report.after_audit import audit_state, audit_words
 from adversarial_lightning.evaluation.report.formatting import (
-    audit_state,
-    audit_words,
     count,
     interval,
     percent,
@@ -84,8 +83,9 @@ def detector_words(results: Mapping[str, Any], case: Mapping[str, Any]) -> str:
         return ""
     level = next(d for d in case["detection"]["levels"] if d["fpr"] == detection["aimed_fpr"])
     shares = [share_of(level["malade"][key], results["n"]) for key in ("robust", "strict")]
+    before = "before the audit " * bool(case.get("broken_by_audit"))
     return (
-        f"with detector {short(detection['detector'])} at {100 * detection['aimed_fpr']:g} % false positives "
+        f"{before}with detector {short(detection['detector'])} at {100 * detection['aimed_fpr']:g} % false positives "
         f"{shares[0]} if flagged images count as defended, {shares[1]} if they count as failures"
     )
 
@@ -95,8 +95,10 @@ def draws_words(results: Mapping[str, Any], case: Mapping[str, Any]) -> str:
     n, d = results["n"], case.get("draws")
     if not d:
         return ""
+    before = "before the audit " * bool(case.get("broken_by_audit"))
     return (
-        f"mean over {d['n']} draws of the defense's noise, 95 % interval over draws {interval(d['interval'], n)}; "
+        f"{before}mean over {d['n']} draws of the defense's noise, "
+        f"95 % interval over draws {interval(d['interval'], n)}; "
         f"{percent(d['worst_draw'], n)} in the worst single draw, {percent(d['every_draw'], n)} right in every draw"
     )
 
@@ -176,12 +178,25 @@ def differs(results: Mapping[str, Any]) -> bool:
     return bool((results.get("published") or {}).get("differs"))
 
 
+def raised_words(results: Mapping[str, Any]) -> str:
+    """Phrase on the errors that the model raised; empty where there were none."""
+    found = results.get("raised") or []
+    errors = "; ".join(dict.fromkeys(each["error"] for each in found))
+    under = ", ".join(dict.fromkeys(f"{each['attack']}" for each in found))
+    return f"the model raised an error ({errors}) under {under}, which counts as wrong" if found else ""
+
+
 def badge_state(results: Mapping[str, Any]) -> str:
-    """State of the evaluation: the audit's, but ``failed`` where the clean accuracy differs from the published one."""
-    return "failed" if differs(results) else audit_state(results["audit"])
+    """State of the evaluation: the audit's, but ``failed`` where the model raised an error or `differs`."""
+    return "failed" if differs(results) or results.get("raised") else audit_state(results["audit"])
+
+
+def doubts(results: Mapping[str, Any]) -> list[str]:
+    """Phrases on what stands against the whole evaluation, besides its audit."""
+    different = "clean accuracy differs from the published one" if differs(results) else ""
+    return [phrase for phrase in (different, raised_words(results)) if phrase]
 
 
 def badge_words(results: Mapping[str, Any]) -> str:
     """Phrase for the state of the evaluation."""
-    doubt = "clean accuracy differs from the published one; " if differs(results) else ""
-    return doubt + audit_words(results["audit"])
+    return "; ".join([*doubts(results), audit_words(results["audit"])])

@@ -1,6 +1,7 @@
 """Writes results.json, report.md, report.html and TensorBoard events."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from torch import nn
 
 from adversarial_lightning.checkpoints.files import write_whole
 from adversarial_lightning.errors import UserError
-from adversarial_lightning.evaluation.campaign.merge import reasons_for_no_headline
+from adversarial_lightning.evaluation.campaign.merge import balls_of, reasons_for_no_headline
 from adversarial_lightning.evaluation.campaign.plan import Campaign
 from adversarial_lightning.evaluation.outcomes.statistics import Results
 from adversarial_lightning.evaluation.report import formatting
-from adversarial_lightning.evaluation.report.comparison import compare, side_by_side
+from adversarial_lightning.evaluation.report.after_audit import share, worthless
+from adversarial_lightning.evaluation.report.comparison import compare
+from adversarial_lightning.evaluation.report.comparison_text import side_by_side
 from adversarial_lightning.evaluation.report.embeddings import network_figures
 from adversarial_lightning.evaluation.report.events import write_events
 from adversarial_lightning.evaluation.report.figures import ReportFigure, confusion, curves, lengths, roc, scores
@@ -24,6 +27,7 @@ from adversarial_lightning.evaluation.report.pictures import Gallery, galleries
 from adversarial_lightning.evaluation.report.purifier_steps import steps
 from adversarial_lightning.evaluation.report.subject import differs, published_words
 from adversarial_lightning.evaluation.report.successes import gather
+from adversarial_lightning.evaluation.report.threats import key
 
 _ALLOWANCE = 5.0, 0.1  # seconds for pictures, or this share of the evaluation's time
 
@@ -55,14 +59,14 @@ def write_report(
     refused = reasons_for_no_headline(campaign.suite, required_adaptations)
     for case in (precision or {}).get("cases", []):
         if not case["passed"]:
-            refused[case["norm"], case["eps"]] = formatting.too_weak(case)
+            weak = {balls for balls in map(balls_of, merged["worst_case"]) if (case["norm"], case["eps"]) in balls}
+            refused |= dict.fromkeys(weak, formatting.too_weak(case))
     merged["warnings"] = list(merged["warnings"])
     for case in merged["worst_case"]:
-        if reason := refused.get((case["norm"], case["eps"])):
+        if reason := refused.get(balls_of(case)):
             case["refused"] = reason
-            merged["warnings"].append(f"no headline for {formatting.threat(case['norm'], case['eps'])}: {reason}")
-    for case in merged["worst_case"]:
-        case |= _audited(audit, case)
+            merged["warnings"].append(f"no headline for {formatting.where(case)}: {reason}")
+    _take_out(audit, merged)
     known = {"model": None, "published": None, "class_names": None, "weights": None, **(facts or {})}
     results = {"checkpoint": dict(checkpoint), "data": dict(data), "defenses": list(defenses), **known, **merged}
     if extra := (known["weights"] or {}).get("extra"):
@@ -112,14 +116,19 @@ def write_report(
     return results
 
 
-def _audited(audit: Mapping[str, Any] | None, case: Mapping[str, Any]) -> Results:
-    """What the audit found about the threat model of one worst case."""
-    for claim in (audit or {}).get("claims", ()):
-        if (claim["norm"], claim["eps"], claim["quantile"]) == (case["norm"], case["eps"], None):
+def _take_out(audit: Mapping[str, Any] | None, merged: Results) -> None:
+    """Give every worst case, and the classes, what the audit found about them."""
+    claims = {key(claim): claim for claim in (audit or {}).get("claims", ()) if claim["quantile"] is None}
+    found = [claims.get(key(case)) for case in merged["worst_case"]]
+    for case, claim in zip(merged["worst_case"], found, strict=True):
+        if claim is not None:
             estimate = {"robust_accuracy": claim["estimate"], "interval": claim["interval"]}
-            found = {"broken_by_audit": len(claim["broken"]), "examined_by_audit": claim["examined"]}
-            return {**found, "at_most": claim["at_most"], "estimate": estimate if claim["examined"] else None}
-    return {}
+            case |= {"broken_by_audit": len(claim["broken"]), "examined_by_audit": claim["examined"]}
+            case |= {"at_most": claim["at_most"], "estimate": estimate if claim["examined"] else None}
+            case["says_nothing"] = claim["says_nothing"]
+    for i, entry in enumerate(merged["classes"] if any(found) else ()):
+        before = zip(found, entry["robust_accuracy"], strict=True)
+        entry["at_most"] = [claim["classes"][i] if claim else accuracy for claim, accuracy in before]
 
 
 def write_comparison(folders: Sequence[Path], output: Path | None) -> str:
@@ -142,10 +151,21 @@ def write_comparison(folders: Sequence[Path], output: Path | None) -> str:
 
 
 def scalars(results: Results) -> dict[str, float]:
-    """Numbers of the report by tag."""
+    """Numbers of the report by tag.
+
+    What an attack alone left is called accuracy under it. Worst cases are as the audit left them: `at_most` without the
+    samples that it broke, beside the number before; and without a headline where that has a reason.
+    """
     numbers = {"accuracy/clean": results["clean_accuracy"]}
-    numbers |= {f"robust_accuracy/{a['name']}": a["robust_accuracy"] for a in results["attacks"]}
-    cases = [
-        (formatting.threat(c["norm"], c["eps"]).replace(" ", "_").replace("/", "_"), c) for c in results["worst_case"]
-    ]
-    return numbers | {f"worst_case/{name}": c["robust_accuracy"] for name, c in cases}
+    numbers |= {f"accuracy_under/{a['name']}": a["robust_accuracy"] for a in results["attacks"]}
+    for case in results["worst_case"]:
+        name, whole = re.sub("[ /,]+", "_", formatting.where(case)), case["robust_accuracy"]
+        if case.get("refused"):
+            numbers[f"worst_case_without_headline/{name}"] = whole
+        elif worthless(results, case):
+            numbers[f"worst_case_audit_failed/{name}"] = whole
+        elif case.get("broken_by_audit"):
+            numbers |= {f"worst_case_at_most/{name}": share(case), f"worst_case_before_audit/{name}": whole}
+        else:
+            numbers[f"worst_case/{name}"] = whole
+    return numbers
