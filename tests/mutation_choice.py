@@ -31,7 +31,8 @@ class Mutant:
     """One change of a file: its `name` (where: what -> what), its text, and the lines that a test must reach.
 
     `scopes` are ranges of lines from narrow to wide: the statement, its function, its class; a test of the first that
-    any test reaches is a test of the mutant. `names` are those of its class and function, or of the constant.
+    any test reaches is a test of the mutant. `names` are those of the constant, or of the class and the function, where
+    the mutant changes what is declared (a default, a decorator): a test may look at it without reaching any statement.
     """
 
     name: str
@@ -81,6 +82,16 @@ def _scopes(tree: ast.AST, line: int) -> tuple[str, tuple[Place, ...]]:
         return "", ((line, line),)
     wider = [span for named, span, _ in reversed(found) if named]
     return ".".join(names), (found[-1][2], *wider)
+
+
+def _declared(tree: ast.Module, line: int, function: str) -> tuple[str, ...]:
+    """The names under which others find what this line declares; none inside the body of a function."""
+    bodies = [(d.body[0].lineno, _last(d)) for d in ast.walk(tree) if isinstance(d, ast.FunctionDef)]
+    if any(first <= line <= last for first, last in bodies):
+        return ()
+    stored = (n for top in tree.body if _first(top) <= line <= _last(top) for n in ast.walk(top))
+    constants = (n.id for n in stored if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+    return tuple(n for n in function.split(".") if n != "__init__") if function else tuple(constants)
 
 
 def _first(node: Any) -> int:
@@ -155,10 +166,8 @@ def mutants(source: str, path: str, number: int = 8, seed: int = 0) -> list[Muta
             continue
         name = f"{function or 'module'}: {_changed(source, text)}"
         name += f" #{sum(n.startswith(name) for n in found) + 1}" if name in found else ""
-        stored = (n for top in tree.body if _first(top) <= line <= _last(top) for n in ast.walk(top))
-        constants = [n.id for n in stored if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        names = [n for n in function.split(".") if n != "__init__"] if function else constants
-        found[name] = Mutant(name, text, _scopes(tree, line)[1], tuple(names))
+        names = _declared(tree, line, function)
+        found[name] = Mutant(name, text, _scopes(tree, line)[1], names)
         if len(found) == number:
             break
     return list(found.values())

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,11 @@ def tests_of(mutant: Mutant, file: str, maps: dict[str, Map], budget: float = BU
                 reached[name] = ((seconds + 0.02) * known["total"][t] / inside[t], seconds)
         if reached:
             break
-    if not reached or scope is not mutant.scopes[0]:
-        # A default or a constant, which no test reaches: one that names it or its class may look at it.
-        for name in mutant.names:
-            for known in (known for known in maps.values() if re.search(rf"\b{name}\b", known["text"])):
-                for test, seconds in known["tests"]:
-                    reached.setdefault(test, ((seconds + 0.02) * (1 if f"[{name}" in test else 50), seconds))
+    for name in mutant.names:
+        for known in (known for known in maps.values() if re.search(rf"\b{name}\b", known["text"])):
+            for test, seconds in known["tests"]:
+                weight = 1 if re.search(rf"\[{name}\b", test) else 50
+                reached[test] = min(reached.get(test, (inf, 0)), ((seconds + 0.02) * weight, seconds))
     chosen, spent = list[str](), 0.0
     for name, (_, seconds) in sorted(reached.items(), key=lambda item: item[1]):
         if not chosen or spent + seconds <= budget:

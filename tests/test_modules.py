@@ -467,3 +467,11 @@ def test_the_progress_bar_has_the_accuracy_and_networks_leave_images_alone() -> 
     module.validation_step((x, torch.tensor([0, 1]), torch.arange(2)), 0)
     assert torch.equal(x, before)
     assert logged == {name: {"prog_bar": name == "val/acc", "on_epoch": True} for name in ("val/acc", "val/loss")}
+
+
+def test_the_first_batch_of_an_epoch_is_looked_at() -> None:
+    """Images out of [0, 1] are refused before the first step; later batches cost no look."""
+    module, batch = Standard(nn.Flatten()), (torch.full((2, 1, 2, 2), 2.0), torch.zeros(2), torch.arange(2))
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        module.on_train_batch_start(batch, 0)
+    module.on_train_batch_start(batch, 1)
