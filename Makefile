@@ -54,9 +54,13 @@ arrows: .venv/.installed namespace  ## Who may import whom.
 cases: .venv/.installed  ## Run the small programs of CASES (those whose names begin with ONLY) that each show a fault.
 	@$(BIN)/python tests/cases.py $(CASES) $(ONLY)
 
+mutants: .venv/.installed  ## Change the files (those whose paths begin with ONLY) one change at a time; see what no test notices.
+	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
+	$(BIN)/python tests/mutants.py $(ONLY)
+
 readme: .venv/.installed  ## Write the tables of README.md, docs/, results/ and configs/ anew from catalogues and results.
 	$(BIN)/python docs/tables.py
 
 ONLY ?=
-.PHONY: help install cases test-fast namespace types arrows quickstart test lint readme
+.PHONY: help install cases mutants test-fast namespace types arrows quickstart test lint readme
 .DEFAULT_GOAL := help

@@ -27,6 +27,7 @@ from adversarial_lightning.lightning_modules.critic_losses import (
     gradient_penalty,
     mean_where,
     running_confidence,
+    total,
 )
 from adversarial_lightning.lightning_modules.critic_settings import AttackSettings, CriticSettings, Pretraining
 from adversarial_lightning.lightning_modules.differentiable_attack import (
@@ -534,6 +535,20 @@ def test_confidences_follow_each_batch_once_and_the_critic_waits_for_its_turn(tm
     trainer(tmp_path, 2, callbacks=[loop]).fit(made, digits(train_limit=96))
     assert torch.allclose(made.confidences, loop.expected) and (made.confidences < 1).any()
     assert loop.moved == [[0, 0], [1, 0], [2, 0], [3, 0], [4, 1], [5, 2]]
+
+
+def test_means_are_those_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes the other holds no row that counts: DDP halves the sum of their gradients, hence 2 times 3."""
+    values, where = torch.tensor([3.0, 5.0]), torch.tensor([True, False])
+    assert (
+        mean_where(values, where) == 3 and mean_where(values, ~where) == 5 and mean_where(values, where & ~where) == 0
+    )
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    assert mean_where(values, where) == 6 and mean_where(values, where & ~where) == 0
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))  # the other has the same rows
+    assert mean_where(values, where) == 3 and torch.equal(total(values), 2 * values) and values[0] == 3
 
 
 def test_pretraining_decays_all_weight_matrices_but_the_last() -> None:

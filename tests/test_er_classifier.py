@@ -526,6 +526,10 @@ class Loose(Coded):
         self.scale = nn.Parameter(torch.ones(1))
 
 
+def test_an_embedding_of_one_number_is_enough() -> None:
+    assert ERClassifier(Coded(1)).network.embedding == 1
+
+
 @pytest.mark.parametrize(
     "make,says",
     [

@@ -104,6 +104,9 @@ def test_binary_form_is_the_soft_margin_svm() -> None:
     for q in (1, 2):
         objective = binary_objective(net(x)[:, 0], x, y, penalty=0.3, q=q)  # type: ignore[arg-type]
         assert torch.allclose(objective, hand + 0.3 * w.norm(q))
+        slope = torch.autograd.grad(objective, net[1].weight, retain_graph=True)[0][0]
+        hinge = torch.autograd.grad(hand, w, retain_graph=True)[0]
+        assert torch.allclose(slope, hinge + 0.3 * (w.sign() if q == 1 else w / w.norm()))  # the penalty is trained on
     two = linear(k=2)
     x2, y2 = images(k=2)
     before = sensitivity(two, x2, y2).margin

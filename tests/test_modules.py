@@ -442,3 +442,36 @@ def test_atent_memory_does_not_grow_with_steps() -> None:
             atent_step(module, x, y)
         peaks.append(peak)
     assert peaks[0] == peaks[1] > 0
+
+
+def test_all_processes_validate_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several processes the buffers of the first one are sent to the others; with one nothing is sent."""
+    module, sent = Standard(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))), []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, source: sent.append((tensor, source)))
+    module.on_validation_start()
+    assert not sent
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    module.on_validation_start()
+    assert [source for _, source in sent] == [0, 0, 0]
+    assert all(a is b for (a, _), b in zip(sent, module.network.buffers(), strict=True))
+
+
+def test_the_progress_bar_has_the_accuracy_and_networks_leave_images_alone() -> None:
+    class Doubling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mul_(2).flatten(1)
+
+    module, logged, x = Standard(Doubling()), {}, torch.rand(2, 1, 1, 3)
+    module.log = lambda name, value, **how: logged.update({name: how})  # type: ignore[assignment,method-assign]
+    before = x.clone()
+    module.validation_step((x, torch.tensor([0, 1]), torch.arange(2)), 0)
+    assert torch.equal(x, before)
+    assert logged == {name: {"prog_bar": name == "val/acc", "on_epoch": True} for name in ("val/acc", "val/loss")}
+
+
+def test_the_first_batch_of_an_epoch_is_looked_at() -> None:
+    """Images out of [0, 1] are refused before the first step; later batches cost no look."""
+    module, batch = Standard(nn.Flatten()), (torch.full((2, 1, 2, 2), 2.0), torch.zeros(2), torch.arange(2))
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        module.on_train_batch_start(batch, 0)
+    module.on_train_batch_start(batch, 1)

@@ -27,6 +27,12 @@ def test_known_values_stay() -> None:
     assert torch.allclose(u, torch.tensor([[0.3380525, 0.2691302], [0.8833108, 0.431528]]), atol=1e-7)
 
 
+def test_the_generator_is_splitmix64() -> None:
+    """The first numbers of the published generator (Steele, Lea and Flood 2014) for the seed 1234567."""
+    words = Noise(torch.tensor([1234567]))._words(3)[0]
+    assert [int(w) % 2**64 for w in words] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
 def test_moments() -> None:
     index, like = torch.arange(2000), torch.empty(2000, 101)
     u, g = Noise.keyed(3, index).uniform(like), Noise.keyed(3, index).normal(like)

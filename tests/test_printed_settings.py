@@ -1,24 +1,75 @@
 """Settings that the papers print, against the configurations: a value that drifts would reproduce something else."""
 
+from dataclasses import fields, is_dataclass
+from importlib import import_module
 from inspect import signature
+from math import log
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from adversarial_lightning.attacks import CW, DDN, Square
-from adversarial_lightning.defenses import RIDE
-from adversarial_lightning.detectors import LID
+from adversarial_lightning import attacks
+from adversarial_lightning.attacks import (
+    APGD,
+    BPDA,
+    CW,
+    DAA,
+    DDN,
+    EAD,
+    FAB,
+    FGSM,
+    FMN,
+    JSMA,
+    PDGD,
+    PDPGD,
+    PGD,
+    AutoAttack,
+    Boundary,
+    CWLinf,
+    DeepFool,
+    DetectorAwareAPGD,
+    DetectorAwarePGD,
+    FeatureAdversary,
+    GaussianNoise,
+    HighConfidence,
+    HopSkipJump,
+    Joint,
+    Langevin,
+    LogitEOT,
+    OnePixel,
+    RayS,
+    ReconstructionPGD,
+    Restarts,
+    SaltAndPepper,
+    SaltAndPepperSearch,
+    SparseFool,
+    Square,
+    Targeted,
+)
+from adversarial_lightning.checkpoints.spec import catalogue
+from adversarial_lightning.defenses import RIDE, TVBregman, TVChambolle, Voting
+from adversarial_lightning.detectors import LID, ReconstructionError
 from adversarial_lightning.lightning_modules import (
     ATENT,
+    RSE,
     TRADES,
+    VAECLA,
     VAT,
+    AdversarialTraining,
     AdversaryCritic,
+    Cosine,
+    DenoisingAutoencoder,
     ERClassifier,
+    Exponential,
     MarginMaximization,
+    OneCycle,
+    Standard,
+    Steps,
 )
-from adversarial_lightning.lightning_modules.critic_settings import AttackSettings, CriticSettings
+from adversarial_lightning.lightning_modules.critic_settings import AttackSettings, CriticSettings, Pretraining
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -102,19 +153,107 @@ PRINTED: dict[str, dict[str, Any]] = {
 
 DEFAULTS: dict[Any, dict[str, Any]] = {
     ATENT: {"alpha": 0.9},
-    TRADES: {"beta": 6.0},
-    VAT: {"eps": 2.0, "iterations": 1},
-    MarginMaximization: {"q": 2},
+    AdversarialTraining: {"clean_weight": 0.0},
+    TRADES: {"beta": 6.0, "attack": PGD(eps=0.3, steps=40, step_size=0.01, loss="kl", start_std=0.001)},
+    VAT: {"eps": 2.0, "divergence_weight": 1.0, "iterations": 1},
+    MarginMaximization: {"penalty": 0.1, "q": 2},
+    DenoisingAutoencoder: {"sigma2": 0.15},
+    Exponential: {"times": 100, "gamma": 0.95},
+    OneCycle: {"warmup": 0.3, "initial": 1 / 25, "final": 1 / 25 / 1e4},  # torch's div_factor and final_div_factor
+    Steps: {"gamma": 0.1},
+    Cosine: {"final": 0.0},
+    Pretraining: {"epochs": 1},
+    TVBregman: {"weight": 10.0, "steps": 100},
+    TVChambolle: {"weight": 0.25, "steps": 200},
+    Voting: {"votes": 10},
+    ReconstructionError: {"p": 1},
     AdversaryCritic: {"critic_weight": 0.5, "cycle_weight": 1e-2},
     CriticSettings: {"steps": 1, "gradient_penalty_weight": 10.0, "gradient_norm": 1.0},
     AttackSettings: {"steps": 5, "confidence": "running_mean", "target": "closest"},
     ERClassifier: {"regularization": 5e-4, "clip": 0.01, "n_critic": 1, "prior": "gaussian"},
     RIDE: {"steps": 2000, "stages": 5, "learning_rate": 1e-4, "weight_decay": 1e-4, "mask_ratio": 0.9},
-    CW: {"steps": 1000, "search_steps": 9},
-    DDN: {"init_norm": 1.0, "gamma": 0.05},
-    Square: {"queries": 5000},
     LID: {"k": 20, "references": 100},
 }
+
+# For MNIST, as printed or, where a paper is silent, as in its authors' code; none has weight decay.
+SGD_MOMENTUM = {"optimizer": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9})}
+OPTIMIZERS: dict[type, dict[str, tuple[type, dict[str, Any]]]] = {
+    Standard: {"optimizer": (torch.optim.SGD, {"lr": 0.1, "momentum": 0})},
+    **{method: SGD_MOMENTUM for method in (AdversarialTraining, TRADES, RSE, ATENT)},
+    AdversaryCritic: {
+        "optimizer": (torch.optim.Adam, {"lr": 5e-4, "betas": (0.5, 0.999)}),
+        "critic_optimizer": (torch.optim.Adam, {"lr": 1e-3, "betas": (0.5, 0.999)}),
+    },
+    ERClassifier: {  # of the encoder; a 20th of it; half of it
+        "optimizer": (torch.optim.Adam, {"lr": 1e-4, "betas": (0.9, 0.999)}),
+        "classifier_optimizer": (torch.optim.Adam, {"lr": 5e-6, "betas": (0.9, 0.999)}),
+        "critic_optimizer": (torch.optim.Adam, {"lr": 5e-5, "betas": (0.9, 0.999)}),
+    },
+    VAECLA: {
+        "optimizer": (torch.optim.Adam, {"lr": 1e-4, "betas": (0.9, 0.999)}),
+        "classifier_optimizer": (torch.optim.Adam, {"lr": 5e-6, "betas": (0.9, 0.999)}),
+    },
+    **{
+        method: {"optimizer": (torch.optim.Adam, {"lr": 1e-3, "betas": (0.9, 0.999)})}
+        for method in (DenoisingAutoencoder, MarginMaximization, VAT)
+    },
+}
+
+# As printed, or, where the paper is silent, as in its authors' code; radii, and steps of our own attacks, are what
+# suites count on. All attacks aim away from the label and look once at each point.
+ATTACKS: dict[Any, dict[str, Any]] = {
+    APGD: {"eps": 0.3, "steps": 100, "loss": "ce", "random_start": True, "multi_eps": False, "rho": 0.75},
+    AutoAttack: {"version": "standard", "norm": "linf", "eps": 0.3},
+    BPDA: {"backward": "identity", "steps": None, "network": None},
+    Boundary: {"queries": 5625, "sphere_step": 0.3, "source_step": 0.05, "start": "varied", "starts": 100, "votes": 1},
+    CW: {"steps": 1000, "search_steps": 9, "step_size": 0.01, "const": 1e-3, "kappa": 0.0, "abort_early": True},
+    CWLinf: {"steps": 1000, "step_size": 5e-3, "const": 1e-5, "max_const": 20.0, "decrease": 0.9, "min_tau": 1 / 256},
+    DAA: {"eps": 0.3, "steps": 200, "step_size": None, "particles": 10, "kernel_weight": 1.1},
+    DDN: {"steps": 1000, "step_size": 1.0, "init_norm": 1.0, "gamma": 0.05, "levels": None},
+    DeepFool: {"norm": "l2", "steps": 50, "overshoot": 0.02, "max_step": None, "box": True, "candidates": 10},
+    DetectorAwareAPGD: {"eps": 8 / 255, "steps": 100, "detector_weight": 0.1, "kappa": 0.05, "random_start": True},
+    DetectorAwarePGD: {"eps": 8 / 255, "steps": 200, "step_size": None, "detector_weight": 1.0, "kappa": 0.05},
+    EAD: {
+        "rule": "en",
+        "beta": 1e-3,
+        "steps": 1000,
+        "search_steps": 9,
+        "step_size": 0.01,
+        "const": 1e-3,
+        "fista": True,
+    },
+    FAB: {"steps": 100, "alpha_max": 0.1, "eta": 1.05, "beta": 0.9, "restarts": 1, "search_steps": 3},
+    FGSM: {"norm": "linf", "eps": 0.3, "loss": "ce"},
+    FMN: {"norm": "l2", "steps": 1000, "step_size": None, "gamma": 0.05, "gamma_final": 0.001},
+    FeatureAdversary: {"eps": 10 / 255, "steps": 100, "step_size": None, "random_start": True},
+    GaussianNoise: {"std": 0.1},
+    HighConfidence: {"confidence": None, "steps": 500, "max_step": 0.1, "overshoot": 0.02, "candidates": 10},
+    HopSkipJump: {"queries": 10_000, "probes": 100, "gamma": 1.0, "start": "varied", "starts": 100, "votes": 1},
+    JSMA: {"theta": 1.0, "direction": "up", "gamma": 0.145, "candidates": 10},
+    Joint: {"restarts": 10, "n_targets": 9, "theta": None},
+    Langevin: {"eps": 0.3, "steps": 20, "step_size": 0.03, "pull": 0.0, "coupled": False, "noise_scale": 1e-3},
+    LogitEOT: {"eot_samples": 20},
+    OnePixel: {"pixels": 1, "population": 400, "generations": 100, "differential": 0.5},
+    PDGD: {"norm": "l2", "steps": 500, "step_size": 0.3, "restarts": 1, "finetune": 0, "runners_up": 0, "spread": 0.5},
+    PDPGD: {"norm": "linf", "steps": 500, "step_size": 1.0, "restarts": 1, "finetune": 0, "dual_step": 0.1},
+    PGD: {"eps": 0.3, "steps": 40, "step_size": None, "random_start": True, "momentum": 0.0, "start_std": None},
+    RayS: {"queries": 10_000, "tolerance": 1e-4, "votes": 1},
+    ReconstructionPGD: {
+        "eps": 0.3,
+        "steps": 1000,
+        "step_size": 0.01,
+        "random_start": True,
+        "one_pass": True,
+        "bpda": True,
+    },
+    Restarts: {"n": 5},
+    SaltAndPepper: {"density": 0.25},
+    SaltAndPepperSearch: {"queries": 1000, "steps": 50, "votes": 1},
+    SparseFool: {"steps": 20, "overshoot": 0.02, "lambda_": 3.0, "deepfool_steps": 50, "candidates": 10},
+    Square: {"eps": 0.3, "queries": 5000, "p_init": 0.8, "rescale_schedule": True, "loss": "margin"},
+    Targeted: {"n_targets": 9},
+}
+NO_SETTINGS = {"CheckpointSurrogate", "GrayBox", "Sweep", "Transfer", "Within", "WorstOf"}
 
 
 def at(tree: Any, path: str) -> Any:
@@ -133,3 +272,51 @@ def test_printed_settings_are_configured(name: str) -> None:
 @pytest.mark.parametrize("kind", DEFAULTS, ids=lambda kind: kind.__name__)
 def test_defaults_are_the_papers_values(kind: Any) -> None:
     assert {n: signature(kind).parameters[n].default for n in DEFAULTS[kind]} == DEFAULTS[kind]
+
+
+@pytest.mark.parametrize("method", OPTIMIZERS, ids=lambda kind: kind.__name__)
+def test_default_optimizers_are_the_papers(method: type) -> None:
+    defaults = {n: p.default for n, p in signature(method).parameters.items() if n.endswith("optimizer")}
+    made = {name: default([torch.nn.Parameter(torch.zeros(1))]) for name, default in defaults.items()}
+    expected = {name: (kind, {**settings, "weight_decay": 0}) for name, (kind, settings) in OPTIMIZERS[method].items()}
+    settings = {name: {n: made[name].defaults[n] for n in expected[name][1]} for name in made}
+    assert {name: (type(made[name]), settings[name]) for name in made} == expected
+
+
+@pytest.mark.parametrize("kind", ATTACKS, ids=lambda kind: kind.__name__)
+def test_defaults_of_attacks(kind: Any) -> None:
+    defaults = {field.name: field.default for field in fields(kind)}
+    expected = {**{n: v for n, v in {"targeted": False, "eot_samples": 1}.items() if n in defaults}, **ATTACKS[kind]}
+    assert {name: defaults[name] for name in expected} == expected
+
+
+def test_every_attack_has_its_defaults_in_the_table() -> None:
+    known = {kind.__name__ for kind in catalogue(attacks) if is_dataclass(kind)}
+    assert known - NO_SETTINGS == {kind.__name__ for kind in ATTACKS}
+
+
+# Constants of papers and of their authors' code, and of reports that are compared with each other.
+CONSTANTS: dict[str, dict[str, Any]] = {
+    "attacks.apgd": {"FIRST_CHECKPOINT": 0.22, "FIRST_CHECKPOINT_L1": 0.04, "PERIOD_DECREASE": 0.03},
+    "attacks.fab": {"START_RADIUS": {"linf": 0.3, "l2": 1.0, "l1": 5.0}},
+    "attacks.square": {"HALVINGS": (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)},
+    "attacks.step_size_search": {"GRID": (0.01, 0.05, 0.1, 0.5, 1.0)},
+    "attacks.pdpgd": {"FLOOR": log(1e-6)},
+    "attacks.core.best_adversarial": {"VOTES": 10},
+    "detectors.fitting": {"SHARE": 0.2},
+    "detectors.lid": {"CAP": 1000.0},
+    "evaluation.outcomes.detection": {"LEVELS": (0.0, 0.01, 0.05, 0.1)},
+    "evaluation.outcomes.imported_proof": {"ROUNDING": 0.001, "ORDER": 0.05},
+    "evaluation.campaign.sample_status": {"MOST_DRAWS": 62},
+    "lightning_modules.trades": {"KL_PGD": PGD(loss="kl", eps=0.3, steps=40, step_size=0.01, start_std=0.001)},
+}
+
+
+@pytest.mark.parametrize("module", CONSTANTS)
+def test_constants_are_the_papers(module: str) -> None:
+    found = vars(import_module(f"adversarial_lightning.{module}"))
+    assert {name: found[name] for name in CONSTANTS[module]} == CONSTANTS[module]
+
+
+def test_draws_of_the_randomised_auto_attack() -> None:
+    assert (AutoAttack(version="rand").eot_samples, AutoAttack().eot_samples) == (20, 1)

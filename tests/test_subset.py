@@ -10,7 +10,7 @@ from adversarial_lightning.evaluation.outcomes.statistics import (
     remaining_variance,
     sampling_interval,
 )
-from adversarial_lightning.evaluation.outcomes.subset import Samples, random_subset
+from adversarial_lightning.evaluation.outcomes.subset import Samples, random_images, random_numbers, random_subset
 from adversarial_lightning.reproduce.subset_bias import coverage
 
 
@@ -25,6 +25,24 @@ def test_a_subset_is_random_nested_keyed_and_independent_of_the_other_samples():
     assert set(shuffled[random_subset(shuffled, 100, 3)].tolist()) == set(few.tolist())
     rest = numbers[numbers != few[0]]
     assert len(set(rest[random_subset(rest, 100, 3)].tolist()) & set(few.tolist())) == 99
+
+
+def test_seed_0_is_the_default() -> None:
+    images, numbers = IndexedTensors(500), torch.arange(500)
+    expected = random_subset(numbers, 20, 0).tolist()
+    assert random_subset(numbers, 20).tolist() == random_numbers(range(500), 20) == expected
+    assert random_images(images, 20)[2].tolist() == expected != random_images(images, 20, 1)[2].tolist()
+
+
+class IndexedTensors:
+    """Numbered images, as a data set gives them."""
+
+    def __init__(self, n: int) -> None:
+        self.indices = torch.arange(n)
+
+    def __getitems__(self, positions: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        index = self.indices[positions]
+        return index[:, None, None, None] / 500, index % 10, index
 
 
 def test_every_sample_is_drawn_equally_often_and_the_mean_is_not_biased():
