@@ -16,6 +16,7 @@ import yaml
 from adversarial_lightning.checkpoints.spec import PACKAGE
 
 ROOMS = ("attacks", "callbacks", "datamodules", "defenses", "detectors", "lightning_modules", "networks")
+_PROGRAM = f"{PACKAGE}.reproduce.papers"  # asks for numbers and writes them down, computes none
 # What judges every outcome, whatever the attack.
 JUDGES = ("evaluation.outcomes.outcome", "evaluation.campaign.sample_status", "attacks.core.base")
 
@@ -87,7 +88,7 @@ def _reached(roots: Iterable[str]) -> set[str]:
     waiting = list(roots)
     while waiting:
         module = waiting.pop()
-        if module not in seen:
+        if module not in seen and not module.startswith(_PROGRAM):
             seen.add(module)
             waiting += _imported(module)
     return seen

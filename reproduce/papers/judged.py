@@ -59,7 +59,7 @@ def _cost(cells: Mapping[tuple[str, str, Scale], Cell], row: str, column: str, t
     costs = []
     for scale in there:
         evaluations = cells[row, column, scale].evaluations
-        fits = {e.fit.run: e.fit.minutes for e in evaluations}
+        fits = {fit.run: fit.minutes for e in evaluations for fit in (*e.fit.before, e.fit)}
         cost = sum(fits.values()) + sum(e.minutes for e in evaluations)
         costs.append(f"{cost:,.0f} CPU-minutes at scale {scale}")
     return "; ".join(costs) or "there is no experiment for it"

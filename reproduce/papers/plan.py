@@ -95,9 +95,10 @@ class Fit:
 
     @property
     def before(self) -> list["Fit"]:
-        """Fits whose checkpoints this one needs."""
+        """Fits whose checkpoints this one needs, each after those that it needs itself."""
         known_ones = trainings(self.places.papers)
-        return [Fit(name, known_ones[name], 0, self.places) for name in self.training.needs]
+        needed = [Fit(name, known_ones[name], 0, self.places) for name in self.training.needs]
+        return list({fit.run: fit for direct in needed for fit in (*direct.before, direct)}.values())
 
     def filled(self, word: str) -> str:
         """`word` with ``{NAME}`` replaced by the checkpoint of a training that it needs, ``{data}`` by the data."""
@@ -261,13 +262,13 @@ class Plan:
 
     @property
     def fits(self) -> list[Fit]:
-        """Fits of which an evaluation is missing, each after those it needs."""
+        """Fits of which an evaluation is missing, each after those it needs; without models from elsewhere."""
         found: dict[str, Fit] = {}
         for evaluation in self.evaluations:
             if evaluation.state != "done":
                 for fit in (*evaluation.fit.before, evaluation.fit):
                     found.setdefault(fit.run, fit)
-        return list(found.values())
+        return [fit for fit in found.values() if not fit.training.model]
 
     @property
     def missing(self) -> float:
