@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean, stdev
@@ -247,6 +248,22 @@ def board() -> list[str]:
     return lines or ["Nothing is recorded yet."]
 
 
+def mutants() -> list[str]:
+    """By folder and by file, how many of the mutants in results/mutants.json a test notices."""
+    recorded = json.loads((RESULTS / "mutants.json").read_text())["files"]
+    counts: dict[str, Counter[str]] = {}
+    for file, entry in recorded.items():
+        outcomes = Counter(mutant["outcome"] for mutant in entry["mutants"])
+        for name in ("**all**", f"**{Path(file).parent}**", file) if outcomes else ():
+            counts[name] = counts.get(name, Counter()) + outcomes
+    rows = []
+    for name, outcomes in sorted(counts.items(), key=lambda item: (not item[0].startswith("**"), item[0])):
+        noticed, counted = outcomes["killed"] + outcomes["timeout"], outcomes.total() - outcomes["equivalent"]
+        share = percent(noticed / counted, counted) if counted else ""
+        rows.append([name, str(outcomes.total()), str(outcomes["equivalent"]), str(noticed), str(counted), share])
+    return table(["file", "mutants", "equivalent", "noticed", "of", "%"], rows)
+
+
 Tables = dict[str, Callable[[], list[str]]]
 DOCUMENTS: dict[Path, Tables] = {
     ROOT / "README.md": {"methods": methods, "papers": papers},
@@ -260,6 +277,7 @@ DOCUMENTS: dict[Path, Tables] = {
         "callbacks": callback_table,
     },
     ROOT / "docs" / "references.md": {"references": reference_list},
+    ROOT / "docs" / "mutants.md": {"mutants": mutants},
     RESULTS / "README.md": {"results": results},
     EXPERIMENTS / "README.md": {"experiments": experiments},
 }

@@ -82,7 +82,7 @@ DECLARED = {
     **{name: (False, False) for name in ("JPEG", "BitDepth", "TVBregman", "TVChambolle")},
     "RandomQuantizer": (False, True),
     "RIDE": (False, True),
-    **{name: (True, True) for name in ("MALADE", "MALA")},
+    **{name: (True, True) for name in ("Chain", "MALADE", "MALA")},
 }
 
 

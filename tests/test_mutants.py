@@ -48,6 +48,7 @@ def changed(old: str, new: str, first: int, last: int) -> Mutant:
     return Mutant(f"{old} -> {new}", SOURCE.replace(old, new), ((first, last),))
 
 
+ROOT = Path(__file__).resolve().parents[1]
 KILLED = changed("a > b", "a < b", 10, 10)
 SURVIVING = changed("a > b", "a >= b", 10, 10)
 ENDLESS_LIMIT = changed("LIMIT = 10", "while True: LIMIT = 10", 4, 4)
@@ -92,6 +93,18 @@ def test_an_equivalent_mutant_does_not_count(
     assert program.score(found.values()) == (1, 1) and "not tested (any more): planted_room" in capsys.readouterr().out
     judged.unlink()  # a judgement that was taken back
     assert run(project, monkeypatch, [KILLED, SURVIVING])[SURVIVING.name]["outcome"] == "survived"
+
+
+def test_the_recorded_outcomes_reach_the_limits() -> None:
+    recorded = json.loads((ROOT / program.RESULTS).read_text())["files"]
+    scores = {file: program.score(entry["mutants"]) for file, entry in recorded.items()}
+    assert [file for file, (noticed, counted) in scores.items() if noticed < program.IN_A_FILE * counted] == []
+    assert sum(k for k, _ in scores.values()) >= program.IN_ALL * sum(n for _, n in scores.values())
+    reasons = {
+        file: {m["name"]: m["reason"] for m in entry["mutants"] if m["outcome"] == "equivalent"}
+        for file, entry in recorded.items()
+    }
+    assert {file: names for file, names in reasons.items() if names} == program.equivalent(ROOT)
 
 
 def test_a_second_run_tests_what_has_changed(

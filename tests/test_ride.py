@@ -82,7 +82,15 @@ def by_the_book(ride: RIDE, x: Tensor, noise: Noise) -> Tensor:
     return (found * std + mean).clamp(0, 1)
 
 
-SETTINGS = [{}, DIP, RELEASE, COLOUR, {"noisy_copies": 3, "dropout": 0.2}, {"suppression": False, "mask_ratio": 0.0}]
+SETTINGS = [
+    {},
+    DIP,
+    {**DIP, "noisy_copies": 2},
+    RELEASE,
+    COLOUR,
+    {"noisy_copies": 3, "dropout": 0.2},
+    {"suppression": False, "mask_ratio": 0.0},
+]
 
 
 @pytest.mark.long
@@ -477,3 +485,13 @@ def test_long_fits_say_how_long(capsys: pytest.CaptureFixture[str]) -> None:
                 watch.tick()
         err = capsys.readouterr().err
         assert said in err and err.count("fitting") == (2 if said else 0)
+
+
+def test_images_may_leave_their_range_by_rounding() -> None:
+    ride = RIDE(**SMALL)
+    for slack in (-1e-6, 1 + 1e-6):
+        x = torch.full((1, 1, 4, 4), slack, dtype=torch.float64)
+        assert torch.equal(ride._checked(x), x)
+    for out in (-2e-6, 1 + 2e-6):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            ride._checked(torch.full((1, 1, 4, 4), out, dtype=torch.float64))
