@@ -33,7 +33,7 @@ from adversarial_lightning import (
 from adversarial_lightning.attacks import Attack
 from adversarial_lightning.checkpoints.spec import catalogue
 from adversarial_lightning.evaluation.report.after_audit import share, worthless
-from adversarial_lightning.evaluation.report.formatting import interval, table, where
+from adversarial_lightning.evaluation.report.formatting import interval, percent, table, where
 from adversarial_lightning.evaluation.report.stored_results import read_results
 from adversarial_lightning.reproduce.papers import leaderboard
 from adversarial_lightning.reproduce.papers.judged import count

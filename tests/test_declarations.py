@@ -67,7 +67,7 @@ def test_the_table_holds_every_abstract_class() -> None:
 
 # Counters and runs in progress; attacks, settings, outcomes and reports are values: one that changes would leave its
 # name, its digest and its place in a ledger behind.
-CHANGING = {"AuditRun", "Evasion", "Passes", "Records", "RunCost", "SampleStatus", "Successes", "Worker"}
+CHANGING = {"AuditRun", "Evasion", "Inputs", "Passes", "Records", "RunCost", "SampleStatus", "Successes", "Worker"}
 
 
 @pytest.mark.parametrize("name", sorted(name for name, cls in CLASSES.items() if dataclasses.is_dataclass(cls)))

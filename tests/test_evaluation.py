@@ -500,7 +500,8 @@ def test_worst_case_is_the_mean_of_minima(tmp_path: Path) -> None:
     first = results["attacks"][0]
     assert (first["n"], first["forwards"], first["backwards"], first["seconds"]) == (6, 200, 100, 7.5)
     assert [(w["norm"], w["eps"], w["robust_accuracy"], w["attacks"]) for w in results["worst_case"]] == [
-        *(("linf", 0.1, pytest.approx(2 / 6), ["a", "b"]), ("l2", 1.0, pytest.approx(5 / 6), ["c"]))
+        *(("linf", 0.1, pytest.approx(2 / 6), ["a", "b"]), ("l2", 1.0, pytest.approx(5 / 6), ["c"])),
+        ("union", None, pytest.approx(2 / 6), ["a", "b", "c"]),
     ]
     assert (first["attacked"], first["succeeded"], first["success_rate"]) == (5, 2, 0.4)
     said = "33 % accuracy under a and b at linf 0.1, pixels in [0, 1] (95 % interval over images [10, 70]; worst case "

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import mutants as program
+import mutation_map
 import mutation_runs
 import pytest
 from mutation_choice import Mutant
 from mutation_in_place import changed_functions
-from mutation_map import current_map, digest, tests_of
+from mutation_map import current_map, digest
 
 SOURCE = '''"""A module: 1 + 2."""
 
@@ -201,18 +202,18 @@ def test_tests_about_the_file_come_first_and_the_budget_ends_the_list() -> None:
         },
     }
     mutant = Mutant("", "", ((3, 3), (2, 4)))
-    assert tests_of(mutant, "f.py", maps) == ["near", "quick", "long"]
-    assert tests_of(mutant, "f.py", maps, budget=1.0) == ["near", "quick"]
-    assert tests_of(Mutant("", "", ((7, 7), (6, 10))), "f.py", maps) == ["elsewhere"]
-    assert set(tests_of(Mutant("", "", ((1, 1),)), "f.py", maps)) == {
+    assert mutation_map.tests_of(mutant, "f.py", maps) == ["near", "quick", "long"]
+    assert mutation_map.tests_of(mutant, "f.py", maps, budget=1.0) == ["near", "quick"]
+    assert mutation_map.tests_of(Mutant("", "", ((7, 7), (6, 10))), "f.py", maps) == ["elsewhere"]
+    assert set(mutation_map.tests_of(Mutant("", "", ((1, 1),)), "f.py", maps)) == {
         "quick",
         "near",
         "long",
         "elsewhere",
     }
-    assert tests_of(mutant, "h.py", maps) == []
+    assert mutation_map.tests_of(mutant, "h.py", maps) == []
     default = Mutant("", "", ((1, 1), (9, 9)), ("Thing",))
-    assert tests_of(default, "f.py", maps) == ["elsewhere", "t[Thing]", "other"]
+    assert mutation_map.tests_of(default, "f.py", maps) == ["elsewhere", "t[Thing]", "other"]
 
 
 def test_mutants_are_the_same_again_and_spare_texts() -> None:

@@ -28,7 +28,7 @@ def test_known_values_stay() -> None:
 
 
 def test_the_generator_is_splitmix64() -> None:
-    """The first numbers of the published generator (Steele, Lea and Flood 2014) for the seed 1234567."""
+    """The first numbers of the published generator (Steele et al. 2014) for the seed 1234567."""
     words = Noise(torch.tensor([1234567]))._words(3)[0]
     assert [int(w) % 2**64 for w in words] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 

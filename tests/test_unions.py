@@ -1,6 +1,7 @@
 """Claims that hold one another: larger radii, and unions of several norms; and what failed checks leave of a number."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,11 @@ def test_an_attack_on_several_norms_makes_the_claim_on_their_union_alone(tmp_pat
     assert case["claim"] == "accuracy under w"
 
 
+def asked(suite: dict[str, Attack], tables: Any) -> Any:
+    """What C1 is asked of: a suite and its rows."""
+    return SimpleNamespace(audit=SimpleNamespace(campaign=SimpleNamespace(suite=suite), tables=tables))
+
+
 def test_a_point_outside_all_balls_does_not_count(tmp_path: Path) -> None:
     far: dict[str, Attack] = {"far": WorstOf([Shift(0.5, eps=0.1), Shift(0.5, eps=0.1, norm="l2")])}
     c = ran(far, tmp_path)
@@ -103,11 +109,11 @@ def test_a_point_outside_all_balls_does_not_count(tmp_path: Path) -> None:
     assert case_of(results, "union")["robust_accuracy"] == results["clean_accuracy"]
     assert any("left the ball" in note for note in results["warnings"])
     tables = {(run.name, run.restart): c.table(run) for name in ("clean", "far") for run in c.runs(name)}
-    assert stored_rows.threat_model(far, tables).verdict == "failed"
+    assert stored_rows.threat_model(asked(far, tables)).verdict == "failed"
     kept = {"both": WorstOf([LINF, L2])}
     c = ran(kept, tmp_path / "kept")
     tables = {(run.name, run.restart): c.table(run) for name in ("clean", "both") for run in c.runs(name)}
-    assert stored_rows.threat_model(kept, tables).verdict == "passed"
+    assert stored_rows.threat_model(asked(kept, tables)).verdict == "passed"
 
 
 def test_a_union_needs_gradients_that_are_averaged_in_every_ball() -> None:
