@@ -239,7 +239,7 @@ def record(places: Places, row: str, seed: int, **content: Any) -> None:
         **{"clean": {"accuracy": 0.9, "interval": [0.88, 0.92], "bitmap": None}, "attacks": {"fgsm": entry}},
         **content,
     }
-    code = content.get("code", "the code")
+    code = content.get("code", {"pgd": "1", "own": "2"})
     records.write(evaluation.record, whole, settings=evaluation.settings, code=code, minutes=1.0)
 
 
@@ -257,12 +257,12 @@ def test_rows_of_other_code_are_marked_and_not_paired(tmp_path: Path) -> None:
     bits = "/" * 14 + "8A=="  # 90 flags
     clean = {"accuracy": 0.9, "interval": [0.88, 0.92], "bitmap": bits}
     record(places, "long", 0, clean=clean)
-    record(places, "short", 0, clean=clean, code="other code")
+    record(places, "short", 0, clean=clean, code={"pgd": "other", "theirs": "3"})
     text = page.text(load(str(DIGITS)), places)
     assert "Made by an earlier version of the code" in text
     (claim,) = judged.claims(load(str(DIGITS)), places, "1")
     assert claim.verdict.reason == "the rows were made by different versions of the code"
-    record(places, "short", 0, clean=clean)
+    record(places, "short", 0, clean=clean, code={"pgd": "1", "theirs": "3"})
     (claim,) = judged.claims(load(str(DIGITS)), places, "1")
     assert "no order is shown" in claim.verdict.reason
 
@@ -288,7 +288,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 )
 def test_what_is_read_of_a_record(column: Column, value: float, interval: tuple[float, float]) -> None:
     content = {
-        **{"schema": 1, "settings": "s", "code": "c", "cpu_minutes": 1, "date": "2026-01-01"},
+        **{"schema": 1, "settings": "s", "code": {}, "cpu_minutes": 1, "date": "2026-01-01"},
         **{"samples": {"chosen": "random", "seed": 0, "n": 90, "of": 360}, "classes": 10},
         "clean": {"accuracy": 0.9, "interval": [0.88, 0.92]},
         "attacks": {

@@ -42,19 +42,26 @@ def _followed(value: Any, folder: Path) -> Any:
     return value
 
 
-def code(content: Any, measure: str | None = None) -> str:
-    """Digest of the code of all classes that `content` names by class_path, of what they import, and of the judges.
+Code = Mapping[str, str]  # module -> digest
 
-    `measure` is the import path below reproduce of a function that counts too.
 
-    Comments, docstrings and the order of the text's lines on the page do not count; installed packages do not either.
+def code(content: Any, measure: str | None = None) -> Code:
+    """Digests of the modules of all classes that `content` names by class_path, of what they import, of the judges.
+
+    `measure` is the import path below reproduce of a function that counts too. Comments, docstrings and the layout of
+    the text do not count; installed packages do not either.
     """
     roots = {module for path in _class_paths(content) if (module := _module_of(path))}
     roots |= {f"{PACKAGE}.reproduce.{measure.rpartition('.')[0]}"} if measure else set()
-    digest = hashlib.sha256()
-    for module in sorted(_reached(roots | {f"{PACKAGE}.{name}" for name in JUDGES})):
-        digest.update(f"{module} {_text(module)}".encode())
-    return digest.hexdigest()[:16]
+    reached = sorted(_reached(roots | {f"{PACKAGE}.{name}" for name in JUDGES}))
+    return {
+        module.removeprefix(f"{PACKAGE}."): hashlib.sha256(_text(module).encode()).hexdigest()[:8] for module in reached
+    }
+
+
+def same_version(one: Code, other: Code) -> bool:
+    """Whether all modules that two numbers have in common are the same; other methods have other modules besides."""
+    return all(one[module] == other[module] for module in one.keys() & other.keys())
 
 
 def _class_paths(content: Any) -> Iterator[str]:

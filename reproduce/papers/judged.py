@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from adversarial_lightning.evaluation.outcomes.types import Flags
 from adversarial_lightning.reproduce.papers import numbers, verdict
+from adversarial_lightning.reproduce.papers.digests import same_version
 from adversarial_lightning.reproduce.papers.numbers import Number
 from adversarial_lightning.reproduce.papers.paper import SCALES, Claim, Column, Paper, Row, Scale, trainings
 from adversarial_lightning.reproduce.papers.plan import Cell, Places, Plan
@@ -137,7 +138,7 @@ def _unpaired(one: Number, other: Number) -> str:
         return "it is not known of each image"
     if one.test != other.test:
         return "the rows were measured on different images, or by different attacks"
-    return "" if one.code == other.code else "the rows were made by different versions of the code"
+    return "" if same_version(one.code, other.code) else "the rows were made by different versions of the code"
 
 
 def count(paper: Paper, places: Places) -> Counter[str]:

@@ -39,7 +39,7 @@ class Number:
     void: str
     flags: Flags | None
     test: tuple[Any, ...]
-    code: str
+    code: Mapping[str, str]
     date: str
 
 

@@ -7,6 +7,7 @@ from typing import get_args
 from adversarial_lightning.evaluation.report.formatting import table as markdown_table
 from adversarial_lightning.evaluation.report.html import page
 from adversarial_lightning.reproduce.papers import verdict
+from adversarial_lightning.reproduce.papers.digests import same_version
 from adversarial_lightning.reproduce.papers.judged import Line, TestedClaim, claims, count, lines
 from adversarial_lightning.reproduce.papers.paper import Paper, Table
 from adversarial_lightning.reproduce.papers.plan import Places
@@ -119,7 +120,11 @@ def _older(made: Sequence[Line]) -> str:
     old = []
     for column, same in by_column.items():
         newest = max(same, key=lambda line: line.number.date if line.number else "").number
-        old += [f"{line.row} ({column})" for line in same if newest and line.number and line.number.code != newest.code]
+        old += [
+            f"{line.row} ({column})"
+            for line in same
+            if newest and line.number and not same_version(line.number.code, newest.code)
+        ]
     return f"Made by an earlier version of the code than the newest row: {', '.join(old)}." if old else ""
 
 

@@ -174,8 +174,8 @@ class Evaluation:
         return digests.settings(self.fit.settings, self.content)
 
     @cached_property
-    def code(self) -> str:
-        """Digest of the code that would compute it now."""
+    def code(self) -> digests.Code:
+        """Digests of the code that would compute it now."""
         return digests.code([self.fit.content, self.content], self.column.measure)
 
     @property

@@ -36,8 +36,8 @@ class Record:
         return str(self.content["settings"])
 
     @property
-    def code(self) -> str:
-        return str(self.content["code"])
+    def code(self) -> Mapping[str, str]:
+        return dict(self.content["code"])
 
     @property
     def minutes(self) -> float:
@@ -59,11 +59,11 @@ def read(path: Path) -> Record | None:
     return Record(path, content)
 
 
-def write(path: Path, content: Mapping[str, Any], *, settings: str, code: str, minutes: float) -> None:
+def write(path: Path, content: Mapping[str, Any], *, settings: str, code: Mapping[str, str], minutes: float) -> None:
     """Write a record whole or not at all."""
     facts = {name: value for name, value in about("").items() if name != "note"}
     whole = {
-        **{"schema": _SCHEMA, "settings": settings, "code": code, "cpu_minutes": round(minutes, 2)},
+        **{"schema": _SCHEMA, "settings": settings, "code": dict(code), "cpu_minutes": round(minutes, 2)},
         **facts,
         **content,
     }
