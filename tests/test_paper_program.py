@@ -123,6 +123,7 @@ def changed(tmp_path: Path, change: dict[str, Any]) -> Path:
         ({"tables/1/columns/clean/measure": "x.y"}, ["column clean", "either a suite"]),
         ({"tables/1/columns/clean/entri": "x"}, ["entri", "did you mean entry"]),
         ({"tables/1/rows/long": "x"}, ["row long", "no mapping"]),
+        ({"tables/1/columns/clean/attack": "strongr"}, ["column clean", "'strongr'", "did you mean stronger"]),
     ],
 )
 def test_a_mistake_in_a_papers_file_is_named(tmp_path: Path, change: dict[str, Any], words: list[str]) -> None:
@@ -160,6 +161,9 @@ def test_a_dry_run_tells_what_is_missing_and_its_cost_and_writes_nothing(tmp_pat
     assert sum("evaluate " in line for line in told) == 2
     assert told[-1] == "forecast: 0.5 CPU-minutes on one core"  # 2 x 0.15 for the fits, 2 x 0.1
     assert list(tmp_path.iterdir()) == []
+    told.clear()
+    assert command([str(DIGITS), "--dry-run", "--table", "[1, Fig. 1]", *places], told.append) == 0
+    assert told[0].startswith("4 cells")
     told.clear()
     assert command([str(DIGITS), "--dry-run", "--only", "short", *places], told.append) == 0
     assert told[0] == "2 cells at scale cores: 0 of 1 evaluations are recorded"
@@ -283,7 +287,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
         (Column(suite="quick", entry="clean", value="error"), 0.1, (0.08, 0.12)),
         (Column(suite="quick", entry="fgsm"), 0.01, (0.0, 0.03)),
         (Column(suite="quick", entry="cw", value="relative_norm"), 0.2, (0.1, 0.3)),
-        (Column(suite="quick", entry="worst linf 0.15"), 0.4, (0.3, 0.6)),  # without what the audit broke
+        (Column(suite="quick", entry="worst linf 0.15"), 0.4, (0.305, 0.503)),  # without what the audit broke
     ],
 )
 def test_what_is_read_of_a_record(column: Column, value: float, interval: tuple[float, float]) -> None:
@@ -302,7 +306,33 @@ def test_what_is_read_of_a_record(column: Column, value: float, interval: tuple[
     }
     found = numbers.of_records([records.Record(Path("x"), content)], column)
     assert found.value == pytest.approx(value)
-    assert found.interval == pytest.approx(interval)
+    assert found.interval == pytest.approx(interval, abs=5e-4)
+
+
+def test_the_bitmap_of_lengths_is_no_order() -> None:
+    """Of a minimum-norm attack it says where nothing was found: that is no comparison of lengths."""
+    entry = {"robust_accuracy": 0.0, "interval": [0, 0.1], "bitmap": "8A==", "relative_norm": 0.2}
+    content = {
+        **{"schema": 1, "settings": "s", "code": {}, "cpu_minutes": 1, "date": "2026-01-01", "worst_case": []},
+        **{"samples": {"chosen": "random", "seed": 0, "n": 6, "of": 360}, "attacks": {"cw": entry}},
+    }
+    made = [records.Record(Path("x"), content)]
+    assert numbers.of_records(made, Column(suite="quick", entry="cw", value="relative_norm")).flags is None
+    assert numbers.of_records(made, Column(suite="quick", entry="cw")).flags is not None
+    assert numbers.of_records([*made, *made], Column(suite="quick", entry="cw")).flags is None  # of two trainings
+
+
+def test_a_run_folder_of_other_settings_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checkpoint was trained otherwise."""
+    ran = in_this_process(monkeypatch)
+    folder = tmp_path / "runs" / "short"
+    folder.mkdir(parents=True)
+    (folder / "done").touch()
+    (folder / "settings.txt").write_text("others")
+    told: list[str] = []
+    places = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]
+    assert command([str(DIGITS), "--only", "short", *places], told.append) == 1
+    assert ran == [] and any("holds a fit with other settings" in line for line in told)
 
 
 def test_the_digest_of_code_sees_what_a_class_imports_and_no_comment(
@@ -395,7 +425,7 @@ def test_the_leaderboard_ranks_what_may_be_called_robust_accuracy(tmp_path: Path
     assert list(found) == ["linf 0.3"]
     assert [row[:4] for row in found["linf 0.3"]] == [
         ["b", "99.0", "80.0", "[76.0, 84.0]"],
-        ["a", "99.0", "65.0", "[60.0, 70.0]"],
+        ["a", "99.0", "65.0", "[60.7, 69.1]"],  # Wilson's around what the audit left
     ]
     assert found["linf 0.3"][0][4:] == ["500", "aa", "passed (quick)", "zoo:net"]
 
@@ -407,6 +437,8 @@ def test_trainings_know_what_they_need(tmp_path: Path) -> None:
         ("denoiser: {experiment: x, needs: [standart]}", "needs 'standart'"),
         ("standard: {experiment: x}", "another training 'standard'"),
         ("both: {experiment: x, model: [--weights, y]}", "either an experiment or"),
+        ("odd: {experiment: x, explains: wrose}", "explains is 'wrose'; did you mean worse"),
+        ("odd: {experiment: x, explains: {error: wrose}}", "explains is 'wrose'"),
     ]:
         path.write_text(content)
         trainings.cache_clear()

@@ -1,10 +1,12 @@
 """``lightning paper``: make the tables of a paper, and the page that says what of it was confirmed."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from filelock import FileLock
 from jsonargparse import ArgumentParser
 
@@ -83,9 +85,11 @@ def _minutes(minutes: float) -> str:
 
 
 def _listed(word: str, option: str) -> str:
-    """A single name as the list that an option takes: 2 as [2], 3.1 as text."""
-    if option in ("--table", "--only") and not word.startswith("["):
-        return "[" + ", ".join(f'"{name.strip()}"' for name in word.split(",")) + "]"
+    """Names as the list that an option takes: 2 and [2, 3.1a] as texts; one name may hold commas."""
+    if option in ("--table", "--only"):
+        bracketed = word.startswith("[") and word.endswith("]")
+        names = yaml.safe_load(word) if bracketed else [word]
+        return json.dumps([str(name) for name in names])
     for name in ("--table=", "--only="):
         if word.startswith(name):
             return name + _listed(word.removeprefix(name), name.removesuffix("="))

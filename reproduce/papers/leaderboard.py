@@ -26,7 +26,8 @@ def rows(records: Path, zoo: Mapping[str, str]) -> dict[str, list[list[str]]]:
             if case.get("claim") != ROBUST or case.get("refused") or case.get("says_nothing") or n < _LEAST:
                 continue
             value = case["at_most"] if case.get("broken_by_audit") else case["robust_accuracy"]
-            low, high = case["interval"] or wilson(value, n)
+            known = None if case.get("broken_by_audit") else case["interval"]
+            low, high = known or wilson(value, n)
             audit = content["audit"]
             said = f"{audit['state']} ({audit['level']})" if audit else "not audited"
             cells = [

@@ -60,8 +60,7 @@ def of_records(made: Sequence[Record], column: Column) -> Number:
     values = [value for value, _ in read if value is not None]
     bounds = [interval for _, interval in read if interval is not None]
     samples = first["samples"]
-    clean, classes = first.get("clean"), first.get("classes") or 0
-    bitmap = _entry(first, column).get("bitmap") if column.suite else None
+    bitmap = _bitmap(first, column) if len(read) == 1 else None  # of several trainings none speaks for all
     return Number(
         value=mean(values) if len(values) == len(read) else None,
         interval=(min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None,
@@ -71,8 +70,8 @@ def of_records(made: Sequence[Record], column: Column) -> Number:
         spread=stdev(values) if len(values) > 1 else None,
         audit=_audit(first.get("audit")),
         epoch=first.get("epoch"),
-        void=_void(first, column) if column.suite else "",
-        collapsed=bool(clean and classes > 1 and clean["accuracy"] <= _COLLAPSED / classes),
+        void=next(filter(None, (_void(record.content, column) for record in made)), "") if column.suite else "",
+        collapsed=any(_collapsed(record.content) for record in made),
         flags=flags_of(bitmap, samples["n"]) if bitmap else None,
         test=(str(first.get("data")), str(samples), column.suite, column.entry),
         code=made[0].code,
@@ -82,6 +81,19 @@ def of_records(made: Sequence[Record], column: Column) -> Number:
 
 def _audit(audit: Mapping[str, Any] | None) -> str:
     return f"{audit['state']} ({audit['level']})" if audit else ""
+
+
+def _collapsed(content: Mapping[str, Any]) -> bool:
+    clean, classes = content.get("clean"), content.get("classes") or 0
+    return bool(clean and classes > 1 and clean["accuracy"] <= _COLLAPSED / classes)
+
+
+def _bitmap(content: Mapping[str, Any], column: Column) -> str | None:
+    """Which samples are robust; None of lengths (it says where nothing was found), and where an audit broke some."""
+    if not column.suite or column.value not in ("accuracy", "error"):
+        return None
+    entry = _entry(content, column)
+    return None if entry.get("broken_by_audit") else entry.get("bitmap")
 
 
 def _void(content: Mapping[str, Any], column: Column) -> str:
@@ -102,7 +114,7 @@ def _entry(content: Mapping[str, Any], column: Column) -> Mapping[str, Any]:
     if column.entry.startswith("worst"):
         threat = column.entry.split()[1:]
         for case in content["worst_case"]:
-            if not threat or threat == [str(case["norm"]), f"{case['eps']:g}"]:
+            if not threat or (case["eps"] is not None and threat == [str(case["norm"]), f"{case['eps']:g}"]):
                 return case  # type: ignore[no-any-return]
         raise UserError(f"suite {column.suite} has no worst case {column.entry.removeprefix('worst ')!r}")
     if column.entry not in content["attacks"]:
@@ -124,10 +136,9 @@ def _read(
         entry = _entry(content, column)
         share = column.value in ("accuracy", "error")
         if share:
-            value, interval = (
-                entry.get("at_most", entry.get("robust_accuracy", entry.get("accuracy"))),
-                entry["interval"],
-            )
+            broken = bool(entry.get("broken_by_audit"))  # the interval is from before the audit
+            value = entry["at_most"] if broken else entry.get("robust_accuracy", entry.get("accuracy"))
+            interval = None if broken else entry["interval"]
         else:
             value, interval = entry[column.value], entry.get(f"{column.value}_interval")
         if column.value == "success_rate":

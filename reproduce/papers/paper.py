@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -245,6 +245,14 @@ def _made(cls: type[T], entry: Any, where: str) -> T:
     for name in given:
         if name not in there:
             raise UserError(f"{where}: there is no setting {name!r}{known(str(name), there)}")
+    for name, hint in get_type_hints(cls).items():
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        if name in given and choices and given[name] not in choices:
+            raise UserError(f"{where}: {name} is {given[name]!r}{known(str(given[name]), map(str, choices))}")
+    ways = given.get("explains", "nothing")
+    for way in ways.values() if isinstance(ways, dict) else (ways,):
+        if way not in get_args(Direction):
+            raise UserError(f"{where}: explains is {way!r}{known(str(way), get_args(Direction))}")
     try:
         return cls(**given)
     except TypeError as error:

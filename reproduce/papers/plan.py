@@ -58,9 +58,15 @@ class Fit:
     def state(self) -> State:
         if self.training.model:  # nothing is trained; it is there when what it needs is
             return "done" if all(fit.state == "done" for fit in self.before) else "to do"
-        if (self.folder / "done").exists():
+        if (self.folder / "done").exists() and not self.other_settings:
             return "done"
         return "begun" if (self.folder / "checkpoints" / "last.ckpt").exists() else "to do"
+
+    @property
+    def other_settings(self) -> bool:
+        """Whether the folder holds a fit that was begun with other settings."""
+        path = self.folder / "settings.txt"
+        return path.exists() and path.read_text() != self.settings
 
     @property
     def record(self) -> Path:
@@ -153,7 +159,7 @@ class Evaluation:
 
     @property
     def folder(self) -> Path:
-        return self.fit.folder / "evaluations" / self.name
+        return self.fit.folder / "evaluations" / f"{self.name}-{self.settings[:6]}"  # other settings, another folder
 
     @property
     def record(self) -> Path:
@@ -171,7 +177,7 @@ class Evaluation:
 
     @cached_property
     def settings(self) -> str:
-        return digests.settings(self.fit.settings, self.content)
+        return digests.settings(self.fit.settings, self.fit.training.weights, self.content)
 
     @cached_property
     def code(self) -> digests.Code:

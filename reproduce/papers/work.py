@@ -52,11 +52,13 @@ class Work:
             signal.signal(signal.SIGTERM, lambda *_: self.stop())
         try:
             with ThreadPoolExecutor(self.jobs) as pool:
-                for worker in [pool.submit(self._work) for _ in range(self.jobs)]:
-                    worker.result()
-        except BaseException:
-            self.stop()
-            raise
+                workers = [pool.submit(self._work) for _ in range(self.jobs)]
+                try:
+                    for worker in workers:
+                        worker.result()
+                except BaseException:  # else the pool would first wait for all that is left
+                    self.stop()
+                    raise
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, before)
@@ -107,6 +109,11 @@ class Work:
             return self._fit(task) if isinstance(task, Fit) else self._evaluate(task)
 
     def _fit(self, fit: Fit) -> float:
+        if fit.other_settings:
+            raise Failed(
+                f"{fit.folder} holds a fit with other settings than those of today: move it away, or remove it"
+            )
+        (fit.folder / "settings.txt").write_text(fit.settings)
         self._command([_CLI, *fit.command()], fit.folder)
         minutes = spent(fit.folder)
         content = {"training": fit.name, "seed": fit.seed, "checkpoint": digest_file(fit.checkpoint)}
