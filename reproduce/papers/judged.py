@@ -45,6 +45,8 @@ def lines(paper: Paper, places: Places, key: str) -> list[Line]:
         for column in table.columns_of(row):
             spec, printed = table.columns[column], row.printed.get(column)
             there = [scale for scale in SCALES if (name, column, scale) in cells]
+            if len(there) == 2 and cells[name, column, "paper"].evaluations == cells[name, column, "cores"].evaluations:
+                there = there[:1]  # one training at both scales
             recorded = [s for s in there if numbers.of_cell(cells[name, column, s], spec) is not None]
             for scale in recorded:
                 cell = cells[name, column, scale]
