@@ -82,7 +82,8 @@ def of_order(one: Flags, other: Flags, p: float, *, alike: bool, leaves_out: str
     """
     only = int((one & ~other).sum()), int((other & ~one).sum())
     difference = (only[0] - only[1]) / len(one)
-    words = f"difference {100 * difference:+.1f} points, p {p:.2g}"
+    shown = f"p {p:.2g}" if p >= 1e-99 else "p < 1e-99"
+    words = f"difference {100 * difference:+.1f} points, {shown}"
     if p >= LEVEL:
         rate = sum(only) / len(one)
         needed = math.ceil(rate * (1.96 / difference) ** 2) if difference else None
